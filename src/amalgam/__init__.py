@@ -1,0 +1,1 @@
+"""Amalgam: merge specialist image classifiers with different label sets into one small student."""

@@ -1,0 +1,164 @@
+"""The prepared layout: what ``preprocess`` writes for each task and every later stage reads.
+
+::
+
+    outputs/prepared/<task>/classes.json             the union's classes, and each teacher's
+    outputs/prepared/<task>/trainval/images.npy      uint8 (N, height, width, 3), to be memory-mapped
+    outputs/prepared/<task>/trainval/labels.npy      int64 (N,): index into the union's classes
+    outputs/prepared/<task>/trainval/validation.npy  bool (N,): the images held out to choose the best epoch
+    outputs/prepared/<task>/trainval/names.txt       N lines: where each image came from
+    outputs/prepared/<task>/trainval/content.json    sha256 of all of the above
+    outputs/prepared/<task>/test/…                   the same, no image held out
+"""
+
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from amalgam.errors import UserError
+from amalgam.files import read_json, sha256_of_arrays, whole_folder, write_json
+from amalgam.sources.raw import RawSplit
+
+MIXED_RESOLUTION = 64  # pixels; where the images share no size and the source's resolution is null
+DECODE_CHUNK = 256  # images decoded at a time: memory stays flat whatever their number
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """Which classes a task has, and which of them each teacher knows."""
+
+    classes: tuple[str, ...]
+    teachers: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def of_task(cls, teachers: Mapping[str, Sequence[str]], available: Sequence[str], source: str, task: str) -> "LabelSets":
+        """The union in the data's own order of classes. Raises UserError on a class that the data lacks."""
+        for teacher, classes in teachers.items():
+            for name in classes:
+                if name not in available:
+                    close = difflib.get_close_matches(name, available, n=1)
+                    hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(available)}"
+                    raise UserError(f"{source}.tasks.{task}.{teacher}: the data has no class '{name}'; {hint}")
+        known = {name for classes in teachers.values() for name in classes}
+        union = tuple(name for name in available if name in known)
+        return cls(union, {name: tuple(c for c in union if c in classes) for name, classes in teachers.items()})
+
+    @classmethod
+    def read(cls, folder: Path) -> "LabelSets":
+        table = read_json(folder / "classes.json")
+        return cls(tuple(table["classes"]), {name: tuple(classes) for name, classes in table["teachers"].items()})
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / "classes.json", {"classes": self.classes, "teachers": self.teachers})
+
+    def columns(self, teacher: str) -> list[int]:
+        """The union's indices of a teacher's classes, in the teacher's order."""
+        return [self.classes.index(name) for name in self.teachers[teacher]]
+
+    def covering(self) -> npt.NDArray[np.bool_]:
+        """(teachers, classes): whether the teacher knows the class."""
+        return np.array([[name in known for name in self.classes] for known in self.teachers.values()])
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """Images and labels of one task, memory-mapped."""
+
+    images: npt.NDArray[np.uint8]  # (N, height, width, 3)
+    labels: npt.NDArray[np.int64]  # (N,)
+    validation: npt.NDArray[np.bool_]  # (N,)
+    names: list[str]
+    content: str  # sha256
+
+    @classmethod
+    def read(cls, folder: Path) -> "PreparedSplit":
+        return cls(
+            images=np.load(folder / "images.npy", mmap_mode="r"),
+            labels=np.load(folder / "labels.npy"),
+            validation=np.load(folder / "validation.npy"),
+            names=(folder / "names.txt").read_text(encoding="utf-8").splitlines(),
+            content=read_json(folder / "content.json")["sha256"],
+        )
+
+    @property
+    def training_rows(self) -> npt.NDArray[np.int64]:
+        return np.flatnonzero(~self.validation)
+
+    @property
+    def validation_rows(self) -> npt.NDArray[np.int64]:
+        return np.flatnonzero(self.validation)
+
+
+def validation_mask(labels: npt.NDArray[np.int64], classes: Sequence[str], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Hold out ``fraction`` of each class, rounded, at least one image and never all (bool (N,)); none at fraction 0.
+
+    The choice within a class depends on the seed, the class's name and its images alone, so that a change of one class
+    moves no image of another.
+    """
+    mask = np.zeros(len(labels), dtype=bool)
+    if fraction == 0:
+        return mask
+    for label, name in enumerate(classes):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) < 2:
+            raise UserError(f"class '{name}' has {len(rows)} training image; val_fraction {fraction} needs two (or set val_fraction to 0)")
+        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+        name_seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+        mask[np.random.default_rng([seed, name_seed]).permutation(rows)[:count]] = True
+    return mask
+
+
+def fit_square(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """Resize the shorter side to ``side`` (bicubic) and cut out the centre: (side, side, 3)."""
+    height, width, _ = pixels.shape
+    scale = side / min(height, width)
+    size = (max(side, round(width * scale)), max(side, round(height * scale)))
+    resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    top, left = (size[1] - side) // 2, (size[0] - side) // 2
+    return resized[top : top + side, left : left + side]
+
+
+def prepare_split(
+    raw: RawSplit, raw_classes: Sequence[str], union: Sequence[str], resolution: int | None, fraction: float, seed: int, folder: Path
+) -> None:
+    """Write the images of the union's classes, in the raw order, into ``folder``."""
+    label_of = np.full(len(raw_classes), -1, dtype=np.int64)
+    label_of[[raw_classes.index(name) for name in union]] = np.arange(len(union))
+    rows = np.flatnonzero(label_of[raw.labels] >= 0)
+    labels = label_of[raw.labels[rows]]
+    validation = validation_mask(labels, union, fraction, seed)
+    with whole_folder(folder) as work:
+        images = _write_images(raw, rows, resolution, work / "images.npy")
+        np.save(work / "labels.npy", labels)
+        np.save(work / "validation.npy", validation)
+        (work / "names.txt").write_text("".join(f"{raw.names[row]}\n" for row in rows), encoding="utf-8")
+        write_json(work / "content.json", {"sha256": sha256_of_arrays(images, labels, validation)})
+
+
+def _write_images(raw: RawSplit, rows: npt.NDArray[np.int64], resolution: int | None, path: Path) -> npt.NDArray[np.uint8]:
+    """Decode the images of ``rows``, on all cores, into one array on disk."""
+    with ThreadPoolExecutor() as pool:
+        chunks = [rows[start : start + DECODE_CHUNK] for start in range(0, len(rows), DECODE_CHUNK)]
+        if resolution is None:
+            shapes = {shape for chunk in chunks for shape in pool.map(lambda row: raw.decode(row).shape, chunk)}
+            resolution = MIXED_RESOLUTION if len(shapes) > 1 else None
+            height, width, _ = next(iter(shapes)) if resolution is None else (resolution, resolution, 3)
+        else:
+            height, width = resolution, resolution
+        images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(rows), height, width, 3))
+
+        def decode(row: int) -> npt.NDArray[np.uint8]:
+            pixels = raw.decode(row)
+            return pixels if pixels.shape == (height, width, 3) else fit_square(pixels, height)
+
+        for start, chunk in zip(range(0, len(rows), DECODE_CHUNK), chunks, strict=True):
+            images[start : start + len(chunk)] = list(pool.map(decode, chunk))
+    images.flush()
+    return images

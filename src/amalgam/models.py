@@ -1,0 +1,185 @@
+"""Networks by name, and the classifier: a network together with its classes and its own preprocessing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from amalgam.errors import UserError
+from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.reference_cnn import ReferenceCNN
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# The faster precision of each architecture, fixed so that results do not depend on what a machine happens to prefer.
+PRECISION = {
+    "cpu": {"ReferenceCNN": torch.bfloat16, "ResNet18": torch.bfloat16, "MobileNetV3": torch.float32, "EfficientNet": torch.float32},
+    "cuda": dict.fromkeys(("ReferenceCNN", "ResNet18", "MobileNetV3", "EfficientNet"), torch.bfloat16),
+}
+
+WEIGHTS = {
+    "MobileNetV3": torchvision.models.MobileNet_V3_Small_Weights.IMAGENET1K_V1,
+    "EfficientNet": torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1,
+    "ResNet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+}
+
+
+class Student(nn.Module):
+    """A torchvision backbone whose head knows ``num_classes`` classes (state dict names prefixed ``backbone.``)."""
+
+    def __init__(self, architecture: str, num_classes: int, pretrained: bool = False) -> None:
+        super().__init__()
+        backbone: Any
+        if architecture == "MobileNetV3":
+            backbone = torchvision.models.mobilenet_v3_small()
+        elif architecture == "EfficientNet":
+            backbone = torchvision.models.efficientnet_b0()
+        else:
+            backbone = torchvision.models.resnet18()
+        if pretrained:
+            backbone.load_state_dict(imagenet_weights(architecture))
+        if architecture == "MobileNetV3":
+            width = backbone.classifier[0].in_features
+            backbone.classifier = nn.Sequential(nn.Linear(width, width), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(width, num_classes))
+        elif architecture == "EfficientNet":
+            backbone.classifier[1] = nn.Linear(backbone.classifier[1].in_features, num_classes)
+        else:
+            backbone.fc = nn.Linear(backbone.fc.in_features, num_classes)
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.backbone(x)
+        return logits
+
+
+def imagenet_weights(architecture: str) -> dict[str, Tensor]:
+    """torchvision's ImageNet state dict, from its cache or by download. Raises UserError when there is neither."""
+    weights = WEIGHTS[architecture]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (URLError, TimeoutError, ConnectionError) as error:
+        raise UserError(
+            f"pretrained: true needs the ImageNet weights of {architecture}, which are neither cached nor can be downloaded "
+            f"({error}); download {weights.url} elsewhere to {cached}, or set pretrained to false"
+        ) from error
+    except RuntimeError as error:  # torch.hub's word for a wrong hash
+        raise UserError(f"the download of {weights.url} is damaged ({error}); try again") from error
+    return state
+
+
+def build_network(architecture: str, num_classes: int, pretrained: bool = False) -> nn.Module:
+    """A network in channels-last layout, for any name in ``PRECISION``."""
+    network = ReferenceCNN(num_classes) if architecture == "ReferenceCNN" else Student(architecture, num_classes, pretrained)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From stored pixels to a network's input."""
+
+    size: tuple[int, int]  # (height, width) in pixels
+    mean: tuple[float, float, float]  # of pixels scaled to 0 … 1
+    std: tuple[float, float, float]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalised float (B, 3, *size), channels last, of uint8 images (B, height, width, 3)."""
+        pixels = images.permute(0, 3, 1, 2).float().div_(255)
+        if pixels.shape[2:] != self.size:
+            pixels = nn.functional.interpolate(pixels, self.size, mode="bilinear", antialias=True, align_corners=False)
+        shift, scale = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return ((pixels - shift) / scale).contiguous(memory_format=torch.channels_last)
+
+
+def channel_statistics(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel, of pixels scaled to 0 … 1, over the images of ``rows``; the latter at least 1/255."""
+    total, squares, count = np.zeros(3), np.zeros(3), 0
+    for start in range(0, len(rows), 1024):
+        pixels = images[rows[start : start + 1024]].reshape(-1, 3) / 255.0
+        total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0)).clip(1 / 255)
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+@dataclass
+class Classifier:
+    """A network, the classes its logits stand for, and the preprocessing it was trained with."""
+
+    architecture: str
+    network: nn.Module
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    def to(self, device: torch.device) -> "Classifier":
+        self.network.to(device)
+        return self
+
+    def logits(self, images: Tensor) -> Tensor:
+        """float32 (B, classes) of uint8 images (B, height, width, 3), in the architecture's precision."""
+        device = images.device.type
+        precision = PRECISION[device][self.architecture]
+        inputs = self.preprocessing(images)
+        with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
+            output: Tensor = self.network(inputs)
+        return output.float()
+
+    def manifest(self) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture,
+            "classes": list(self.classes),
+            "preprocessing": {"size": list(self.preprocessing.size), "mean": list(self.preprocessing.mean), "std": list(self.preprocessing.std)},
+        }
+
+
+def save_classifier(classifier: Classifier, weights: Path, manifest: Path, extra: dict[str, Any]) -> None:
+    """Write weights (safetensors) and manifest (JSON: the classifier's own entries, the weights' sha256, ``extra``)."""
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(classifier.network.state_dict(), weights)
+    write_json(manifest, classifier.manifest() | {"weights_sha256": sha256_of_file(weights)} | extra)
+
+
+def save_weights(state: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+
+
+def load_classifier(weights: Path, manifest: Path) -> Classifier:
+    """Read what ``save_classifier`` wrote. Raises UserError if files are missing or do not belong together."""
+    for file in (weights, manifest):
+        if not file.is_file():
+            raise UserError(f"{file} is missing; dvc repro makes it, dvc pull fetches it")
+    entry = read_json(manifest)
+    if sha256_of_file(weights) != entry["weights_sha256"]:
+        raise UserError(f"{weights} is not the file that {manifest} describes (sha256 differs); restore both with dvc checkout")
+    architecture, classes, own = entry["architecture"], tuple(entry["classes"]), entry["preprocessing"]
+    network = build_network(architecture, len(classes))
+    try:
+        network.load_state_dict(load_file(weights))
+    except RuntimeError as error:
+        raise UserError(f"{weights} does not fit a {architecture} of {len(classes)} classes: {error}") from error
+    return Classifier(architecture, network, classes, Preprocessing(_pair(own["size"]), _three(own["mean"]), _three(own["std"])))
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    height, width = values
+    return height, width
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
+
+
+def student_preprocessing(resolution: int, pretrained: bool, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> Preprocessing:
+    """ImageNet's statistics for pre-trained weights, else those of the training images."""
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if pretrained else channel_statistics(images, rows)
+    return Preprocessing((resolution, resolution), _three(mean), _three(std))

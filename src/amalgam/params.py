@@ -1,0 +1,358 @@
+"""The one definition of every parameter, and the one place that reads ``params.yaml``.
+
+YAML guesses a type from a value's spelling (``no`` a truth value, ``5e-05`` text, ``010`` a number), differently in each
+version of the language. Here every scalar is read as the text that stands in the file, and the declared type decides what it
+means, so that DVC's spelling of numbers and class names such as ``no`` or ``010`` are both right.
+"""
+
+import difflib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeGuard, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model, model_validator
+from pydantic.fields import FieldInfo
+
+from amalgam.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+TASK_NAME = re.compile(r"task[A-Z]\w*")
+
+Location = tuple[str | int, ...]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"named twice: {', '.join(repeated)}")
+    return names
+
+
+TeacherName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w+.-]*$", max_length=60)]
+ClassName = Annotated[str, StringConstraints(min_length=1)]
+Classes = Annotated[list[ClassName], Field(min_length=2), AfterValidator(_distinct)]
+Teachers = Annotated[dict[TeacherName, Classes], Field(min_length=1)]
+Tasks = Annotated[dict[str, Teachers], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A block of ``params.yaml``: exactly these keys, never changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class StudentSettings(Section):
+    """What makes a student from prepared images and teachers; each task may override any of these keys."""
+
+    student_model: Literal["MobileNetV3", "EfficientNet", "ResNet18"] = Field(
+        description="Student architecture: MobileNetV3 (small; 1.3 M parameters, the fastest), EfficientNet (B0; 4 M) or "
+        "ResNet18 (11 M). Larger ones are more accurate with enough images and epochs, and slower."
+    )
+    pretrained: bool = Field(
+        description="true starts from torchvision's ImageNet weights (downloaded once), false from random weights. Prefer "
+        "true for photographs, false where the images look nothing like photographs or a comparison must be from scratch."
+    )
+    student_resolution: int = Field(
+        ge=16,
+        le=1024,
+        description="Side in pixels of the square to which the student resizes its input, 16 to 1024. Raise it for fine "
+        "detail; lower it for speed: the cost grows with its square.",
+    )
+    alpha: float = Field(
+        ge=0,
+        le=1,
+        description="Weight of the teachers in the loss, 0 to 1: 0 learns from labels only, 1 from teachers only. Raise it to "
+        "lean on good teachers or when over-fitting; lower it where the teachers may be wrong.",
+    )
+    temperature: float = Field(
+        gt=0,
+        le=100,
+        description="Softness of the teachers' distributions, above 0, usually 1 to 10. Raise it to emphasise relations "
+        "between classes; lower it for more confident targets.",
+    )
+    lr: float = Field(
+        gt=0,
+        le=10,
+        description="Learning rate (the peak under scheduler one_cycle), usually 0.0001 to 0.01. Raise it if progress is "
+        "slow; lower it if the validation accuracy fluctuates or the loss diverges.",
+    )
+    batch_size: int = Field(
+        ge=2,
+        le=65536,
+        description="Images a step, usually 16 to 128. Raise it for smoother gradients where memory allows (and lr with it); "
+        "lower it for more steps an epoch on few images.",
+    )
+    num_epochs: int = Field(
+        ge=1,
+        le=100000,
+        description="Passes over the training images. Raise it if the accuracy still climbs at the end; lower it to save time.",
+    )
+    weight_decay: float = Field(
+        ge=0,
+        le=10,
+        description="Strength of weight decay: an L2 penalty under optimizer adam (usually 0.0001 to 0.001), decoupled under "
+        "adamw (0.01 to 0.1). Raise it when over-fitting; lower it when under-fitting.",
+    )
+    optimizer: Literal["adam", "adamw"] = Field(
+        description="adam (with L2 penalty, as in the classic recipe) or adamw (decoupled weight decay, usually better)."
+    )
+    scheduler: Literal["step", "one_cycle"] = Field(
+        description="step multiplies lr by scheduler_gamma every scheduler_step epochs; one_cycle warms up to lr and anneals "
+        "to zero by the last epoch, which usually wins when num_epochs is fixed beforehand."
+    )
+    scheduler_step: int = Field(
+        ge=1,
+        le=100000,
+        description="Epochs between drops of lr under scheduler step, usually 10 to 50. Raise it for a later, more gradual decay.",
+    )
+    scheduler_gamma: float = Field(
+        gt=0,
+        le=1,
+        description="Factor of each drop of lr under scheduler step, above 0 up to 1. Raise it for a slower decay.",
+    )
+    seed: int = Field(
+        ge=0,
+        le=2**32 - 1,
+        description="Random seed of the student: initial weights, order of images, dropout. Vary it to see how much of a "
+        "difference is chance.",
+    )
+    run: str = Field(
+        max_length=100,
+        description="Optional suffix of the MLflow run's name. It changes no result, but a new name is a new run.",
+    )
+    views: int = Field(
+        ge=1,
+        le=10000,
+        description="Augmented views of each image on which the teachers are run beforehand; epoch e uses view e mod views. "
+        "Raise it, up to num_epochs, against over-fitting; lower it to save the teachers' time.",
+    )
+    stored_teachers: Literal["covering", "all"] = Field(
+        description="covering stores, for each image, the logits of the teachers that know its class (cheap); all stores every teacher's."
+    )
+
+
+class TeacherSettings(Section):
+    """How a teacher is trained where no weights are supplied."""
+
+    resolution: int | None = Field(
+        ge=8,
+        le=1024,
+        description="Side in pixels of the square to which teachers resize their input; null keeps the stored size.",
+    )
+    lr: float = Field(gt=0, le=10, description="Peak learning rate of the teachers (AdamW, one cycle).")
+    batch_size: int = Field(ge=2, le=65536, description="Images a step.")
+    num_epochs: int = Field(
+        ge=1, le=100000, description="Passes over a teacher's training images. Raise it for stronger teachers; lower it to save time."
+    )
+    weight_decay: float = Field(ge=0, le=10, description="Decoupled weight decay. Raise it when the teachers over-fit.")
+    label_smoothing: float = Field(
+        ge=0,
+        lt=1,
+        description="Share of the label spread over all classes, from 0 to below 1. It can raise the teachers' accuracy, but "
+        "flattens what they say about similar classes.",
+    )
+    seed: int = Field(ge=0, le=2**32 - 1, description="Random seed of the teachers: initial weights, order, augmentation, dropout.")
+
+
+class Augmentation(Section):
+    """Which changes of an image keep its class: a property of the images, hence part of the source."""
+
+    crop: int = Field(ge=0, le=512, description="Largest shift of a view in each direction, in pixels of the stored image; 0 for none.")
+    flip: bool = Field(description="true mirrors half of the views left to right; false where a mirror image is another class, as in digits.")
+
+
+class DigitsFetch(Section):
+    test_fraction: float = Field(gt=0, lt=1, description="Share of the images, stratified by class, set aside as the test split.")
+
+
+class Cifar100Fetch(Section):
+    url: str = Field(pattern=r"^(https?|file)://", description="Address of the archive (the published one, or a mirror); its content is checked by hash.")
+
+
+class FolderFetch(Section):
+    path: str | None = Field(
+        min_length=1,
+        description="A folder, .zip or .tar.* of train/<class>/* and test/<class>/*; a relative path counts from the repository root.",
+    )
+    sha256: str | None = Field(
+        pattern=r"^[0-9a-f]{64}$", description="Hash that the archive must have (sha256sum prints it); null accepts any."
+    )
+    max_gigabytes: float = Field(gt=0, description="Refuse to unpack more than this many gigabytes: raise it for larger data sets.")
+
+
+class Source(Section):
+    """What each source's block holds beside its own way to fetch."""
+
+    resolution: int | None = Field(
+        ge=4,
+        le=1024,
+        description="Side in pixels of the square in which images are stored (shorter side resized, centre kept); null keeps "
+        "the native size if all images share one, else stores 64 pixels.",
+    )
+    augmentation: Augmentation
+    tasks: Tasks = Field(description="For each task, the teachers by name, each with the classes it knows. Quote a class named null.")
+
+
+class Digits(Source):
+    fetch: DigitsFetch
+
+
+class Cifar100(Source):
+    fetch: Cifar100Fetch
+
+
+class Folder(Source):
+    fetch: FolderFetch
+
+
+def _optional(field: FieldInfo) -> tuple[Any, Any]:
+    """The same field, where null means that the global value holds."""
+    constrained = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation  # type: ignore[valid-type]
+    return (constrained | None, Field())
+
+
+Overrides: type[Section] = create_model(
+    "Overrides",
+    __base__=Section,
+    **{name: _optional(field) for name, field in StudentSettings.model_fields.items()},  # type: ignore[call-overload]
+)
+
+
+class Params(StudentSettings):
+    """The whole of ``params.yaml``; ``tasks`` collects the blocks ``taskA``, ``taskB``, …"""
+
+    source: Literal["digits", "cifar100", "folder"] = Field(
+        description="Where the images come from: digits (scikit-learn's handwritten digits, no download), cifar100 "
+        "(downloaded) or folder (your own images). Its settings stand in the block of its name."
+    )
+    data_seed: int = Field(ge=0, le=2**32 - 1, description="Random seed of the validation split and of the views.")
+    val_fraction: float = Field(
+        ge=0,
+        lt=1,
+        description="Share of the training images, stratified by class, held out to choose the best epoch; 0 trains on all "
+        "of them and takes the last epoch.",
+    )
+    teacher: TeacherSettings
+    digits: Digits
+    cifar100: Cifar100
+    folder: Folder
+    tasks: dict[str, Overrides]  # type: ignore[valid-type]
+
+    @property
+    def source_block(self) -> Digits | Cifar100 | Folder:
+        block: Digits | Cifar100 | Folder = getattr(self, self.source)
+        return block
+
+    @property
+    def task_names(self) -> list[str]:
+        return list(self.source_block.tasks)
+
+    def student(self, task: str) -> StudentSettings:
+        """The settings of one task: its own where given, else the global ones."""
+        own = self.tasks[task].model_dump(exclude_none=True)  # type: ignore[attr-defined]
+        common = {name: getattr(self, name) for name in StudentSettings.model_fields}
+        return StudentSettings.model_validate(common | own)
+
+    @model_validator(mode="after")
+    def _tasks_agree(self) -> "Params":
+        blocks, defined = set(self.tasks), set(self.source_block.tasks)
+        for name in sorted(defined - blocks):
+            raise ValueError(f"{self.source}.tasks.{name} has no block '{name}:' for its settings; add one like taskA's")
+        for name in sorted(blocks - defined):
+            raise ValueError(f"the block '{name}:' has no teachers; add {self.source}.tasks.{name}")
+        return self
+
+
+def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]]:
+    """Parse YAML with every scalar as text (plain ``null``, ``~`` and nothing as None), and say on which line each key stands.
+
+    Raises UserError on a syntax error, a repeated key or a file that is no mapping.
+    """
+    lines: dict[Location, int] = {}
+
+    def convert(node: yaml.Node, location: Location) -> Any:
+        lines[location] = node.start_mark.line + 1
+        if isinstance(node, yaml.ScalarNode):
+            return None if node.style is None and node.value in ("", "~", "null", "Null", "NULL") else node.value
+        if isinstance(node, yaml.SequenceNode):
+            return [convert(item, (*location, index)) for index, item in enumerate(node.value)]
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            if key in values:
+                raise UserError(f"{name}:{key_node.start_mark.line + 1}: the key '{key}' stands twice; remove one")
+            values[key] = convert(value_node, (*location, key))
+            lines[(*location, key)] = key_node.start_mark.line + 1
+        return values
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{name} is not valid YAML: {error}") from error
+    values = convert(root, ()) if root is not None else None
+    if not isinstance(values, dict):
+        raise UserError(f"{name} must be a mapping of parameter names to values")
+    return values, lines
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and validate the whole file. Raises UserError that lists everything wrong in it."""
+    if not path.exists():
+        raise UserError(f"{path} not found in {Path.cwd()}; run from the repository root, or restore it with: git checkout {path}")
+    values, lines = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    if "tasks" in values:
+        raise UserError(f"{path}:{lines['tasks',]}: unknown key 'tasks'; settings of a task stand in a block of its name, as taskA")
+    tasks = {key: values.pop(key) for key in list(values) if TASK_NAME.fullmatch(key)}
+    try:
+        return Params.model_validate(values | {"tasks": tasks})
+    except ValidationError as error:
+        raise UserError(_explain(error, str(path), lines)) from error
+
+
+def _explain(error: ValidationError, name: str, lines: dict[Location, int]) -> str:
+    """One line for each thing wrong: file, line, key, value, what is allowed."""
+    messages, explained = [], set()
+    for item in error.errors():
+        location = item["loc"][1:] if item["loc"][:1] == ("tasks",) else item["loc"]
+        location = tuple(part for part in location if part != "[key]")
+        key = ".".join(map(str, location))
+        if item["type"] == "extra_forbidden":
+            text, meant = _unknown(item["loc"])
+            explained.add((*location[:-1], meant))
+        elif item["type"] == "missing":
+            text = "missing; every key must stand in the file (restore its line from the shipped params.yaml)"
+        elif item["type"] == "value_error":
+            text = item["msg"].removeprefix("Value error, ")
+        else:
+            text = f"{item['input']!r} is refused: {item['msg'][0].lower()}{item['msg'][1:]}"
+        line = next((lines[location[:end]] for end in range(len(location), 0, -1) if location[:end] in lines), None)
+        messages.append((item["type"], location, f"{name}{f':{line}' if line else ''}: {key}{': ' if key else ''}{text}"))
+    return "\n".join(text for kind, location, text in messages if not (kind == "missing" and location in explained))
+
+
+def _is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _unknown(location: Location) -> tuple[str, str | None]:
+    """The message for a key that is not defined, and the key that was probably meant."""
+    kind: Any = Params
+    for part in location[:-1]:
+        kind = kind.model_fields[part].annotation if _is_section(kind) else get_args(kind)[-1]  # the values of dict[str, …]
+    known = [name for name in kind.model_fields if name != "tasks"]
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    if close:
+        return f"unknown key; did you mean '{close[0]}'?", close[0]
+    return f"unknown key; known here: {', '.join(known)}", None
+
+
+def walk_fields(visit: Callable[[str, FieldInfo], None], model: type[BaseModel] = Params, prefix: str = "") -> None:
+    """Call ``visit(dotted name, field)`` for every parameter but the tasks' overrides, in order of definition."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if _is_section(kind):
+            walk_fields(visit, kind, f"{prefix}{name}.")
+        elif name != "tasks" or model is not Params:
+            visit(f"{prefix}{name}", field)

@@ -1,0 +1,33 @@
+"""Pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
+from sklearn.metrics import ConfusionMatrixDisplay  # noqa: E402
+
+WRITTEN_UP_TO = 30  # classes; beyond, counts in the cells could not be read
+
+
+def save_confusion_matrix(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str, path: Path) -> None:
+    """Draw counts (C, C), actual × predicted, coloured by the share of each actual class."""
+    side = 2.5 + 0.42 * len(classes) if len(classes) <= WRITTEN_UP_TO else 2.5 + 0.16 * len(classes)
+    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    display = ConfusionMatrixDisplay(shares, display_labels=list(classes))
+    display.plot(ax=axes, include_values=False, cmap="Blues", xticks_rotation="vertical", colorbar=False)
+    if len(classes) <= WRITTEN_UP_TO:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                ink = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
+    axes.tick_params(labelsize=9 if len(classes) <= WRITTEN_UP_TO else 6)
+    axes.set(xlabel="predicted", ylabel="actual", title=title)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    plt.close(figure)

@@ -1,0 +1,22 @@
+"""Progress on a terminal: bar, time left, current accuracy; silence in a log file."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from amalgam.trainer import Epoch
+
+
+@contextmanager
+def progress_bar(label: str, total: int, unit: str) -> Iterator[tuple[Callable[[], None], Callable[[Epoch], None]]]:
+    """Yield (advance by one, show an epoch's accuracy); nothing is drawn where the output is no terminal."""
+    with tqdm(total=total, desc=label, unit=unit, disable=None, dynamic_ncols=True) as bar:
+
+        def show(record: Epoch) -> None:
+            shown = {"epoch": record.epoch, "train": f"{100 * record.train_accuracy:.1f}%"}
+            if record.validation:
+                shown["val"] = f"{100 * record.validation.accuracy:.1f}%"
+            bar.set_postfix(shown)
+
+        yield lambda: bar.update() and None, show

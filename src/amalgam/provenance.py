@@ -1,0 +1,122 @@
+"""What a result depends on: source code, settings, and the execution that produced it."""
+
+import ast
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from amalgam.errors import UserError
+
+PACKAGE = Path(__file__).parent
+
+# Modules that cannot change what a stage writes: parameters count by their values, the others only show or report.
+NEUTRAL = frozenset({"errors", "params", "progress", "stage", "store", "summary", "tracking"})
+
+THREADS_VARIABLE = "AMALGAM_THREADS"
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The amalgam modules that a file imports anywhere in it, as dotted names below the package."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == PACKAGE.name:
+            inside = node.module.partition(".")[2]
+            found.update(f"{inside}.{alias.name}".strip(".") for alias in node.names)
+            found.add(inside)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name.partition(".")[2] for alias in node.names if alias.name.partition(".")[0] == PACKAGE.name)
+    return {name for name in found if name and module_file(name).is_file()}
+
+
+def module_file(name: str) -> Path:
+    path = PACKAGE.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def import_closure(start: Iterable[str]) -> list[str]:
+    """All amalgam modules reached from ``start``, sorted, without the neutral ones and what only they reach."""
+    seen: set[str] = set()
+    waiting = [name for name in start if name not in NEUTRAL]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting.extend(found for found in imported_modules(module_file(name)) if found not in NEUTRAL)
+    return sorted(seen)
+
+
+@cache
+def code_hash(module: str) -> str:
+    """A hash of the source text of everything that ``module`` (as ``amalgam.teachers``) imports from the package."""
+    digest = hashlib.sha256()
+    for name in import_closure([module.partition(".")[2]]):
+        digest.update(name.encode() + module_file(name).read_bytes())
+    return digest.hexdigest()
+
+
+def fingerprint(**parts: Any) -> str:
+    """A hash of named plain values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def thread_count() -> int:
+    """Threads for tensor arithmetic: the environment variable, else the cores this process may use."""
+    text = os.environ.get(THREADS_VARIABLE, "")
+    if not text:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"{THREADS_VARIABLE} is '{text}'; it must be a number of threads, 1 or more")
+    return int(text)
+
+
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
+        named = {key.strip(): value.strip() for key, value in fields.items()}
+        return " ".join(named[key] for key in ("model name", "cpu family", "model", "stepping") if key in named)
+    return platform.processor() or platform.machine()
+
+
+def execution_record() -> dict[str, str | int]:
+    """Everything beside code, data and parameters that can change a bit of the weights."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else cpu_model(),
+        "threads": thread_count(),
+        "processes": 1,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": ".".join(map(str, sys.version_info[:2])),
+        **{package: version(package) for package in ("torch", "torchvision", "numpy")},
+    }
+
+
+def configure_execution() -> None:
+    """Make this process follow its execution record: fixed threads, deterministic kernels; and let it keep its memory."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    torch.set_num_threads(thread_count())
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every new tensor
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Stop glibc from returning every large tensor to the system, only to fault its pages in again at the next step."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # M_… of malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 64 << 20)
+        mallopt(mmap_max, 0)

@@ -1,0 +1,128 @@
+"""The canonical raw layout: what ``fetch`` writes for every source and ``preprocess`` reads.
+
+::
+
+    dataset.json             format, source, classes (sorted names; a label is an index into them), images per class and split
+    train/images.bin         the encoded image files (PNG, JPEG, PPM, …), byte for byte, one after another
+    train/offsets.npy        int64 (N + 1,): image i is images.bin[offsets[i]:offsets[i + 1]]
+    train/labels.npy         int32 (N,)
+    train/names.txt          N lines: where each image came from
+    test/…                   the same four files
+
+Images are ordered by class, then by name, so the same images give the same bytes whatever container they came in. Sources
+that are arrays store each image as a PPM file, the simplest lossless one.
+"""
+
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from amalgam.errors import UserError
+from amalgam.files import read_json, write_json
+
+SPLITS = ("train", "test")
+
+
+class RawImage(NamedTuple):
+    """One image on its way into the layout."""
+
+    label: int
+    name: str
+    encoded: bytes
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """One split, memory-mapped."""
+
+    labels: npt.NDArray[np.int32]  # (N,)
+    names: list[str]
+    offsets: npt.NDArray[np.int64]  # (N + 1,)
+    blob: npt.NDArray[np.uint8]
+
+    def decode(self, index: int) -> npt.NDArray[np.uint8]:
+        """Image ``index`` as (height, width, 3)."""
+        encoded = self.blob[self.offsets[index] : self.offsets[index + 1]].tobytes()
+        return decode(encoded, self.names[index])
+
+
+def decode(encoded: bytes, name: str) -> npt.NDArray[np.uint8]:
+    """Decode one image file to uint8 RGB (height, width, 3), upright by its EXIF orientation.
+
+    Sixteen-bit greyscale keeps its high byte; transparency is dropped. Raises UserError that names an unreadable file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(encoded)) as image:
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{name}: not a readable image ({error}); remove or replace it") from error
+    if upright.mode.startswith("I"):
+        return np.repeat((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+    return np.asarray(upright.convert("RGB"))
+
+
+def encode_ppm(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """A binary PPM file of uint8 pixels (height, width, 3)."""
+    height, width, _ = pixels.shape
+    return b"P6 %d %d 255\n" % (width, height) + np.ascontiguousarray(pixels).tobytes()
+
+
+def array_images(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer], name: str) -> list[RawImage]:
+    """Images of an array (N, height, width, 3), ordered by label, then by place."""
+    order = np.argsort(labels, kind="stable")
+    return [RawImage(int(labels[i]), f"{name}/{i}", encode_ppm(pixels[i])) for i in order]
+
+
+def write_raw(folder: Path, source: str, classes: Sequence[str], splits: dict[str, Iterable[RawImage]]) -> None:
+    """Write the layout into ``folder``. Each split's images must come ordered by (label, name).
+
+    Raises UserError if a class has no image in a split: every class must be learnt and tested.
+    """
+    counts = {split: write_split(folder / split, splits[split], len(classes)) for split in SPLITS}
+    for split, per_class in counts.items():
+        empty = [name for name, count in zip(classes, per_class, strict=True) if count == 0]
+        if empty:
+            raise UserError(f"{source}: no {split} images of {', '.join(empty)}; add some, or remove the class from both splits")
+    write_json(folder / "dataset.json", {"format": 1, "source": source, "classes": list(classes), "images": counts})
+
+
+def write_split(folder: Path, images: Iterable[RawImage], class_count: int) -> list[int]:
+    """Write one split as its images come, and return the number of images of each class."""
+    folder.mkdir(parents=True)
+    labels, offsets, counts = [], [0], [0] * class_count
+    with (folder / "images.bin").open("wb") as blob, (folder / "names.txt").open("w", encoding="utf-8") as names:
+        for image in images:
+            blob.write(image.encoded)
+            names.write(image.name.replace("\n", " ") + "\n")
+            labels.append(image.label)
+            offsets.append(offsets[-1] + len(image.encoded))
+            counts[image.label] += 1
+    np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
+    np.save(folder / "labels.npy", np.array(labels, dtype=np.int32))
+    return counts
+
+
+def read_classes(folder: Path) -> list[str]:
+    """The names of all classes in the data, in the order of their labels."""
+    classes: list[str] = read_json(folder / "dataset.json")["classes"]
+    return classes
+
+
+def read_split(folder: Path, split: str) -> RawSplit:
+    part = folder / split
+    return RawSplit(
+        labels=np.load(part / "labels.npy"),
+        names=(part / "names.txt").read_text(encoding="utf-8").splitlines(),
+        offsets=np.load(part / "offsets.npy"),
+        blob=np.memmap(part / "images.bin", dtype=np.uint8, mode="r"),
+    )

@@ -1,0 +1,34 @@
+"""Results that outlive a stage's outputs, which DVC deletes before each run: ``.amalgam/`` in the repository's root.
+
+An entry is a folder named by the fingerprint of all that determines it. Deleting the store costs time, never a result.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from amalgam.files import repository_root, whole_folder
+
+STORE = ".amalgam"
+
+
+def entry(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The folder of entry ``key``, made by ``make(folder)`` if it is not there; processes that want the same one wait."""
+    folder = repository_root() / STORE / kind / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            with whole_folder(folder) as work:
+                make(work)
+    os.utime(folder)  # the time of last use
+    return folder
+
+
+def copy_entry(folder: Path, target: Path) -> None:
+    """Copy an entry's files into ``target``, so that nobody can change the store through it."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(folder.iterdir()):
+        shutil.copyfile(file, target / file.name)

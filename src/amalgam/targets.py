@@ -1,0 +1,121 @@
+"""Stored targets: the teachers' logits on every stored view, computed once, so that training costs what the student costs.
+
+::
+
+    outputs/targets/<task>/view-0000.npy   float16 (training images, Σ|Lᵢ|): the teachers' logits side by side, NaN where a
+                                           teacher does not cover the image's class and only covering teachers are stored
+    outputs/targets/<task>/targets.json    what they belong to: images, teachers, views
+
+Rows follow the training images (validation images left out) of the prepared split.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from amalgam import store
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.errors import UserError
+from amalgam.files import read_json, sha256_of_arrays, whole_folder, write_json
+from amalgam.inference import predict_logits
+from amalgam.models import Classifier
+from amalgam.provenance import code_hash, execution_record, fingerprint
+from amalgam.views import View, draw_view
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """Which views there are; shifts in pixels of the stored image."""
+
+    views: int
+    crop: int
+    flip: bool
+    data_seed: int
+
+    def view(self, index: int, count: int) -> View:
+        return draw_view(count, index, self.data_seed, self.crop, self.flip)
+
+
+@dataclass(frozen=True)
+class StoredTargets:
+    """The store of one task, checked against the images and classes it is to be used with."""
+
+    folder: Path
+    settings: ViewSettings
+
+    @classmethod
+    def read(cls, folder: Path, split: PreparedSplit, label_sets: LabelSets) -> "StoredTargets":
+        """Raises UserError if the store was made from other images, another split or other teachers' classes."""
+        manifest = read_json(folder / "targets.json")
+        if manifest["images"] != split.content:
+            raise UserError(f"{folder} holds targets of other images or another split; run dvc repro")
+        if manifest["teachers"] != {name: list(classes) for name, classes in label_sets.teachers.items()}:
+            raise UserError(f"{folder} holds targets of other teachers or classes; run dvc repro")
+        return cls(folder, ViewSettings(**manifest["views"]))
+
+    def logits(self, view: int) -> npt.NDArray[np.float16]:
+        """Logits (training images, Σ|Lᵢ|) of one view, memory-mapped."""
+        values: npt.NDArray[np.float16] = np.load(self.folder / view_file(view), mmap_mode="r")
+        return values
+
+
+def view_file(index: int) -> str:
+    return f"view-{index:04d}.npy"
+
+
+def write_targets(
+    folder: Path,
+    split: PreparedSplit,
+    label_sets: LabelSets,
+    teachers: dict[str, tuple[Classifier, str]],
+    settings: ViewSettings,
+    covering_only: bool,
+    on_view: Callable[[], None] = lambda: None,
+) -> None:
+    """Run each teacher (with its weights' sha256) on every view and write the store into ``folder``.
+
+    What a teacher says of a view is kept in the repository's store: more views or another teacher cost only what is new.
+    """
+    rows = split.training_rows
+    covers = label_sets.covering()[:, split.labels[rows]]  # (teachers, training images)
+    with whole_folder(folder) as work:
+        for index in range(settings.views):
+            parts = []
+            for number, (classifier, sha256) in enumerate(teachers.values()):
+                mine = rows[covers[number]] if covering_only else rows
+                part = np.full((len(rows), len(classifier.classes)), np.nan, dtype=np.float16)
+                part[covers[number] if covering_only else slice(None)] = _view_logits(classifier, sha256, split, mine, settings, index)
+                parts.append(part)
+            np.save(work / view_file(index), np.concatenate(parts, axis=1))
+            on_view()
+        write_json(
+            work / "targets.json",
+            {
+                "images": split.content,
+                "teachers": {name: list(classifier.classes) for name, (classifier, _) in teachers.items()},
+                "weights_sha256": {name: sha256 for name, (_, sha256) in teachers.items()},
+                "views": asdict(settings),
+                "stored_teachers": "covering" if covering_only else "all",
+                "execution": execution_record(),
+            },
+        )
+
+
+def _view_logits(
+    classifier: Classifier, sha256: str, split: PreparedSplit, rows: npt.NDArray[np.int64], settings: ViewSettings, index: int
+) -> npt.NDArray[np.float16]:
+    """Logits (len(rows), classes) of one teacher on view ``index``, from the store where they are known."""
+
+    def make(folder: Path) -> None:
+        logits = predict_logits(classifier, split.images, rows, settings.view(index, len(split.images)))
+        np.save(folder / "logits.npy", logits.astype(np.float16))
+
+    view = {**asdict(settings), "views": index}  # this view, however many there are
+    key = fingerprint(
+        teacher=sha256, images=split.content, rows=sha256_of_arrays(rows), view=view, record=execution_record(), code=code_hash(__name__)
+    )
+    values: npt.NDArray[np.float16] = np.load(store.entry("views", key, make) / "logits.npy")
+    return values

@@ -1,0 +1,140 @@
+"""Teachers: specialists trained on their own classes with their own preprocessing, and their folder on disk.
+
+::
+
+    models/<task>/<teacher>/weights.safetensors
+    models/<task>/<teacher>/manifest.json    architecture, classes, preprocessing, sha256, validation accuracy, origin
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from amalgam import store
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.errors import UserError
+from amalgam.files import sha256_of_arrays
+from amalgam.inference import device, predict_logits, view_batches
+from amalgam.models import Classifier, Preprocessing, build_network, channel_statistics, load_classifier, save_classifier
+from amalgam.provenance import code_hash, execution_record, fingerprint
+from amalgam.trainer import Batch, Epoch, Fit, Optimization, Validation, fit, score, shuffled_batches, steps_per_epoch
+from amalgam.views import draw_view
+
+ARCHITECTURE = "ReferenceCNN"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a teacher is trained; sizes in pixels."""
+
+    resolution: int | None
+    lr: float
+    batch_size: int
+    num_epochs: int
+    weight_decay: float
+    label_smoothing: float
+    seed: int
+    crop: int
+    flip: bool
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """The images of one teacher's classes, held in memory."""
+
+    classes: tuple[str, ...]
+    images: npt.NDArray[np.uint8]  # (N, height, width, 3)
+    labels: npt.NDArray[np.int64]  # (N,): index into classes
+    validation: npt.NDArray[np.bool_]  # (N,)
+
+    @classmethod
+    def of(cls, teacher: str, label_sets: LabelSets, split: PreparedSplit) -> "OwnImages":
+        columns = label_sets.columns(teacher)
+        rows = np.flatnonzero(np.isin(split.labels, columns))
+        place = np.full(len(label_sets.classes), -1, dtype=np.int64)
+        place[columns] = np.arange(len(columns))
+        return cls(label_sets.teachers[teacher], np.array(split.images[rows]), place[split.labels[rows]], split.validation[rows])
+
+    def content(self) -> str:
+        return sha256_of_arrays(self.images, self.labels, self.validation)
+
+
+def provide_teacher(own: OwnImages, recipe: Recipe, target: Path, train: Callable[[], tuple[Classifier, Fit]]) -> bool:
+    """Write the teacher into ``target``, from the store if it was ever trained exactly so. Returns whether it had to be trained."""
+    record = execution_record()
+    trained = False
+
+    def make(folder: Path) -> None:
+        nonlocal trained
+        trained = True
+        classifier, result = train()
+        write_teacher(classifier, result, recipe, record, folder)
+
+    key = fingerprint(
+        classes=own.classes, content=own.content(), recipe=asdict(recipe), record=record, code=code_hash(__name__), format=1
+    )
+    store.copy_entry(store.entry("teachers", key, make), target)
+    return trained
+
+
+def train_teacher(
+    own: OwnImages, recipe: Recipe, on_step: Callable[[], None] = lambda: None, on_epoch: Callable[[Epoch], None] = lambda record: None
+) -> tuple[Classifier, Fit]:
+    """Train the reference CNN from scratch on ``own``; the weights of the best validation epoch are in the classifier."""
+    torch.manual_seed(recipe.seed)
+    training, validation = np.flatnonzero(~own.validation), np.flatnonzero(own.validation)
+    mean, std = channel_statistics(own.images, training)
+    side = recipe.resolution
+    size = (side, side) if side else own.images.shape[1:3]
+    network = build_network(ARCHITECTURE, len(own.classes))
+    classifier = Classifier(ARCHITECTURE, network, own.classes, Preprocessing(size, mean, std)).to(device())  # type: ignore[arg-type]
+    labels = torch.from_numpy(own.labels).to(device())
+
+    def batches(epoch: int):  # type: ignore[no-untyped-def]
+        view = draw_view(len(own.images), epoch, recipe.seed, recipe.crop, recipe.flip)
+        for rows in shuffled_batches(training, recipe.batch_size, recipe.seed, epoch):
+            _, images = next(view_batches(own.images, rows, view, len(rows)))
+            yield Batch(images, labels[torch.from_numpy(rows)])
+
+    def validate() -> Validation | None:
+        return score(predict_logits(classifier, own.images, validation), own.labels[validation]) if len(validation) else None
+
+    def loss(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"labels": functional.cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)}
+
+    optimization = Optimization("adamw", recipe.lr, recipe.weight_decay, "one_cycle", recipe.num_epochs)
+    result = fit(classifier, optimization, steps_per_epoch(len(training), recipe.batch_size), batches, loss, validate, on_step, on_epoch)
+    classifier.network.load_state_dict(result.best)
+    return classifier, result
+
+
+def write_teacher(classifier: Classifier, result: Fit, recipe: Recipe, record: dict[str, str | int], folder: Path) -> None:
+    best = result.best_record
+    save_classifier(
+        classifier,
+        folder / "weights.safetensors",
+        folder / "manifest.json",
+        {
+            "origin": "trained",
+            "validation_accuracy": round(100 * best.validation.accuracy, 2) if best.validation else None,
+            "epoch": best.epoch,
+            "recipe": asdict(recipe),
+            "execution": record,
+        },
+    )
+
+
+def load_teachers(folder: Path, label_sets: LabelSets) -> dict[str, Classifier]:
+    """The task's teachers in the order of its parameters. Raises UserError if one knows other classes than it should."""
+    teachers = {}
+    for name, classes in label_sets.teachers.items():
+        teacher = load_classifier(folder / name / "weights.safetensors", folder / name / "manifest.json")
+        if teacher.classes != classes:
+            raise UserError(f"teacher {folder / name} knows {', '.join(teacher.classes)}, but the task says {', '.join(classes)}; run dvc repro")
+        teachers[name] = teacher.to(device())
+    return teachers

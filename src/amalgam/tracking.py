@@ -1,0 +1,125 @@
+"""MLflow: the only module that knows it.
+
+Without ``MLFLOW_TRACKING_URI`` the store is ``mlflow.db`` with artifacts in ``mlruns/``, both in the root of the user's
+repository, where ``mlflow ui`` looks, also for stages that run in a temporary copy of it.
+"""
+
+import logging
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from filelock import FileLock  # noqa: E402
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.utils.time import get_current_time_millis  # noqa: E402
+
+from amalgam.errors import UserError  # noqa: E402
+from amalgam.files import repository_root  # noqa: E402
+
+EVALUATION_TAG = "amalgam.evaluation"
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+class Tracker:
+    """One training's run in MLflow."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client = client
+        self.run_id = run_id
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        now = get_current_time_millis()
+        self.client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+    def tags(self, values: dict[str, str]) -> None:
+        self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in values.items()])
+
+
+def connect() -> MlflowClient:
+    """A client of the user's store; the first one creates the local database, while others wait."""
+    uri = os.environ.get(URI_VARIABLE)
+    if uri:
+        return MlflowClient(tracking_uri=uri)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store").setLevel(logging.WARNING)
+    root = repository_root()
+    with _creation_lock():
+        client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+        client.search_experiments(max_results=1)
+    return client
+
+
+def _creation_lock() -> FileLock:
+    folder = repository_root() / ".amalgam"
+    folder.mkdir(exist_ok=True)
+    return FileLock(folder / "mlflow.lock")
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    """The experiment's id; made where missing, its artifacts under the user's repository whatever the current folder."""
+    with _creation_lock():
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            location = None if os.environ.get(URI_VARIABLE) else (repository_root() / "mlruns" / name).as_uri()
+            return str(client.create_experiment(name, artifact_location=location))
+    if found.lifecycle_stage != "active":
+        raise UserError(f"the MLflow experiment '{name}' was deleted; restore it (mlflow experiments restore -x {found.experiment_id})")
+    return str(found.experiment_id)
+
+
+@contextmanager
+def training_run(task: str, name: str, params: dict[str, Any], tags: dict[str, str]) -> Iterator[Tracker]:
+    """A new run in the task's experiment, marked failed if the block raises."""
+    client = connect()
+    run = client.create_run(_experiment(client, task), run_name=name, tags=tags | context_tags())
+    tracker = Tracker(client, run.info.run_id)
+    client.log_batch(tracker.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+    try:
+        yield tracker
+    except BaseException:
+        client.set_terminated(tracker.run_id, "FAILED")
+        raise
+    client.set_terminated(tracker.run_id, "FINISHED")
+
+
+def context_tags() -> dict[str, str]:
+    """Where a run comes from: DVC's stage and experiment, and git's commit."""
+    variables = {"dvc.stage": "DVC_STAGE", "dvc.experiment": "DVC_EXP_NAME", "dvc.baseline": "DVC_EXP_BASELINE_REV"}
+    tags = {tag: os.environ[variable] for tag, variable in variables.items() if os.environ.get(variable)}
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository_root(), capture_output=True, text=True, check=False)
+    return tags | ({"git.commit": found.stdout.strip()} if found.returncode == 0 else {})
+
+
+def add_evaluation(run_id: str, fingerprint: str, metrics: dict[str, float], files: list[Path]) -> bool:
+    """Add test results to a training's run, once for each fingerprint. Returns False if the store has no such run."""
+    client = connect()
+    run = _find(client, run_id)
+    if run is None:
+        return False
+    if run.data.tags.get(EVALUATION_TAG) != fingerprint:
+        tracker = Tracker(client, run_id)
+        tracker.metrics(metrics)
+        for path in files:
+            tracker.file(path, "evaluation")
+        tracker.tags({EVALUATION_TAG: fingerprint})
+    return True
+
+
+def _find(client: MlflowClient, run_id: str) -> Run | None:
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None

@@ -1,0 +1,77 @@
+"""Look at the test images once: evaluate every task's student and teachers, and add the results to the training's run."""
+
+import re
+from pathlib import Path
+
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.evaluation import predict, teacher_accuracies, write_evaluation
+from amalgam.files import read_json, sha256_of_file
+from amalgam.params import load_params
+from amalgam.provenance import configure_execution, fingerprint
+from amalgam.stage import run_stage
+from amalgam.students import load_student
+from amalgam.summary import table
+from amalgam.teachers import load_teachers
+from amalgam.tracking import add_evaluation
+
+PREPARED = Path("outputs/prepared")
+MODELS = Path("models")
+STUDENTS = Path("outputs/students")
+EVALUATION = Path("outputs/evaluation")
+HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", "best epoch", "seconds", "MLflow run")
+
+
+def evaluate(task: str) -> None:
+    label_sets = LabelSets.read(PREPARED / task)
+    split = PreparedSplit.read(PREPARED / task / "test")
+    teachers = teacher_accuracies(load_teachers(MODELS / task, label_sets), label_sets, split)
+    predictions = predict(load_student(STUDENTS / task), split)
+    write_evaluation(task, STUDENTS / task / "best.safetensors", predictions, teachers, EVALUATION / task)
+
+
+def track(task: str) -> None:
+    folder = EVALUATION / task
+    run, found = read_json(STUDENTS / task / "run.json"), read_json(folder / "results.json")
+    metrics = read_json(folder / "metrics.json")[task]
+    metrics |= {metric_name("test_accuracy", name): value for name, value in found["per_class_accuracy"].items()}
+    metrics |= {metric_name("teacher_accuracy", name): value for name, value in found["teacher_accuracy"].items()}
+    files = sorted(folder.iterdir())
+    known = add_evaluation(run["run_id"], fingerprint(files={file.name: sha256_of_file(file) for file in files}), metrics, files)
+    if not known:
+        print(f"{task}: this MLflow store has no run {run['run_id']}; the test results stand in {folder} alone")
+
+
+def metric_name(kind: str, name: str) -> str:
+    """A name that MLflow accepts: it allows letters, digits and _ - . space : / only."""
+    return f"{kind}/{re.sub(r'[^-_. :/0-9A-Za-z]', '_', name)}"
+
+
+def row(task: str) -> list[str]:
+    student, run = read_json(STUDENTS / task / "student.json"), read_json(STUDENTS / task / "run.json")
+    trained, found = read_json(STUDENTS / task / "metrics.json")[task], read_json(EVALUATION / task / "results.json")
+    teachers = ", ".join(f"{name} {accuracy:g}" for name, accuracy in found["teacher_accuracy"].items())
+    epochs = f"{student['best_epoch']} of {student['settings']['num_epochs']}"
+    values = (
+        student["architecture"],
+        len(student["classes"]),
+        teachers,
+        trained.get("val_accuracy", "–"),
+        found["overall_accuracy"],
+        epochs,
+        run["seconds"],
+        run["run_id"],
+    )
+    return [task, *map(str, values)]
+
+
+def main() -> None:
+    tasks = load_params().task_names
+    configure_execution()
+    for task in tasks:
+        evaluate(task)
+        track(task)
+    print(table(HEADER, [row(task) for task in tasks]))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,28 @@
+"""Select, decode and split each task's images, and fix which classes its teachers know."""
+
+from pathlib import Path
+
+from amalgam.dataset import LabelSets, prepare_split
+from amalgam.params import load_params
+from amalgam.sources.raw import read_classes, read_split
+from amalgam.stage import run_stage
+
+DATA = Path("data")
+PREPARED = Path("outputs/prepared")
+
+
+def main() -> None:
+    params = load_params()
+    block = params.source_block
+    available = read_classes(DATA)
+    tasks = {task: LabelSets.of_task(teachers, available, params.source, task) for task, teachers in block.tasks.items()}
+    for task, label_sets in tasks.items():
+        for split, name, fraction in (("train", "trainval", params.val_fraction), ("test", "test", 0.0)):
+            folder = PREPARED / task / name
+            prepare_split(read_split(DATA, split), available, label_sets.classes, block.resolution, fraction, params.data_seed, folder)
+        label_sets.write(PREPARED / task)
+        print(f"{task}: {len(label_sets.classes)} classes, teachers {', '.join(label_sets.teachers)}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,38 @@
+"""Store what a task's teachers say of every view of its training images."""
+
+from pathlib import Path
+
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.files import read_json
+from amalgam.params import load_params
+from amalgam.progress import progress_bar
+from amalgam.provenance import configure_execution
+from amalgam.stage import run_stage, task_argument
+from amalgam.targets import ViewSettings, write_targets
+from amalgam.teachers import load_teachers
+
+PREPARED = Path("outputs/prepared")
+MODELS = Path("models")
+TARGETS = Path("outputs/targets")
+
+
+def main() -> None:
+    task = task_argument(__doc__)
+    params = load_params()
+    settings, augmentation = params.student(task), params.source_block.augmentation
+    configure_execution()
+    label_sets = LabelSets.read(PREPARED / task)
+    split = PreparedSplit.read(PREPARED / task / "trainval")
+    teachers = {
+        name: (teacher, read_json(MODELS / task / name / "manifest.json")["weights_sha256"])
+        for name, teacher in load_teachers(MODELS / task, label_sets).items()
+    }
+    views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, params.data_seed)
+    covering_only = settings.stored_teachers == "covering"
+    with progress_bar(f"targets {task}", settings.views, "view") as (on_view, _):
+        write_targets(TARGETS / task, split, label_sets, teachers, views, covering_only, on_view)
+    print(f"targets {task}: {len(teachers)} teachers on {settings.views} views of {len(split.training_rows)} images")
+
+
+if __name__ == "__main__":
+    run_stage(main)

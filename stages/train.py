@@ -1,0 +1,90 @@
+"""Train a task's student from its images, labels and stored targets; one run in MLflow."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.files import whole_folder, write_json
+from amalgam.params import Params, StudentSettings, load_params
+from amalgam.progress import progress_bar
+from amalgam.provenance import configure_execution, execution_record
+from amalgam.stage import run_stage, task_argument
+from amalgam.students import Architecture, epoch_row, new_student, student_metrics, train_student, write_student
+from amalgam.targets import StoredTargets
+from amalgam.tracking import Tracker, training_run
+from amalgam.trainer import Epoch, Fit, Optimization, steps_per_epoch
+
+PREPARED = Path("outputs/prepared")
+TARGETS = Path("outputs/targets")
+STUDENTS = Path("outputs/students")
+
+
+def run_name(settings: StudentSettings) -> str:
+    name = f"{settings.student_model} α{settings.alpha:g} T{settings.temperature:g} s{settings.seed}"
+    return f"{name} {settings.run}".strip()
+
+
+def run_params(params: Params, settings: StudentSettings) -> dict[str, Any]:
+    """Everything that made the student, under the names of params.yaml."""
+    common = {"source": params.source, "data_seed": params.data_seed, "val_fraction": params.val_fraction}
+    teacher = {f"teacher.{name}": value for name, value in params.teacher.model_dump().items()}
+    views = {f"augmentation.{name}": value for name, value in params.source_block.augmentation.model_dump().items()}
+    return common | settings.model_dump() | teacher | views
+
+
+def optimization(settings: StudentSettings) -> Optimization:
+    return Optimization(
+        settings.optimizer,
+        settings.lr,
+        settings.weight_decay,
+        settings.scheduler,
+        settings.num_epochs,
+        settings.scheduler_step,
+        settings.scheduler_gamma,
+    )
+
+
+def train(task: str, settings: StudentSettings, tracker: Tracker, folder: Path) -> Fit:
+    label_sets = LabelSets.read(PREPARED / task)
+    split = PreparedSplit.read(PREPARED / task / "trainval")
+    targets = StoredTargets.read(TARGETS / task, split, label_sets)
+    architecture = Architecture(settings.student_model, settings.student_resolution, settings.pretrained)
+    student = new_student(architecture, label_sets, split, settings.seed)
+    how = (optimization(settings), settings.batch_size, settings.alpha, settings.temperature, settings.seed)
+    steps = settings.num_epochs * steps_per_epoch(len(split.training_rows), settings.batch_size)
+    with progress_bar(f"student {task}", steps, "step") as (on_step, show):
+
+        def on_epoch(record: Epoch) -> None:
+            show(record)
+            tracker.metrics(epoch_row(record) | {"epoch_seconds": record.seconds}, record.epoch)
+
+        result = train_student(student, label_sets, split, targets, *how, on_step, on_epoch)
+    write_student(student, result, task, {"settings": settings.model_dump(), "execution": execution_record()}, folder)
+    return result
+
+
+def main() -> None:
+    task = task_argument(__doc__)
+    params = load_params()
+    settings = params.student(task)
+    configure_execution()
+    started = time.perf_counter()
+    tags = {"task": task, "source": params.source, "student": settings.student_model}
+    with (
+        whole_folder(STUDENTS / task) as work,
+        training_run(task, run_name(settings), run_params(params, settings), tags) as tracker,
+    ):
+        result = train(task, settings, tracker, work)
+        seconds = round(time.perf_counter() - started, 1)
+        metrics = student_metrics(result)
+        best = {f"best_{name}": value for name, value in metrics.items()}
+        tracker.metrics(best | {"best_epoch": result.best_epoch, "seconds": seconds})
+        for name in ("best.safetensors", "student.json", "history.csv"):
+            tracker.file(work / name, "student")
+        write_json(work / "run.json", {"run_id": tracker.run_id, "seconds": seconds})
+    print(f"student {task}: best epoch {result.best_epoch} of {settings.num_epochs}, {metrics}, {seconds} s")
+
+
+if __name__ == "__main__":
+    run_stage(main)
