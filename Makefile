@@ -1,22 +1,53 @@
-# Two commands: make repro, make test. Both create the environment first.
-.DEFAULT_GOAL := repro
-.PHONY: install repro results refetch ui test test-slow lint lock clean-store
+# Two commands: `make repro` runs the main job, `make test` the tests. Both create the environment first.
+.DEFAULT_GOAL := help
+.PHONY: help install repro results refetch ui test test-slow lint format lock
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-# Every process of the environment starts its children (dvc's stages, its queue's workers) in it, activated or not.
+# Every process of the environment starts its children (DVC's stages and queue workers) in it, activated or not.
 HOOK := import os, sys; os.environ["PATH"] = os.path.join(sys.prefix, "bin") + os.pathsep + os.environ.get("PATH", os.defpath)
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@printf '%s\n' '$(HOOK)' > "$$($(PYTHON) -c 'import site; print(site.getsitepackages()[0])')/amalgam-path.pth"
 	@touch $(STAMP)
 
-install: $(STAMP)
+install: $(STAMP)  ## create .venv with pinned versions
 
-repro: $(STAMP)  ## run whatever is not up to date
+repro: $(STAMP)  ## run the pipeline: whatever is not up to date
 	dvc repro
+
+refetch: $(STAMP)  ## look at the source again (a changed archive or folder), then run what follows
+	dvc repro --force --single-item fetch
+	dvc repro
+
+results: $(STAMP)  ## print the last evaluation's table
+	PYTHONPATH=src python stages/evaluate.py --show
+
+ui: $(STAMP)  ## open MLflow's pages at http://127.0.0.1:5000
+	mlflow ui
+
+lint: $(STAMP)  ## style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(STAMP)  ## put the code into its style
+	ruff check --fix .
+	ruff format .
+
+test: lint  ## lint, types and tests
+	python -m pytest -m "not slow"
+
+test-slow: $(STAMP)  ## the tests that take minutes: the shipped main job
+	python -m pytest -m slow
+
+lock: $(STAMP)  ## pin what is installed now (torch pins its own GPU libraries)
+	pip freeze --exclude-editable | grep -vE '^(nvidia-|cuda-|triton)' > constraints.txt

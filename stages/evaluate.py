@@ -1,5 +1,6 @@
 """Look at the test images once: evaluate every task's student and teachers, and add the results to the training's run."""
 
+import argparse
 import re
 from pathlib import Path
 
@@ -65,11 +66,15 @@ def row(task: str) -> list[str]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--show", action="store_true", help="only print the table of the last evaluation")
+    only_show = parser.parse_args().show
     tasks = load_params().task_names
-    configure_execution()
-    for task in tasks:
-        evaluate(task)
-        track(task)
+    if not only_show:
+        configure_execution()
+        for task in tasks:
+            evaluate(task)
+            track(task)
     print(table(HEADER, [row(task) for task in tasks]))
 
 

@@ -43,13 +43,13 @@ class Predictions:
     @property
     def confidence(self) -> npt.NDArray[np.float32]:
         """The predicted class's probability (N,)."""
-        probabilities: npt.NDArray[np.float32] = torch.softmax(torch.from_numpy(self.logits), dim=1).numpy()
-        return probabilities.max(axis=1)
+        return np.asarray(torch.softmax(torch.from_numpy(self.logits), dim=1).amax(dim=1))
 
     @property
     def confusion(self) -> npt.NDArray[np.int64]:
         """Counts (C, C): actual × predicted."""
-        counts: npt.NDArray[np.int64] = confusion_matrix(self.labels, self.predicted, labels=np.arange(len(self.classes)))
+        counts: npt.NDArray[np.int64] = np.zeros((len(self.classes),) * 2, dtype=np.int64)
+        counts += confusion_matrix(self.labels, self.predicted, labels=np.arange(len(self.classes)))
         return counts
 
     @property
@@ -98,7 +98,9 @@ def write_evaluation(task: str, model_path: Path, predictions: Predictions, teac
         write_json(work / "metrics.json", {task: {"test_accuracy": predictions.accuracy, "test_loss": test_loss}})
         write_predictions(predictions, work / "predictions.csv")
         write_confusion(predictions, work / "confusion_matrix.csv")
-        save_confusion_matrix(predictions.confusion, predictions.classes, f"{task}: {predictions.accuracy} %", work / "confusion_matrix.png")
+        save_confusion_matrix(
+            predictions.confusion, predictions.classes, f"{task}: {predictions.accuracy} %", work / "confusion_matrix.png"
+        )
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:

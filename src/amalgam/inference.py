@@ -16,9 +16,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def view_batches(
-    images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], view: View, size: int
-) -> Iterator[tuple[slice, torch.Tensor]]:
+def view_batches(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], view: View, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
     """The images of ``rows`` in order as the view shows them: (place in ``rows``, uint8 (B, height, width, 3))."""
     for start in range(0, len(rows), size):
         place = slice(start, min(start + size, len(rows)))

@@ -80,7 +80,7 @@ def imagenet_weights(architecture: str) -> dict[str, Tensor]:
 def build_network(architecture: str, num_classes: int, pretrained: bool = False) -> nn.Module:
     """A network in channels-last layout, for any name in ``PRECISION``."""
     network = ReferenceCNN(num_classes) if architecture == "ReferenceCNN" else Student(architecture, num_classes, pretrained)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,11 @@ class Classifier:
         return {
             "architecture": self.architecture,
             "classes": list(self.classes),
-            "preprocessing": {"size": list(self.preprocessing.size), "mean": list(self.preprocessing.mean), "std": list(self.preprocessing.std)},
+            "preprocessing": {
+                "size": list(self.preprocessing.size),
+                "mean": list(self.preprocessing.mean),
+                "std": list(self.preprocessing.std),
+            },
         }
 
 

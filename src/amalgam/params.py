@@ -7,7 +7,6 @@ means, so that DVC's spelling of numbers and class names such as ``no`` or ``010
 
 import difflib
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, get_args
 
@@ -153,6 +152,12 @@ class TeacherSettings(Section):
         description="Share of the label spread over all classes, from 0 to below 1. It can raise the teachers' accuracy, but "
         "flattens what they say about similar classes.",
     )
+    mixup: float = Field(
+        ge=0,
+        le=10,
+        description="Strength of mixing each training image with another (Beta distribution's parameter, usually 0.1 to 0.4), "
+        "0 for none. Raise it when the teachers over-fit; lower it when training is short.",
+    )
     seed: int = Field(ge=0, le=2**32 - 1, description="Random seed of the teachers: initial weights, order, augmentation, dropout.")
 
 
@@ -160,7 +165,9 @@ class Augmentation(Section):
     """Which changes of an image keep its class: a property of the images, hence part of the source."""
 
     crop: int = Field(ge=0, le=512, description="Largest shift of a view in each direction, in pixels of the stored image; 0 for none.")
-    flip: bool = Field(description="true mirrors half of the views left to right; false where a mirror image is another class, as in digits.")
+    flip: bool = Field(
+        description="true mirrors half of the views left to right; false where a mirror image is another class, as in digits."
+    )
 
 
 class DigitsFetch(Section):
@@ -168,7 +175,9 @@ class DigitsFetch(Section):
 
 
 class Cifar100Fetch(Section):
-    url: str = Field(pattern=r"^(https?|file)://", description="Address of the archive (the published one, or a mirror); its content is checked by hash.")
+    url: str = Field(
+        pattern=r"^(https?|file)://", description="Address of the archive (the published one, or a mirror); its content is checked by hash."
+    )
 
 
 class FolderFetch(Section):
@@ -209,15 +218,12 @@ class Folder(Source):
 
 def _optional(field: FieldInfo) -> tuple[Any, Any]:
     """The same field, where null means that the global value holds."""
-    constrained = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation  # type: ignore[valid-type]
-    return (constrained | None, Field())
+    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    return (kind | None, Field())
 
 
-Overrides: type[Section] = create_model(
-    "Overrides",
-    __base__=Section,
-    **{name: _optional(field) for name, field in StudentSettings.model_fields.items()},  # type: ignore[call-overload]
-)
+_OPTIONAL: Any = {name: _optional(field) for name, field in StudentSettings.model_fields.items()}
+Overrides: type[Section] = create_model("Overrides", __base__=Section, **_OPTIONAL)
 
 
 class Params(StudentSettings):
@@ -238,7 +244,7 @@ class Params(StudentSettings):
     digits: Digits
     cifar100: Cifar100
     folder: Folder
-    tasks: dict[str, Overrides]  # type: ignore[valid-type]
+    tasks: dict[str, Overrides]
 
     @property
     def source_block(self) -> Digits | Cifar100 | Folder:
@@ -251,7 +257,7 @@ class Params(StudentSettings):
 
     def student(self, task: str) -> StudentSettings:
         """The settings of one task: its own where given, else the global ones."""
-        own = self.tasks[task].model_dump(exclude_none=True)  # type: ignore[attr-defined]
+        own = self.tasks[task].model_dump(exclude_none=True)
         common = {name: getattr(self, name) for name in StudentSettings.model_fields}
         return StudentSettings.model_validate(common | own)
 
@@ -340,19 +346,9 @@ def _unknown(location: Location) -> tuple[str, str | None]:
     """The message for a key that is not defined, and the key that was probably meant."""
     kind: Any = Params
     for part in location[:-1]:
-        kind = kind.model_fields[part].annotation if _is_section(kind) else get_args(kind)[-1]  # the values of dict[str, …]
+        kind = kind.model_fields[str(part)].annotation if _is_section(kind) else get_args(kind)[-1]  # the values of dict[str, …]
     known = [name for name in kind.model_fields if name != "tasks"]
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     if close:
         return f"unknown key; did you mean '{close[0]}'?", close[0]
     return f"unknown key; known here: {', '.join(known)}", None
-
-
-def walk_fields(visit: Callable[[str, FieldInfo], None], model: type[BaseModel] = Params, prefix: str = "") -> None:
-    """Call ``visit(dotted name, field)`` for every parameter but the tasks' overrides, in order of definition."""
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if _is_section(kind):
-            walk_fields(visit, kind, f"{prefix}{name}.")
-        elif name != "tasks" or model is not Params:
-            visit(f"{prefix}{name}", field)

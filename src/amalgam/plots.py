@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
-from sklearn.metrics import ConfusionMatrixDisplay  # noqa: E402
+from matplotlib import pyplot as plt
+from sklearn.metrics import ConfusionMatrixDisplay
 
 WRITTEN_UP_TO = 30  # classes; beyond, counts in the cells could not be read
 

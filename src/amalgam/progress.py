@@ -19,4 +19,7 @@ def progress_bar(label: str, total: int, unit: str) -> Iterator[tuple[Callable[[
                 shown["val"] = f"{100 * record.validation.accuracy:.1f}%"
             bar.set_postfix(shown)
 
-        yield lambda: bar.update() and None, show
+        def advance() -> None:
+            bar.update()
+
+        yield advance, show

@@ -25,7 +25,7 @@ THREADS_VARIABLE = "AMALGAM_THREADS"
 
 def imported_modules(path: Path) -> set[str]:
     """The amalgam modules that a file imports anywhere in it, as dotted names below the package."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == PACKAGE.name:
             inside = node.module.partition(".")[2]
@@ -108,7 +108,8 @@ def configure_execution() -> None:
 
     torch.set_num_threads(thread_count())
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every new tensor
+    # A debugging aid that costs a pass over every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _keep_freed_memory()
 
 

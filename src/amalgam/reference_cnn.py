@@ -3,6 +3,8 @@
 Module names follow the published checkpoints, so that their state dicts load by name.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ class Residual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, depth: int) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * depth
-        self.main_path = nn.Sequential(*(ConvBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.main_path = nn.Sequential(*(ConvBlock(a, b) for a, b in pairwise(widths)))
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:

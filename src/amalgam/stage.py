@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from amalgam.errors import UserError
 
@@ -23,3 +23,8 @@ def task_argument(description: str | None) -> str:
     parser.add_argument("--task", required=True, help="the letter of the task, as A for taskA")
     letter: str = parser.parse_args().task
     return f"task{letter}"
+
+
+def check_task(task: str, tasks: Sequence[str]) -> None:
+    if task not in tasks:
+        raise UserError(f"there is no {task}; the tasks are {', '.join(tasks)}")

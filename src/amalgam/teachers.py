@@ -6,7 +6,7 @@
     models/<task>/<teacher>/manifest.json    architecture, classes, preprocessing, sha256, validation accuracy, origin
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Recipe:
     num_epochs: int
     weight_decay: float
     label_smoothing: float
+    mixup: float
     seed: int
     crop: int
     flip: bool
@@ -75,9 +76,7 @@ def provide_teacher(own: OwnImages, recipe: Recipe, target: Path, train: Callabl
         classifier, result = train()
         write_teacher(classifier, result, recipe, record, folder)
 
-    key = fingerprint(
-        classes=own.classes, content=own.content(), recipe=asdict(recipe), record=record, code=code_hash(__name__), format=1
-    )
+    key = fingerprint(classes=own.classes, content=own.content(), recipe=asdict(recipe), record=record, code=code_hash(__name__), format=1)
     store.copy_entry(store.entry("teachers", key, make), target)
     return trained
 
@@ -95,22 +94,35 @@ def train_teacher(
     classifier = Classifier(ARCHITECTURE, network, own.classes, Preprocessing(size, mean, std)).to(device())  # type: ignore[arg-type]
     labels = torch.from_numpy(own.labels).to(device())
 
-    def batches(epoch: int):  # type: ignore[no-untyped-def]
+    def batches(epoch: int) -> Iterator[Batch]:
         view = draw_view(len(own.images), epoch, recipe.seed, recipe.crop, recipe.flip)
+        random = np.random.default_rng([recipe.seed, epoch, 1])  # 1: not the stream that shuffles
         for rows in shuffled_batches(training, recipe.batch_size, recipe.seed, epoch):
             _, images = next(view_batches(own.images, rows, view, len(rows)))
-            yield Batch(images, labels[torch.from_numpy(rows)])
+            yield mixed(Batch(images, labels[torch.from_numpy(rows)]), len(own.classes), recipe.mixup, random)
 
     def validate() -> Validation | None:
         return score(predict_logits(classifier, own.images, validation), own.labels[validation]) if len(validation) else None
 
     def loss(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"labels": functional.cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)}
+        labels = batch.labels if batch.mixed_labels is None else batch.mixed_labels
+        return {"labels": functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)}
 
     optimization = Optimization("adamw", recipe.lr, recipe.weight_decay, "one_cycle", recipe.num_epochs)
     result = fit(classifier, optimization, steps_per_epoch(len(training), recipe.batch_size), batches, loss, validate, on_step, on_epoch)
     classifier.network.load_state_dict(result.best)
     return classifier, result
+
+
+def mixed(batch: Batch, classes: int, strength: float, random: np.random.Generator) -> Batch:
+    """Mix each image, and its label, with another of the batch by one share λ ~ Beta(strength, strength) (mixup, Zhang et al., 2018)."""
+    if strength == 0:
+        return batch
+    share = float(random.beta(strength, strength))
+    partner = torch.from_numpy(random.permutation(len(batch.labels))).to(batch.labels.device)
+    images = (share * batch.images + (1 - share) * batch.images[partner]).round().to(torch.uint8)
+    labels = functional.one_hot(batch.labels, classes).float()
+    return Batch(images, batch.labels, mixed_labels=share * labels + (1 - share) * labels[partner])
 
 
 def write_teacher(classifier: Classifier, result: Fit, recipe: Recipe, record: dict[str, str | int], folder: Path) -> None:
@@ -135,6 +147,8 @@ def load_teachers(folder: Path, label_sets: LabelSets) -> dict[str, Classifier]:
     for name, classes in label_sets.teachers.items():
         teacher = load_classifier(folder / name / "weights.safetensors", folder / name / "manifest.json")
         if teacher.classes != classes:
-            raise UserError(f"teacher {folder / name} knows {', '.join(teacher.classes)}, but the task says {', '.join(classes)}; run dvc repro")
+            raise UserError(
+                f"teacher {folder / name} knows {', '.join(teacher.classes)}, but the task says {', '.join(classes)}; run dvc repro"
+            )
         teachers[name] = teacher.to(device())
     return teachers

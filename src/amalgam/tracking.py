@@ -14,14 +14,14 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-from filelock import FileLock  # noqa: E402
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.utils.time import get_current_time_millis  # noqa: E402
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.time import get_current_time_millis
 
-from amalgam.errors import UserError  # noqa: E402
-from amalgam.files import repository_root  # noqa: E402
+from amalgam.errors import UserError
+from amalgam.files import repository_root
 
 EVALUATION_TAG = "amalgam.evaluation"
 URI_VARIABLE = "MLFLOW_TRACKING_URI"

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ class Batch(NamedTuple):
     images: Tensor  # uint8 (B, height, width, 3)
     labels: Tensor  # int64 (B,)
     teacher_logits: Tensor | None = None  # (B, Σ|Lᵢ|)
+    mixed_labels: Tensor | None = None  # (B, C), rows sum to one: what the images show where each is a mixture of two
 
 
 class Validation(NamedTuple):
@@ -43,8 +44,8 @@ class Epoch:
     train_loss: float
     train_accuracy: float
     terms: dict[str, float]
-    validation: Validation | None
-    seconds: float
+    validation: Validation | None = None
+    seconds: float = 0.0
 
 
 @dataclass
@@ -113,7 +114,7 @@ def fit(
         started = time.perf_counter()
         record = _train_epoch(classifier, optimizer, scheduler, batches(number - 1), loss, on_step, number)
         validation = validate()
-        record = Epoch(**record, validation=validation, seconds=time.perf_counter() - started)
+        record = replace(record, validation=validation, seconds=time.perf_counter() - started)
         result.history.append(record)
         score = (validation.accuracy, -validation.loss) if validation else (number, 0.0)
         if score > best_score:
@@ -132,8 +133,8 @@ def _train_epoch(
     loss: Callable[[Tensor, Batch], Terms],
     on_step: Callable[[], None],
     number: int,
-) -> dict[str, object]:
-    """One pass over the batches; the epoch's means of loss, accuracy and each term."""
+) -> Epoch:
+    """One pass over the batches; the epoch's means of loss, accuracy and each term, not yet validated."""
     classifier.network.train()
     sums: Terms = {}
     correct, seen = torch.zeros(()), 0
@@ -142,7 +143,7 @@ def _train_epoch(
         terms = loss(logits, batch)
         total = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         scheduler.step()
         size = len(batch.labels)
@@ -154,13 +155,8 @@ def _train_epoch(
     means = {name: value.item() / seen for name, value in sums.items()}
     if not all(map(math.isfinite, means.values())):
         raise UserError(f"the loss is no longer finite in epoch {number} ({means}); lower lr")
-    return {
-        "epoch": number,
-        "lr": float(optimizer.param_groups[0]["lr"]),
-        "train_loss": sum(means.values()),
-        "train_accuracy": correct.item() / seen,
-        "terms": means,
-    }
+    lr = float(optimizer.param_groups[0]["lr"])
+    return Epoch(number, lr, sum(means.values()), correct.item() / seen, means)
 
 
 def _copy(classifier: Classifier) -> State:

@@ -16,10 +16,9 @@ def fetch(folder: Path, test_fraction: float) -> None:
     digits = load_digits()
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8), ink from 0 to 16
     pixels = np.repeat(grey[..., None], 3, axis=-1)
-    train, test = train_test_split(
-        np.arange(len(pixels)), test_size=test_fraction, random_state=SPLIT_SEED, stratify=digits.target
-    )
+    train, test = train_test_split(np.arange(len(pixels)), test_size=test_fraction, random_state=SPLIT_SEED, stratify=digits.target)
     splits = {
-        name: array_images(pixels[rows], digits.target[rows], "digits") for name, rows in (("train", np.sort(train)), ("test", np.sort(test)))
+        name: array_images(pixels[rows], digits.target[rows], "digits")
+        for name, rows in (("train", np.sort(train)), ("test", np.sort(test)))
     }
     write_raw(folder, "digits", [str(digit) for digit in range(10)], dict(splits))

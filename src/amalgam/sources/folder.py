@@ -106,7 +106,9 @@ def _tar_members(path: Path) -> Iterator[Member]:
     with tarfile.open(path, "r:*") as archive:
         for info in archive:
             if info.issym() or info.islnk():
-                raise UserError(f"{path}: the member '{info.name}' is a link; pack the files themselves (tar --dereference --hard-dereference)")
+                raise UserError(
+                    f"{path}: the member '{info.name}' is a link; pack the files themselves (tar --dereference --hard-dereference)"
+                )
             stream = archive.extractfile(info)
             if stream is not None:
                 yield Member(PurePosixPath(info.name), stream)
@@ -123,7 +125,9 @@ def _spool(path: Path, scratch: IO[bytes], max_bytes: int) -> list[Spooled]:
         while block := member.stream.read(BLOCK):
             position += len(block)
             if position > max_bytes:
-                raise UserError(f"{path} unpacks to more than {max_bytes / 1e9:g} GB; raise folder.fetch.max_gigabytes if it is to be trusted")
+                raise UserError(
+                    f"{path} unpacks to more than {max_bytes / 1e9:g} GB; raise folder.fetch.max_gigabytes if it is to be trusted"
+                )
             scratch.write(block)
         split, category = place
         spooled.append(Spooled(split, category, str(member.path), start, position - start))

@@ -1,0 +1,142 @@
+"""Fixtures: tiny images with a real signal, tiny repositories with the real pipeline in them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+os.environ["AMALGAM_THREADS"] = "1"  # two test processes, or a laptop's few cores, must not slow each other down
+for variable in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(variable, None)
+
+TINY_TASKS = {
+    "taskA": {"warm": ["red", "yellow"], "cold": ["blue", "green"]},
+    "taskB": {"first": ["red", "yellow", "green"], "second": ["green", "blue"]},
+}
+COLOURS = {"red": (220, 30, 30), "yellow": (220, 220, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (120, 120, 120)}
+
+
+def write_images(folder: Path, count: dict[str, int], side: int = 12, seed: int = 0) -> None:
+    """``train/<colour>/*.png`` and ``test/…``: noisy squares that a small network tells apart."""
+    random = np.random.default_rng(seed)
+    for split, images in count.items():
+        for name, colour in COLOURS.items():
+            (folder / split / name).mkdir(parents=True)
+            for index in range(images):
+                pixels = np.clip(np.array(colour) + random.normal(0, 40, (side, side, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{index:03d}.png")
+
+
+@pytest.fixture
+def images_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    write_images(folder, {"train": 10, "test": 4})
+    return folder
+
+
+class Repository:
+    """A git and DVC repository with this project's pipeline and tiny settings."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            command,
+            cwd=self.root,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and result.returncode:
+            raise AssertionError(f"{command} failed:\n{result.stdout}\n{result.stderr}")
+        return result
+
+    def repro(self, *arguments: str) -> set[str]:
+        """Run ``dvc repro`` and return the stages that ran."""
+        return stages_run(self.run("dvc", "repro", *arguments).stdout)
+
+    def edit(self, file: str, change: Callable[[str], str]) -> None:
+        path = self.root / file
+        before = path.read_text()
+        assert change(before) != before, f"the edit of {file} changes nothing"
+        path.unlink()
+        path.write_text(change(before))
+
+    def set_params(self, **values: object) -> None:
+        """Set dotted keys (``__`` for a dot) as a user would with an editor."""
+        params = yaml.safe_load((self.root / "params.yaml").read_text())
+        for dotted, value in values.items():
+            *parents, last = dotted.split("__")
+            block = params
+            for parent in parents:
+                block = block[parent]
+            block[last] = value
+        (self.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def commit(self, message: str = "change") -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message)
+
+
+def stages_run(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")}
+
+
+def make_repository(root: Path) -> Repository:
+    root.mkdir(parents=True)
+    for name in ("src", "stages", ".dvc"):
+        shutil.copytree(
+            ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "cache", "tmp", "config.local")
+        )
+    for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", "README.md"):
+        shutil.copyfile(ROOT / name, root / name)
+    for name in ("data.dvc", "models.dvc"):
+        described = yaml.safe_load((ROOT / name).read_text())
+        bare = {kind: [{"path": described[kind][0]["path"]}] for kind in ("deps", "outs")}
+        (root / name).write_text(yaml.safe_dump(bare))
+    write_images(root / "images", {"train": 10, "test": 4})
+    repository = Repository(root)
+    repository.run("git", "init", "-q")
+    repository.edit(".gitignore", lambda text: text + "/images\n")
+    repository.set_params(
+        source="folder",
+        folder__fetch__path="images",
+        folder__tasks=TINY_TASKS,
+        folder__augmentation={"crop": 1, "flip": True},
+        val_fraction=0.2,
+        views=2,
+        num_epochs=2,
+        batch_size=16,
+        student_resolution=32,
+        teacher__num_epochs=2,
+        teacher__batch_size=16,
+    )
+    repository.commit("tiny pipeline")
+    return repository
+
+
+@pytest.fixture(scope="session")
+def finished_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny repository in which everything ran once; tests work on copies."""
+    repository = make_repository(tmp_path_factory.mktemp("template") / "repository")
+    repository.repro()
+    repository.commit("first run")
+    return repository.root
+
+
+@pytest.fixture
+def finished(finished_template: Path, tmp_path: Path) -> Repository:
+    """A copy of the finished repository, with its caches, at another place."""
+    root = tmp_path / "repository"
+    shutil.copytree(finished_template, root, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
+    return Repository(root)

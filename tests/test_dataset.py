@@ -1,0 +1,120 @@
+"""Preparing: label sets, the validation split, sizes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from amalgam.dataset import LabelSets, PreparedSplit, fit_square, prepare_split, validation_mask
+from amalgam.errors import UserError
+from amalgam.sources import folder
+from amalgam.sources.raw import RawSplit, read_classes, read_split
+from conftest import COLOURS, write_images
+
+CIFAR_A = {"trees": ["willow_tree", "maple_tree"], "flowers": ["rose", "orchid"], "fruit": ["pear", "apple"]}
+AVAILABLE = ["apple", "bear", "maple_tree", "orchid", "pear", "rose", "willow_tree"]
+
+
+def test_the_union_follows_the_datas_order() -> None:
+    sets = LabelSets.of_task(CIFAR_A, AVAILABLE, "folder", "taskA")
+    assert sets.classes == ("apple", "maple_tree", "orchid", "pear", "rose", "willow_tree")
+    assert sets.teachers == {"trees": ("maple_tree", "willow_tree"), "flowers": ("orchid", "rose"), "fruit": ("apple", "pear")}
+    assert [sets.columns(name) for name in sets.teachers] == [[1, 5], [2, 4], [0, 3]]
+
+
+def test_who_covers_a_class() -> None:
+    sets = LabelSets.of_task({"x": ["a", "b"], "y": ["b", "c"]}, ["a", "b", "c"], "folder", "taskB")
+    np.testing.assert_array_equal(sets.covering(), [[True, True, False], [False, True, True]])
+
+
+def test_a_class_that_the_data_lacks_is_named() -> None:
+    with pytest.raises(UserError, match=r"folder\.tasks\.taskA\.trees: the data has no class 'maple_tre'; did you mean 'maple_tree'\?"):
+        LabelSets.of_task({"trees": ["maple_tre", "willow_tree"]}, AVAILABLE, "folder", "taskA")
+
+
+def test_label_sets_are_read_back_as_written(tmp_path: Path) -> None:
+    sets = LabelSets.of_task(CIFAR_A, AVAILABLE, "folder", "taskA")
+    sets.write(tmp_path)
+    assert LabelSets.read(tmp_path) == sets
+
+
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=5), st.floats(0.01, 0.95), st.integers(0, 100))
+@settings(deadline=None)
+def test_validation_is_stratified(counts: list[int], fraction: float, seed: int) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    mask = validation_mask(labels, [f"class {i}" for i in range(len(counts))], fraction, seed)
+    for label, count in enumerate(counts):
+        held = int(mask[labels == label].sum())
+        assert 1 <= held <= count - 1
+        assert abs(held - fraction * count) <= 1
+
+
+def test_a_change_of_one_class_moves_no_image_of_another() -> None:
+    two = validation_mask(np.repeat([0, 1], 20), ["a", "b"], 0.2, 3)
+    three = validation_mask(np.repeat([0, 1, 2], 20), ["a", "new", "b"], 0.2, 3)
+    np.testing.assert_array_equal(two[:20], three[:20])
+    np.testing.assert_array_equal(two[20:], three[40:])
+    assert not np.array_equal(two[:20], two[20:])
+
+
+def test_nothing_is_held_out_at_fraction_zero() -> None:
+    assert not validation_mask(np.array([0, 1]), ["a", "b"], 0, 0).any()
+
+
+def test_a_class_of_one_image_cannot_be_split() -> None:
+    with pytest.raises(UserError, match="class 'b' has 1 training image"):
+        validation_mask(np.array([0, 0, 1]), ["a", "b"], 0.5, 0)
+
+
+def test_fit_square_cuts_the_centre() -> None:
+    pixels = np.zeros((10, 30, 3), dtype=np.uint8)
+    pixels[:, 10:20] = 200
+    np.testing.assert_array_equal(fit_square(pixels, 10), np.full((10, 10, 3), 200))
+    assert fit_square(pixels, 7).shape == (7, 7, 3)
+    assert fit_square(pixels.transpose(1, 0, 2), 16).shape == (16, 16, 3)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> tuple[RawSplit, list[str], Path]:
+    write_images(tmp_path / "images", {"train": 5, "test": 2})
+    return fetched(tmp_path), sorted(COLOURS), tmp_path
+
+
+def fetched(tmp_path: Path) -> RawSplit:
+    target = tmp_path / f"raw{len(list(tmp_path.glob('raw*')))}"
+    target.mkdir()
+    folder.fetch(target, tmp_path, "images", None, 10**9)
+    assert read_classes(target) == sorted(COLOURS)
+    return read_split(target, "train")
+
+
+def test_a_prepared_split_holds_the_unions_images_at_native_size(raw: tuple[RawSplit, list[str], Path]) -> None:
+    split, available, tmp_path = raw
+    prepare_split(split, available, ["blue", "red"], None, 0.4, 0, tmp_path / "out")
+    prepared = PreparedSplit.read(tmp_path / "out")
+    assert prepared.images.shape == (10, 12, 12, 3)
+    np.testing.assert_array_equal(prepared.labels, np.repeat([0, 1], 5))
+    assert prepared.validation.sum() == 4
+    for image, name in zip(prepared.images, prepared.names, strict=True):
+        np.testing.assert_array_equal(image, np.asarray(Image.open(tmp_path / "images" / name)))
+
+
+def test_mixed_sizes_are_brought_to_one(raw: tuple[RawSplit, list[str], Path]) -> None:
+    _, available, tmp_path = raw
+    Image.new("L", (200, 90), 128).save(tmp_path / "images" / "train" / "red" / "wide.jpg")
+    prepare_split(fetched(tmp_path), available, available, None, 0, 0, tmp_path / "out")
+    assert PreparedSplit.read(tmp_path / "out").images.shape == (26, 64, 64, 3)
+    prepare_split(fetched(tmp_path), available, available, 20, 0, 0, tmp_path / "out")
+    assert PreparedSplit.read(tmp_path / "out").images.shape == (26, 20, 20, 3)
+
+
+def test_the_content_hash_sees_pixels_labels_and_split(raw: tuple[RawSplit, list[str], Path]) -> None:
+    split, available, tmp_path = raw
+    hashes = set()
+    for number, (union, fraction, seed) in enumerate(((["blue", "red"], 0.4, 0), (["blue", "red"], 0.4, 1), (["blue", "grey"], 0.4, 0))):
+        prepare_split(split, available, union, None, fraction, seed, tmp_path / f"out{number}")
+        hashes.add(PreparedSplit.read(tmp_path / f"out{number}").content)
+    assert len(hashes) == 3

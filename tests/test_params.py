@@ -1,0 +1,159 @@
+"""The parameters: one definition, one reader, messages that say what to do."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from amalgam.errors import UserError
+from amalgam.params import Params, StudentSettings, load_params, read_yaml
+from conftest import ROOT, Repository, make_repository
+
+SHIPPED = (ROOT / "params.yaml").read_text()
+
+
+def load(text: str, tmp_path: Path) -> Params:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return load_params(path)
+
+
+def edited(old: str, new: str) -> str:
+    assert SHIPPED.count(f"\n{old}") == 1
+    return str(SHIPPED.replace(f"\n{old}", f"\n{new}"))
+
+
+def every_field(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every parameter by its dotted name, but the tasks' overrides."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from every_field(field.annotation, f"{prefix}{name}.")
+        elif name != "tasks" or model is not Params:
+            yield f"{prefix}{name}", field
+
+
+def test_every_parameter_is_documented_in_place_by_its_own_description() -> None:
+    prose = " ".join(line.strip().removeprefix("#").strip() for line in SHIPPED.splitlines() if line.strip().startswith("#"))
+
+    for name, field in every_field(Params):
+        assert field.description, name
+        assert field.description in prose, f"params.yaml does not carry the description of {name}"
+
+
+def test_a_task_overrides_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    params = load(SHIPPED.replace("  alpha: null", "  alpha: 0.9", 1), tmp_path)
+    assert params.student("taskA").alpha == 0.9
+    assert params.student("taskB").alpha == params.alpha
+    assert params.student("taskA").model_dump(exclude={"alpha"}) == params.student("taskB").model_dump(exclude={"alpha"})
+
+
+def test_every_student_setting_can_be_overridden_for_each_task() -> None:
+    values, _ = read_yaml(SHIPPED, "params.yaml")
+    for task in ("taskA", "taskB"):
+        assert values[task] == dict.fromkeys(StudentSettings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("alpha: 0.5", "alhpa: 0.5", ": alhpa: unknown key; did you mean 'alpha'?"),
+        ("alpha: 0.5", "alpha: 1.5", ": alpha: '1.5' is refused: input should be less than or equal to 1"),
+        ("alpha: 0.5", "alpha: .nan", ": alpha: '.nan' is refused"),
+        ("alpha: 0.5", "alpha:", ": alpha: None is refused"),
+        ("alpha: 0.5", "", "alpha: missing; every key must stand in the file"),
+        ("alpha: 0.5", "alpha: 0.5\nalpha: 0.6", "the key 'alpha' stands twice"),
+        ("num_epochs: 40", "num_epochs: 2.5", ": num_epochs: '2.5' is refused: input should be a valid integer"),
+        ("student_model: MobileNetV3", "student_model: VGG", "'MobileNetV3', 'EfficientNet' or 'ResNet18'"),
+        ("source: digits", "source: mnist", "'digits', 'cifar100' or 'folder'"),
+        ("source: digits", "source: [", "is not valid YAML"),
+        ("taskB:", "taskC:", "digits.tasks.taskB has no block 'taskB:'"),
+        ("taskB:", "tasks:", "unknown key 'tasks'"),
+        ("teacher:", "teechers:", ": teechers: unknown key; did you mean 'teacher'?"),
+    ],
+)
+def test_what_is_wrong_is_named(old: str, new: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load(edited(old, new), tmp_path)
+    assert message in str(error.value)
+    assert str(tmp_path / "params.yaml") in str(error.value)
+
+
+def test_a_misspelt_key_is_one_message_not_two(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load(edited("alpha: 0.5", "alhpa: 0.5"), tmp_path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_misspelt_key_of_a_task_is_found(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"taskA\.alhpa: unknown key; did you mean 'alpha'\?"):
+        load(SHIPPED.replace("  alpha: null", "  alhpa: 0.9", 1), tmp_path)
+
+
+def test_everything_wrong_is_said_at_once_with_its_line(tmp_path: Path) -> None:
+    text = edited("alpha: 0.5", "alpha: 7").replace("\ntemperature: 4.0", "\ntemperature: -1")
+    with pytest.raises(UserError) as error:
+        load(text, tmp_path)
+    lines = text.splitlines()
+    for key in ("alpha: 7", "temperature: -1"):
+        assert f"params.yaml:{lines.index(key) + 1}: {key.partition(':')[0]}: " in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.yaml not found"):
+        load_params(tmp_path / "absent.yaml")
+
+
+def test_class_names_are_text_and_numbers_numbers_however_they_are_spelt(tmp_path: Path) -> None:
+    text = edited("lr: 0.003", "lr: 5e-05").replace("low: [0, 1, 2, 3]", "low: [no, on, 010, 1e3, ~, 'null', 2026-01-01, 0x1F]")
+    with pytest.raises(UserError, match=r"low\.4: None is refused"):
+        load(text, tmp_path)
+    params = load(text.replace(" ~,", ""), tmp_path)
+    assert params.lr == 5e-05
+    assert params.digits.tasks["taskA"]["low"] == ["no", "on", "010", "1e3", "null", "2026-01-01", "0x1F"]
+
+
+@given(st.floats(min_value=1e-300, max_value=10, exclude_min=True))
+@settings(max_examples=50, deadline=None)
+def test_a_float_is_read_back_in_any_spelling(value: float) -> None:
+    for spelling in (repr(value), f"{value:.17e}", f"'{value!r}'"):
+        values, _ = read_yaml(f"lr: {spelling}", "x")
+        assert math.isclose(float(values["lr"]), value, rel_tol=1e-15)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository whose only stage copies params.yaml, to see what DVC makes of it."""
+    repository = make_repository(tmp_path_factory.mktemp("params") / "repository")
+    shutil.copyfile(ROOT / "params.yaml", repository.root / "params.yaml")
+    repository.edit("params.yaml", lambda text: text.replace("low: [0, 1, 2, 3]", "low: [no, on, 010, '007', 3]", 1))
+    stages = {"stages": {"copy": {"cmd": "cat params.yaml > seen.yaml", "params": ["alpha", "lr", "taskA"], "outs": ["seen.yaml"]}}}
+    (repository.root / "dvc.yaml").write_text(yaml.safe_dump(stages))
+    for name in ("data.dvc", "models.dvc"):
+        (repository.root / name).unlink()
+    repository.commit()
+    return repository
+
+
+@pytest.mark.parametrize(("setting", "value"), [("alpha=0.5", 0.5), ("taskA.lr=3e-5", 3e-5), ("taskA.lr=0.00005", 5e-5), ("lr=1e-2", 0.01)])
+def test_what_dvc_writes_is_read_as_meant(repository: Repository, setting: str, value: float) -> None:
+    repository.run("dvc", "exp", "run", "--set-param", setting)
+    seen = load_params(repository.root / "seen.yaml")
+    name = setting.partition("=")[0]
+    assert (getattr(seen.student("taskA"), name.removeprefix("taskA."))) == value
+    assert seen.digits.tasks["taskA"]["low"] == ["no", "on", "010", "007", "3"]
+    for line in SHIPPED.splitlines():
+        if line.startswith("#"):
+            assert line in (repository.root / "seen.yaml").read_text(), "DVC dropped a comment"
+
+
+def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
+    result = repository.run("dvc", "exp", "run", "-S", "taskA.alhpa=0.5", check=False)
+    assert result.returncode != 0
+    assert "alhpa" in result.stderr

@@ -1,0 +1,279 @@
+"""The pipeline on tiny images, with real DVC and real MLflow: what runs, what does not, and what comes of it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from conftest import Repository, stages_run
+
+ALL = {"fetch", "preprocess", "teachers", "targets-taskA", "targets-taskB", "train-taskA", "train-taskB", "evaluate"}
+TRAINING = {"train-taskA", "train-taskB", "evaluate"}
+DETERMINISTIC = ("best.safetensors", "last.safetensors", "student.json", "history.csv", "metrics.json")
+
+
+def client(repository: Repository) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{repository.root / 'mlflow.db'}")
+
+
+def runs_of(repository: Repository, task: str = "taskA") -> list:  # type: ignore[type-arg]
+    mlflow = client(repository)
+    experiment = mlflow.get_experiment_by_name(task)
+    return list(mlflow.search_runs([experiment.experiment_id])) if experiment else []
+
+
+def read(repository: Repository, path: str) -> dict:  # type: ignore[type-arg]
+    return json.loads((repository.root / path).read_text())  # type: ignore[no-any-return]
+
+
+def append_comment(text: str) -> str:
+    return text + "# a remark\n"
+
+
+def test_the_graph_is_the_documented_one(finished: Repository) -> None:
+    stages = [line.split("'")[1] for line in finished.run("dvc", "repro", "--dry", "--force").stdout.splitlines() if "'" in line]
+    order = {name: stages.index(name) for name in stages}
+    chain = ["fetch", "data.dvc", "preprocess", "teachers", "models.dvc"]
+    assert [name for name in stages if name in chain] == chain
+    for task in ("taskA", "taskB"):
+        assert order["models.dvc"] < order[f"targets-{task}"] < order[f"train-{task}"] < order["evaluate"]
+
+
+def test_nothing_runs_twice(finished: Repository) -> None:
+    assert finished.repro() == set()
+
+
+def test_alpha_re_runs_training_and_evaluation_alone(finished: Repository) -> None:
+    finished.set_params(alpha=0.9)
+    assert finished.repro() == TRAINING
+
+
+def test_one_tasks_alpha_re_runs_that_tasks_training(finished: Repository) -> None:
+    result = finished.run("dvc", "exp", "run", "--set-param", "taskA.alpha=0.25")
+    assert stages_run(result.stdout) == {"train-taskA", "evaluate"}
+    assert read(finished, "outputs/students/taskA/student.json")["settings"]["alpha"] == 0.25
+    assert read(finished, "outputs/students/taskB/student.json")["settings"]["alpha"] == 0.5
+
+
+def test_readme_and_neutral_code_re_run_nothing(finished: Repository) -> None:
+    finished.edit("README.md", append_comment)
+    finished.edit("src/amalgam/tracking.py", append_comment)
+    finished.edit("src/amalgam/params.py", append_comment)
+    assert finished.repro() == set()
+
+
+def test_an_edit_of_the_plots_re_runs_evaluation_alone(finished: Repository) -> None:
+    finished.edit("src/amalgam/plots.py", append_comment)
+    assert finished.repro() == {"evaluate"}
+
+
+def test_an_edit_of_the_losses_re_runs_no_teacher(finished: Repository) -> None:
+    finished.edit("src/amalgam/losses.py", append_comment)
+    assert finished.repro() == TRAINING
+
+
+def test_a_class_of_one_task_re_runs_no_training_of_the_other(finished: Repository) -> None:
+    tasks = yaml.safe_load((finished.root / "params.yaml").read_text())["folder"]["tasks"]
+    tasks["taskB"]["second"] = ["green", "blue", "grey"]
+    finished.set_params(folder__tasks=tasks)
+    assert finished.repro() == ALL - {"fetch", "targets-taskA", "train-taskA"}
+    stored = list((finished.root / ".amalgam" / "teachers").glob("*/manifest.json"))
+    assert len(stored) == 5, "four teachers of the first run, and the one whose classes changed"
+
+
+def test_more_views_re_run_targets_but_no_teacher(finished: Repository) -> None:
+    finished.set_params(taskB__views=3)
+    assert finished.repro() == {"targets-taskB", "train-taskB", "evaluate"}
+
+
+def test_the_same_inputs_give_the_same_bits_whatever_ran_before(finished: Repository) -> None:
+    """Everything again, from an empty store and cache, after another experiment."""
+    before = {name: (finished.root / "outputs/students/taskA" / name).read_bytes() for name in DETERMINISTIC}
+    tested = read(finished, "outputs/evaluation/taskA/results.json")
+    pinned = [(finished.root / name).read_text() for name in ("data.dvc", "models.dvc")]
+    finished.run("dvc", "exp", "run", "-S", "taskA.alpha=0.25")
+    finished.run("git", "checkout", "-q", "--", ".")
+    for name in (".amalgam", "outputs", "fetched", "data", "models", ".dvc/cache"):
+        shutil.rmtree(finished.root / name)
+    assert finished.repro() == ALL
+    assert {name: (finished.root / "outputs/students/taskA" / name).read_bytes() for name in DETERMINISTIC} == before
+    assert read(finished, "outputs/evaluation/taskA/results.json") == tested
+    assert [(finished.root / name).read_text() for name in ("data.dvc", "models.dvc")] == pinned
+
+
+def test_pull_in_a_fresh_clone_leaves_nothing_to_run(finished: Repository, tmp_path: Path) -> None:
+    finished.run("dvc", "remote", "add", "--default", "here", str(tmp_path / "remote"))
+    finished.commit("remote")
+    finished.run("dvc", "push")
+    finished.run("git", "clone", "-q", str(finished.root), str(tmp_path / "clone"))
+    clone = Repository(tmp_path / "clone")
+    clone.run("dvc", "pull")
+    assert clone.repro() == set()
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+    for name in ("outputs/evaluation/taskA/results.json", "models/taskB/first/weights.safetensors"):
+        assert (clone.root / name).read_bytes() == (finished.root / name).read_bytes()
+
+
+def test_evaluation_prints_a_table_and_writes_what_dvc_shows(finished: Repository) -> None:
+    output = finished.run("dvc", "repro", "--force", "--single-item", "evaluate").stdout
+    for task in ("taskA", "taskB"):
+        found, run = read(finished, f"outputs/evaluation/{task}/results.json"), read(finished, f"outputs/students/{task}/run.json")
+        row = next(line for line in output.splitlines() if line.startswith(f"{task}  "))
+        assert run["run_id"] in row
+        assert str(found["overall_accuracy"]) in row
+        assert all(f"{name} {value:g}" in row for name, value in found["teacher_accuracy"].items())
+    shown = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    assert shown["outputs/evaluation/taskA/metrics.json"]["data"]["taskA"].keys() == {"test_accuracy", "test_loss"}
+    page = finished.run("dvc", "plots", "show").stdout.strip()
+    html = Path(page.removeprefix("file://")).read_text()
+    for expected in ("learning curve", "predictions.csv", "confusion_matrix.png"):
+        assert expected in html
+
+
+def test_every_row_of_exp_show_has_its_metrics(finished: Repository) -> None:
+    for alpha in ("0.1", "0.9"):
+        finished.run("dvc", "exp", "run", "-S", f"alpha={alpha}")
+    header, *rows = finished.run("dvc", "exp", "show", "--csv", "--drop", "src|stages|images").stdout.splitlines()
+    names = header.split(",")
+    for column in ("taskA.val_accuracy", "taskA.test_accuracy", "taskB.test_accuracy", "alpha"):
+        assert column in names
+    index = names.index("taskA.test_accuracy")
+    assert len(rows) == 4, "workspace, main and two experiments"
+    assert all(row.split(",")[index] not in ("", "!", "-") for row in rows)
+    difference = json.loads(finished.run("dvc", "metrics", "diff", "--all", "--json").stdout)
+    assert "outputs/students/taskA/metrics.json" in difference
+
+
+def test_a_forced_training_gets_its_own_run_with_test_results(finished: Repository) -> None:
+    first = read(finished, "outputs/students/taskA/run.json")["run_id"]
+    finished.run("dvc", "repro", "--force", "--single-item", "train-taskA")
+    second = read(finished, "outputs/students/taskA/run.json")["run_id"]
+    assert second != first
+    assert finished.repro() == {"evaluate"}
+    run = client(finished).get_run(second)
+    assert run.data.metrics["test_accuracy"] == read(finished, "outputs/evaluation/taskA/results.json")["overall_accuracy"]
+    assert run.info.status == "FINISHED"
+
+
+def test_a_run_holds_all_that_is_promised(finished: Repository) -> None:
+    finished.set_params(seed=7, run="again")
+    finished.repro()
+    (run,) = runs_of(finished)
+    assert run.info.run_name == "MobileNetV3 α0.5 T4 s7 again"
+    assert {
+        "alpha",
+        "temperature",
+        "lr",
+        "source",
+        "student_model",
+        "teacher.num_epochs",
+        "views",
+        "val_fraction",
+    } <= run.data.params.keys()
+    mlflow = client(finished)
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "epoch_seconds", "train_loss_distillation"):
+        assert [point.step for point in mlflow.get_metric_history(run.info.run_id, name)] == [1, 2], name
+    for name in ("best_val_accuracy", "seconds", "test_accuracy", "test_accuracy/red", "teacher_accuracy/warm"):
+        assert name in run.data.metrics
+    files = {file.path for folder in ("student", "evaluation") for file in mlflow.list_artifacts(run.info.run_id, folder)}
+    assert {"student/best.safetensors", "evaluation/confusion_matrix.png", "evaluation/confusion_matrix.csv"} <= files
+    assert run.info.artifact_uri.startswith(f"file://{finished.root}/mlruns/")
+
+
+def test_a_temporary_copy_reads_from_the_repository_and_logs_to_it(finished: Repository) -> None:
+    """A relative data path, the MLflow store and the store of teachers all belong to the main repository."""
+    result = finished.run("dvc", "exp", "run", "--temp", "-S", "folder.fetch.max_gigabytes=1", "-S", "alpha=0.7")
+    assert stages_run(result.stdout) == {"fetch"} | TRAINING
+    (run,) = runs_of(finished)
+    assert run.data.params["alpha"] == "0.7"
+    assert "test_accuracy" in run.data.metrics
+    assert run.info.artifact_uri.startswith(f"file://{finished.root}/mlruns/")
+
+
+def test_a_temporary_copy_runs_its_own_code(finished: Repository) -> None:
+    """The code of the experiment, not that of the installed package or of the workspace's later state."""
+    finished.edit("src/amalgam/summary.py", lambda text: text.replace('"─"', '"="'))
+    result = finished.run("dvc", "exp", "run", "--temp", "-S", "taskA.alpha=0.7")
+    assert "====" in result.stdout
+
+
+def test_two_workers_of_the_queue_lose_nothing(finished: Repository) -> None:
+    finished.run("dvc", "exp", "run", "--queue", "-S", "alpha=0.2,0.8")
+    finished.run("dvc", "queue", "start", "-j", "2")
+    finished.run("dvc", "queue", "logs", "--follow", finished.run("dvc", "queue", "status").stdout.split()[5], check=False)
+    waited = subprocess.run(
+        ["bash", "-c", "for i in $(seq 150); do dvc queue status | grep -qE 'Running|Queued' || exit 0; sleep 1; done; exit 1"],
+        cwd=finished.root,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        check=False,
+    )
+    status = finished.run("dvc", "queue", "status").stdout
+    assert waited.returncode == 0, status
+    assert status.count("Success") == 2, status
+    for task in ("taskA", "taskB"):
+        assert sorted(run.data.params["alpha"] for run in runs_of(finished, task)) == ["0.2", "0.8"]
+        assert all("test_accuracy" in run.data.metrics for run in runs_of(finished, task))
+
+
+def test_a_wrong_parameter_ends_in_one_message_before_any_work(finished: Repository) -> None:
+    before = (finished.root / "outputs/students/taskB/run.json").read_bytes()
+    result = finished.run("dvc", "exp", "run", "-S", "taskA.alpha=1.5", check=False)
+    assert result.returncode != 0
+    output = result.stdout + result.stderr
+    assert "taskA.alpha: '1.5' is refused: input should be less than or equal to 1" in output
+    assert "Traceback" not in output
+    assert not (finished.root / "outputs/students/taskA").exists()
+    assert (finished.root / "outputs/students/taskB/run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("stage", ["fetch", "preprocess", "teachers", "targets", "train", "evaluate"])
+def test_every_stage_validates_all_parameters_first(finished: Repository, stage: str) -> None:
+    finished.edit("params.yaml", lambda text: text + "alpah: 1\n")
+    task = ("--task", "A") if stage in ("targets", "train") else ()
+    result = finished.run("python", f"stages/{stage}.py", *task, check=False, PYTHONPATH="src")
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("alpah: unknown key; did you mean 'alpha'?")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_task_that_does_not_exist_is_named(finished: Repository) -> None:
+    result = finished.run("python", "stages/train.py", "--task", "Z", check=False, PYTHONPATH="src")
+    assert result.returncode == 1
+    assert "there is no taskZ; the tasks are taskA, taskB" in result.stderr
+
+
+def test_dvc_finds_its_environment_without_activation(finished: Repository) -> None:
+    """Called by its path, with a PATH that knows neither dvc nor this python."""
+    finished.set_params(run="elsewhere")
+    dvc = Path(sys.executable).parent / "dvc"
+    environment = {name: value for name, value in os.environ.items() if name not in ("PATH", "VIRTUAL_ENV")}
+    result = subprocess.run(
+        [str(dvc), "repro", "train-taskA"],
+        cwd=finished.root,
+        env=environment | {"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert stages_run(result.stdout) == {"train-taskA"}
+
+
+def test_a_changed_archive_is_noticed_by_the_documented_command(finished: Repository) -> None:
+    shutil.copyfile(finished.root / "images/train/red/000.png", finished.root / "images/train/red/new.png")
+    assert finished.repro() == set()
+    assert stages_run(finished.run("dvc", "repro", "--force", "--single-item", "fetch").stdout) == {"fetch"}
+    assert finished.repro() == ALL - {"fetch"}
+
+
+def test_stages_are_silent_in_a_log(finished: Repository) -> None:
+    finished.set_params(taskA__run="log")
+    result = finished.run("dvc", "repro")
+    assert "\r" not in result.stdout + result.stderr
+    assert "it/s" not in result.stdout + result.stderr

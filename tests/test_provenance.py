@@ -1,0 +1,89 @@
+"""What a stage depends on is what DVC is told."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from amalgam.errors import UserError
+from amalgam.params import Params, StudentSettings
+from amalgam.provenance import NEUTRAL, PACKAGE, code_hash, fingerprint, import_closure, imported_modules, module_file, thread_count
+from conftest import ROOT
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+TARGET_KEYS = {"views", "stored_teachers"}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_the_code_it_imports(name: str) -> None:
+    stage = STAGES[name]
+    script = re.search(r"stages/\w+\.py", stage["cmd"]).group()  # type: ignore[union-attr]
+    files = [module_file(module) for module in import_closure(imported_modules(ROOT / script))]
+    expected = {script} | {str(file.relative_to(PACKAGE.parent.parent)) for file in files if file.name != "__init__.py"}
+    assert {dep for dep in stage["deps"] if dep.endswith(".py")} == expected
+
+
+def test_package_files_without_code_are_the_only_ones_left_out() -> None:
+    for file in PACKAGE.rglob("__init__.py"):
+        assert re.fullmatch(r'""".*"""\n', file.read_text(), re.DOTALL), f"{file} has code, so stages must depend on it"
+
+
+def test_neutral_modules_exist() -> None:
+    for name in NEUTRAL:
+        assert module_file(name).is_file()
+
+
+def listed(stage: str) -> set[str]:
+    names: set[str] = set()
+    for entry in STAGES[stage].get("params", []):
+        names |= set(entry["params.yaml"]) if isinstance(entry, dict) else {entry}
+    return names
+
+
+def test_trainings_depend_on_every_student_setting_and_targets_on_theirs() -> None:
+    for task in ("taskA", "taskB"):
+        assert listed(f"train-{task}") == set(StudentSettings.model_fields) - TARGET_KEYS | {task}
+        assert listed(f"targets-{task}") >= TARGET_KEYS | {f"{task}.{key}" for key in TARGET_KEYS}
+
+
+def test_every_parameter_re_runs_something() -> None:
+    every = set().union(*(listed(stage) for stage in STAGES))
+    for name in Params.model_fields:
+        if name in ("digits", "cifar100", "folder"):
+            assert {f"${{source}}.{key}" for key in ("fetch", "resolution", "augmentation", "tasks")} <= every
+        else:
+            assert name in every or name == "tasks", name
+
+
+def test_the_closure_follows_imports_but_not_into_neutral_modules() -> None:
+    closure = import_closure(["teachers"])
+    assert {"teachers", "trainer", "models", "views", "dataset", "sources.raw"} <= set(closure)
+    assert "losses" not in closure
+    assert not NEUTRAL & set(closure)
+    assert code_hash("amalgam.teachers") != code_hash("amalgam.targets")
+
+
+def test_fetch_and_preprocess_do_not_import_torch_or_mlflow() -> None:
+    for script in ("preprocess", "fetch"):
+        code = f"import sys; sys.path.insert(0, 'stages'); import {script}; print({{'torch', 'mlflow'}} & set(sys.modules))"
+        found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == "set()"
+
+
+def test_fingerprints_differ_by_value_and_name() -> None:
+    assert fingerprint(a=1, b=2) == fingerprint(b=2, a=1)
+    assert len({fingerprint(a=1), fingerprint(a=2), fingerprint(b=1)}) == 3
+
+
+@pytest.mark.parametrize("value", ["0", "two", "-1"])
+def test_an_impossible_number_of_threads_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMALGAM_THREADS", value)
+    with pytest.raises(UserError, match=f"AMALGAM_THREADS is '{value}'"):
+        thread_count()
+
+
+def test_threads_default_to_the_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AMALGAM_THREADS")
+    assert thread_count() >= 1

@@ -1,0 +1,297 @@
+"""Sources: everything ends in the canonical layout, or in a message that names what is wrong."""
+
+import hashlib
+import http.server
+import io
+import pickle
+import shutil
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from amalgam.errors import UserError
+from amalgam.files import sha256_of_file
+from amalgam.sources import cifar100, digits, folder
+from amalgam.sources.raw import array_images, decode, encode_ppm, read_classes, read_split, write_raw
+from conftest import COLOURS
+
+GIGABYTE = 10**9
+
+
+def fetch(path: Path, tmp_path: Path, sha256: str | None = None, max_bytes: int = GIGABYTE) -> Path:
+    target = tmp_path / f"raw-{len(list(tmp_path.glob('raw-*')))}"
+    target.mkdir()
+    folder.fetch(target, tmp_path, str(path), sha256, max_bytes)
+    return target
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def pack_zip(images: Path, target: Path, prefix: str = "", reverse: bool = False) -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        for file in sorted(images.rglob("*.png"), reverse=reverse):
+            archive.write(file, prefix + str(file.relative_to(images)))
+        archive.writestr(f"{prefix}__MACOSX/train/red/._000.png", b"resource fork")
+        archive.writestr(f"{prefix}train/red/.DS_Store", b"finder")
+        archive.writestr(f"{prefix}README.txt", b"about")
+    return target
+
+
+def test_the_same_images_give_the_same_bytes_from_any_container(images_folder: Path, tmp_path: Path) -> None:
+    expected = files_of(fetch(images_folder, tmp_path))
+    (images_folder / "train" / "red" / "Thumbs.db").write_bytes(b"windows")
+    assert files_of(fetch(images_folder, tmp_path)) == expected
+    assert files_of(fetch(pack_zip(images_folder, tmp_path / "a.zip"), tmp_path)) == expected
+    assert files_of(fetch(pack_zip(images_folder, tmp_path / "b.zip", "pictures/", reverse=True), tmp_path)) == expected
+    for name, mode in (("c.tar", "w"), ("c.tar.gz", "w:gz"), ("c.tar.bz2", "w:bz2"), ("c.tar.xz", "w:xz")):
+        (images_folder / "train" / "red" / "Thumbs.db").unlink(missing_ok=True)
+        with tarfile.open(tmp_path / name, mode) as archive:  # type: ignore[call-overload]
+            archive.add(images_folder, "set")
+        assert files_of(fetch(tmp_path / name, tmp_path)) == expected
+
+
+def test_what_was_written_is_what_is_read(images_folder: Path, tmp_path: Path) -> None:
+    target = fetch(images_folder, tmp_path)
+    assert read_classes(target) == sorted(COLOURS)
+    split = read_split(target, "test")
+    assert len(split.labels) == 4 * len(COLOURS)
+    for index, name in enumerate(split.names):
+        with Image.open(images_folder / name) as image:
+            np.testing.assert_array_equal(split.decode(index), np.asarray(image))
+        assert name.split("/")[1] == sorted(COLOURS)[split.labels[index]]
+
+
+def test_a_relative_path_counts_from_the_root(images_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert files_of(fetch(Path(images_folder.name), tmp_path)) == files_of(fetch(images_folder, tmp_path))
+
+
+def test_common_formats_sizes_and_colour_modes_are_read() -> None:
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    for kind, exact in (("PNG", True), ("BMP", True), ("TIFF", True), ("PPM", True), ("WEBP", False), ("JPEG", False), ("GIF", False)):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind)
+        decoded = decode(buffer.getvalue(), kind)
+        assert decoded.shape == (9, 13, 3)
+        assert decoded.dtype == np.uint8
+        if exact:
+            np.testing.assert_array_equal(decoded, pixels)
+    for mode in ("L", "LA", "RGBA", "P", "1", "CMYK"):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).convert(mode).save(buffer, "TIFF" if mode == "CMYK" else "PNG")
+        assert decode(buffer.getvalue(), mode).shape == (9, 13, 3)
+
+
+def test_sixteen_bit_grey_keeps_its_high_byte() -> None:
+    grey = np.array([[0, 256 * 7 + 3, 65535]], dtype=np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, "PNG")
+    np.testing.assert_array_equal(decode(buffer.getvalue(), "x")[..., 0], [[0, 7, 255]])
+
+
+def test_a_photograph_taken_sideways_stands_upright() -> None:
+    pixels = np.zeros((4, 8, 3), dtype=np.uint8)
+    pixels[:, :4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned a quarter to the left
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    upright = decode(buffer.getvalue(), "x")
+    assert upright.shape == (8, 4, 3)
+    assert upright[0].min() == 255
+    assert upright[-1].max() == 0
+
+
+def test_ppm_is_lossless() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode(encode_ppm(pixels), "x"), pixels)
+
+
+def test_a_truncated_image_is_named(images_folder: Path, tmp_path: Path) -> None:
+    victim = images_folder / "train" / "blue" / "003.png"
+    victim.write_bytes(victim.read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"train/blue/003\.png: not a readable image"):
+        fetch(images_folder, tmp_path)
+
+
+def test_a_file_that_is_no_image_is_named(images_folder: Path, tmp_path: Path) -> None:
+    (images_folder / "test" / "blue" / "notes.txt").write_text("hello")
+    with pytest.raises(UserError, match=r"test/blue/notes\.txt: not a readable image"):
+        fetch(images_folder, tmp_path)
+
+
+def test_a_missing_split_is_named(images_folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(images_folder / "test")
+    with pytest.raises(UserError, match="has no test images; they must stand at test/<class>/<image>"):
+        fetch(images_folder, tmp_path)
+
+
+@pytest.mark.parametrize(("split", "other"), [("train", "test"), ("test", "train")])
+def test_a_class_without_images_in_one_split_is_named(images_folder: Path, tmp_path: Path, split: str, other: str) -> None:
+    for file in (images_folder / split / "green").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=f"no {split} images of green"):
+        fetch(images_folder, tmp_path)
+
+
+def test_images_outside_a_class_are_named(images_folder: Path, tmp_path: Path) -> None:
+    shutil.copyfile(images_folder / "train" / "red" / "000.png", images_folder / "train" / "stray.png")
+    with pytest.raises(UserError, match=r"train/stray\.png' belongs to no class"):
+        fetch(images_folder, tmp_path)
+
+
+def test_images_too_deep_are_named(images_folder: Path, tmp_path: Path) -> None:
+    (images_folder / "train" / "red" / "more").mkdir()
+    shutil.copyfile(images_folder / "train" / "red" / "000.png", images_folder / "train" / "red" / "more" / "a.png")
+    with pytest.raises(UserError, match=r"train/red/more/a\.png' lies too deep"):
+        fetch(images_folder, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../outside/train/red/x.png", "/abs/train/red/x.png"])
+def test_an_archive_that_points_outside_is_refused(images_folder: Path, tmp_path: Path, name: str) -> None:
+    archive = pack_zip(images_folder, tmp_path / "a.zip")
+    with zipfile.ZipFile(archive, "a") as more:
+        more.writestr(name, b"x")
+    with pytest.raises(UserError, match="points outside the archive"):
+        fetch(archive, tmp_path)
+
+
+def test_a_tar_with_links_is_refused(images_folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(images_folder, "set")
+        link = tarfile.TarInfo("set/train/red/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    with pytest.raises(UserError, match="is a link"):
+        fetch(tmp_path / "a.tar", tmp_path)
+
+
+def test_an_archive_bomb_is_stopped_whatever_its_headers_say(images_folder: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train/red/x.png", bytes(50_000_000))
+    with pytest.raises(UserError, match=r"unpacks to more than 0.01 GB; raise folder.fetch.max_gigabytes"):
+        fetch(tmp_path / "bomb.zip", tmp_path, max_bytes=10_000_000)
+
+
+def test_a_damaged_archive_is_named(images_folder: Path, tmp_path: Path) -> None:
+    archive = pack_zip(images_folder, tmp_path / "a.zip")
+    content = bytearray(archive.read_bytes())
+    content[200:260] = bytes(60)
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.zip is damaged|not a readable image"):
+        fetch(archive, tmp_path)
+    with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as whole:
+        whole.add(images_folder, "set")
+    (tmp_path / "b.tar.gz").write_bytes((tmp_path / "b.tar.gz").read_bytes()[:-5000])
+    with pytest.raises(UserError, match=r"b\.tar\.gz is damaged"):
+        fetch(tmp_path / "b.tar.gz", tmp_path)
+
+
+def test_something_else_than_an_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_text("<html>quota exceeded</html>")
+    with pytest.raises(UserError, match=r"x\.zip is neither a folder nor a \.zip or \.tar\.\* archive"):
+        fetch(tmp_path / "x.zip", tmp_path)
+
+
+def test_the_hash_pins_the_archive(images_folder: Path, tmp_path: Path) -> None:
+    archive = pack_zip(images_folder, tmp_path / "a.zip")
+    fetch(archive, tmp_path, sha256=sha256_of_file(archive))
+    with pytest.raises(UserError, match=f"has the sha256 {sha256_of_file(archive)}, but folder.fetch.sha256 is 0000"):
+        fetch(archive, tmp_path, sha256="0" * 64)
+    with pytest.raises(UserError, match=r"pins an archive, but .* is a folder"):
+        fetch(images_folder, tmp_path, sha256="0" * 64)
+
+
+def test_a_path_must_be_set_and_exist(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"needs folder\.fetch\.path"):
+        folder.fetch(tmp_path, tmp_path, None, None, GIGABYTE)
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        folder.fetch(tmp_path, tmp_path, "nowhere", None, GIGABYTE)
+
+
+def test_the_digits_are_all_there_split_and_stratified(tmp_path: Path) -> None:
+    digits.fetch(tmp_path, 0.2)
+    train, test = read_split(tmp_path, "train"), read_split(tmp_path, "test")
+    assert (len(train.labels), len(test.labels)) == (1437, 360)
+    seen = sorted(part.decode(i)[..., 0].tobytes() for part in (train, test) for i in range(len(part.labels)))
+    assert seen == sorted(np.round(image * 255 / 16).astype(np.uint8).tobytes() for image in load_digits().images)
+    assert np.bincount(test.labels).min() >= 34
+
+
+def test_a_class_without_images_is_never_written(tmp_path: Path) -> None:
+    images = array_images(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 0]), "x")
+    with pytest.raises(UserError, match="no train images of b"):
+        write_raw(tmp_path, "array", ["a", "b"], {"train": images, "test": images})
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address at which it is served."""
+    served = tmp_path / "served"
+    served.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments, directory=str(served))  # type: ignore[arg-type]
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield served, f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def published_layout(served: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """An archive laid out as the published one, two images a split, whose hashes torchvision is told to expect."""
+    random = np.random.default_rng(0)
+    pixels = {name: random.integers(0, 256, (2, 3, 32, 32), dtype=np.uint8) for name in ("train", "test")}
+    contents = {name: pickle.dumps({"data": images.reshape(2, -1), "fine_labels": [1, 0]}) for name, images in pixels.items()} | {
+        "meta": pickle.dumps({"fine_label_names": ["apple", "bear"]})
+    }
+    with tarfile.open(served / "c.tar.gz", "w:gz") as archive:
+        for name, content in contents.items():
+            info = tarfile.TarInfo(f"cifar-100-python/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    md5 = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+    monkeypatch.setattr(cifar100.Download, "tgz_md5", hashlib.md5((served / "c.tar.gz").read_bytes()).hexdigest())
+    monkeypatch.setattr(cifar100.Download, "train_list", [["train", md5["train"]]])
+    monkeypatch.setattr(cifar100.Download, "test_list", [["test", md5["test"]]])
+    monkeypatch.setattr(cifar100.Download, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]})
+    return pixels["test"].transpose(0, 2, 3, 1)
+
+
+def test_cifar100_is_downloaded_checked_and_written(server: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, address = server
+    expected = published_layout(served, monkeypatch)
+    target = tmp_path / "raw"
+    target.mkdir()
+    cifar100.fetch(target, f"{address}/c.tar.gz")
+    split = read_split(target, "test")
+    assert read_classes(target) == ["apple", "bear"]
+    np.testing.assert_array_equal(split.labels, [0, 1])
+    np.testing.assert_array_equal(split.decode(0), expected[1])  # ordered by class: the second image is the apple
+
+
+def test_another_archive_is_not_cifar100(server: tuple[Path, str], tmp_path: Path) -> None:
+    served, address = server
+    (served / "c.tar.gz").write_bytes(b"<html>moved</html>")
+    with pytest.raises(UserError, match="is not the published CIFAR-100 archive"):
+        cifar100.fetch(tmp_path, f"{address}/c.tar.gz")
+
+
+def test_without_network_cifar100_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot download CIFAR-100 from http://127\.0\.0\.1:9/x .* set cifar100\.fetch\.url to file://"):
+        cifar100.fetch(tmp_path, "http://127.0.0.1:9/x")

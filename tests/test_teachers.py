@@ -1,0 +1,107 @@
+"""Teachers: their own classes, their own statistics, trained once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.errors import UserError
+from amalgam.models import Classifier, channel_statistics
+from amalgam.teachers import OwnImages, Recipe, load_teachers, mixed, provide_teacher, train_teacher
+from amalgam.trainer import Batch, Fit
+from conftest import COLOURS
+
+RECIPE = Recipe(None, 0.003, 8, 2, 0.05, 0.0, 0.0, 0, 1, True)
+SETS = LabelSets(("blue", "green", "red"), {"cold": ("blue", "green"), "bright": ("green", "red")})
+
+
+@pytest.fixture
+def split() -> PreparedSplit:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 12)
+    colours = np.array([COLOURS[name] for name in SETS.classes])[labels]
+    images = (colours[:, None, None] + random.normal(0, 20, (36, 8, 8, 3))).clip(0, 255).astype(np.uint8)
+    return PreparedSplit(images, labels, np.arange(36) % 4 == 0, [f"{i}" for i in range(36)], "content")
+
+
+def test_a_teacher_gets_its_own_classes_images_and_statistics(split: PreparedSplit) -> None:
+    own = OwnImages.of("bright", SETS, split)
+    np.testing.assert_array_equal(own.images, split.images[12:])
+    np.testing.assert_array_equal(own.labels, np.repeat([0, 1], 12))
+    np.testing.assert_array_equal(own.validation, split.validation[12:])
+    teacher, _ = train_teacher(own, RECIPE)
+    assert teacher.classes == ("green", "red")
+    assert teacher.preprocessing.size == (8, 8)
+    mean, std = channel_statistics(own.images, np.flatnonzero(~own.validation))
+    assert (teacher.preprocessing.mean, teacher.preprocessing.std) == (mean, std)
+
+
+def test_a_teacher_learns_and_repeats_bit_for_bit(split: PreparedSplit) -> None:
+    own = OwnImages.of("cold", SETS, split)
+    first, result = train_teacher(own, RECIPE)
+    torch.rand(5)
+    second, _ = train_teacher(own, RECIPE)
+    torch.testing.assert_close(first.network.state_dict(), second.network.state_dict(), rtol=0, atol=0)
+    assert result.best_record.validation is not None
+    assert result.best_record.validation.accuracy == 1.0
+
+
+def test_replacing_a_teacher_trains_only_that_one(split: PreparedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    trained: list[tuple[str, ...]] = []
+
+    def provide(sets: LabelSets, target: str, recipe: Recipe = RECIPE) -> None:
+        for name in sets.teachers:
+            own = OwnImages.of(name, sets, split)
+
+            def train(own: OwnImages = own) -> tuple[Classifier, Fit]:
+                trained.append(own.classes)
+                return train_teacher(own, recipe)
+
+            provide_teacher(own, recipe, tmp_path / target / name, train)
+
+    provide(SETS, "first")
+    assert trained == [("blue", "green"), ("green", "red")]
+    provide(LabelSets(SETS.classes, {"cold": ("blue", "green"), "other": ("blue", "red")}), "second")
+    assert trained[2:] == [("blue", "red")]
+    provide(SETS, "third")
+    assert len(trained) == 3
+    for file in ("weights.safetensors", "manifest.json"):
+        assert (tmp_path / "first" / "bright" / file).read_bytes() == (tmp_path / "third" / "bright" / file).read_bytes()
+    provide(LabelSets(SETS.classes, {"cold": ("blue", "green")}), "fourth", Recipe(None, 0.004, 8, 2, 0.05, 0.0, 0.0, 0, 1, True))
+    assert trained[3:] == [("blue", "green")]
+
+
+def test_the_manifest_says_what_a_teacher_is(split: PreparedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    own = OwnImages.of("cold", SETS, split)
+    provide_teacher(own, RECIPE, tmp_path / "models" / "cold", lambda: train_teacher(own, RECIPE))
+    manifest = json.loads((tmp_path / "models" / "cold" / "manifest.json").read_text())
+    assert manifest["classes"] == ["blue", "green"]
+    assert manifest["architecture"] == "ReferenceCNN"
+    assert manifest["origin"] == "trained"
+    assert manifest["validation_accuracy"] == 100.0
+    assert {"preprocessing", "weights_sha256", "recipe", "execution"} <= manifest.keys()
+    assert manifest["execution"]["threads"] == 1
+
+
+def test_a_teacher_of_other_classes_is_refused(split: PreparedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    own = OwnImages.of("cold", SETS, split)
+    provide_teacher(own, RECIPE, tmp_path / "cold", lambda: train_teacher(own, RECIPE))
+    with pytest.raises(UserError, match="knows blue, green, but the task says blue, red"):
+        load_teachers(tmp_path, LabelSets(("blue", "red"), {"cold": ("blue", "red")}))
+
+
+def test_mixing_keeps_the_share_of_image_and_label() -> None:
+    images = torch.tensor([0, 200], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 2, 2, 3)
+    batch = Batch(images, torch.tensor([0, 1]))
+    for seed in range(20):
+        result = mixed(batch, 2, 0.4, np.random.default_rng(seed))
+        assert result.mixed_labels is not None
+        torch.testing.assert_close(result.images[:, 0, 0, 0].float() / 200, result.mixed_labels[:, 1], atol=0.005, rtol=0)
+        torch.testing.assert_close(result.mixed_labels.sum(dim=1), torch.ones(2))
+    assert mixed(batch, 2, 0.0, np.random.default_rng(0)) is batch

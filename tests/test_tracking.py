@@ -1,0 +1,97 @@
+"""MLflow on a real SQLite store."""
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from amalgam.errors import UserError
+from amalgam.tracking import add_evaluation, connect, training_run
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's repository, while the current folder is a temporary copy."""
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "copy").mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repository"))
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "repository"
+
+
+def one_run(task: str = "taskA") -> str:
+    with training_run(task, "name", {"alpha": 0.5}, {"task": task}) as tracker:
+        for epoch in (1, 2):
+            tracker.metrics({"val_accuracy": 10.0 * epoch}, epoch)
+        return tracker.run_id
+
+
+def test_a_training_is_one_finished_run_in_its_tasks_experiment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "brave-newt")
+    run = connect().get_run(one_run())
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"alpha": "0.5"}
+    assert run.data.tags["dvc.experiment"] == "brave-newt"
+    assert [m.value for m in connect().get_metric_history(run.info.run_id, "val_accuracy")] == [10.0, 20.0]
+    assert connect().get_experiment(run.info.experiment_id).name == "taskA"
+
+
+def test_store_and_artifacts_stand_in_the_users_repository(root: Path) -> None:
+    with training_run("taskA", "name", {}, {}) as tracker:
+        Path("student.json").write_text("{}")
+        tracker.file(Path("student.json"))
+    assert (root / "mlflow.db").is_file()
+    assert [file.name for file in (root / "mlruns").rglob("*.json")] == ["student.json"]
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["student.json"]
+
+
+def test_a_training_that_fails_is_marked_failed(root: Path) -> None:
+    with pytest.raises(UserError), training_run("taskA", "name", {}, {}) as tracker:
+        raise UserError("the loss is no longer finite")
+    assert connect().get_run(tracker.run_id).info.status == "FAILED"
+
+
+def test_an_evaluation_is_logged_once(root: Path) -> None:
+    run_id = one_run()
+    picture = Path("matrix.png")
+    picture.write_bytes(b"png")
+    for _ in range(2):
+        assert add_evaluation(run_id, "fingerprint", {"test_accuracy": 91.0}, [picture])
+    assert len(connect().get_metric_history(run_id, "test_accuracy")) == 1
+    assert add_evaluation(run_id, "another", {"test_accuracy": 92.0}, [picture])
+    assert connect().get_run(run_id).data.metrics["test_accuracy"] == 92.0
+
+
+def test_an_unknown_or_deleted_run_is_reported(root: Path) -> None:
+    run_id = one_run()
+    connect().delete_run(run_id)
+    assert not add_evaluation(run_id, "x", {}, [])
+    assert not add_evaluation("0" * 32, "x", {}, [])
+
+
+def test_a_deleted_experiment_says_how_to_restore_it(root: Path) -> None:
+    experiment = connect().get_run(one_run()).info.experiment_id
+    connect().delete_experiment(experiment)
+    with pytest.raises(UserError, match=f"mlflow experiments restore -x {experiment}"):
+        one_run()
+
+
+def test_four_trainings_at_once_on_an_absent_database_all_succeed(root: Path) -> None:
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        run_ids = list(pool.map(one_run, ["taskA", "taskB", "taskA", "taskB"]))
+    assert len(set(run_ids)) == 4
+    for run_id in run_ids:
+        assert connect().get_run(run_id).info.status == "FINISHED"
+    assert sorted(e.name for e in connect().search_experiments()) == ["Default", "taskA", "taskB"]
+
+
+def test_a_given_tracking_uri_is_used(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run_id = one_run()
+    assert MlflowClient(tracking_uri=uri).get_run(run_id).info.status == "FINISHED"
+    assert not (root / "mlflow.db").exists()
+    assert os.environ["MLFLOW_TRACKING_URI"] == uri
