@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,8 @@ def append_comment(text: str) -> str:
 
 
 def test_the_graph_is_the_documented_one(finished: Repository) -> None:
-    stages = [line.split("'")[1] for line in finished.run("dvc", "repro", "--dry", "--force").stdout.splitlines() if "'" in line]
+    output = finished.run("dvc", "repro", "--dry", "--force").stdout
+    stages = [name or f"{pinned}.dvc" for name, pinned in re.findall(r"Running stage '(.+)'|Importing '.+' -> '(.+)'", output)]
     order = {name: stages.index(name) for name in stages}
     chain = ["fetch", "data.dvc", "preprocess", "teachers", "models.dvc"]
     assert [name for name in stages if name in chain] == chain
@@ -82,9 +84,10 @@ def test_a_class_of_one_task_re_runs_no_training_of_the_other(finished: Reposito
     tasks = yaml.safe_load((finished.root / "params.yaml").read_text())["folder"]["tasks"]
     tasks["taskB"]["second"] = ["green", "blue", "grey"]
     finished.set_params(folder__tasks=tasks)
+    store = finished.root / ".amalgam" / "teachers"
+    before = len(list(store.glob("*/manifest.json")))
     assert finished.repro() == ALL - {"fetch", "targets-taskA", "train-taskA"}
-    stored = list((finished.root / ".amalgam" / "teachers").glob("*/manifest.json"))
-    assert len(stored) == 5, "four teachers of the first run, and the one whose classes changed"
+    assert len(list(store.glob("*/manifest.json"))) == before + 1, "one teacher's classes changed, and it alone was trained"
 
 
 def test_more_views_re_run_targets_but_no_teacher(finished: Repository) -> None:

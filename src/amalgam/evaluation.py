@@ -12,7 +12,7 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -48,9 +48,8 @@ class Predictions:
     @property
     def confusion(self) -> npt.NDArray[np.int64]:
         """Counts (C, C): actual × predicted."""
-        counts: npt.NDArray[np.int64] = np.zeros((len(self.classes),) * 2, dtype=np.int64)
-        counts += confusion_matrix(self.labels, self.predicted, labels=np.arange(len(self.classes)))
-        return counts
+        counts = confusion_matrix(self.labels, self.predicted, labels=np.arange(len(self.classes)))
+        return cast(npt.NDArray[np.int64], counts)
 
     @property
     def accuracy(self) -> float:
