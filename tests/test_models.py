@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
-from torch import nn
 
 from amalgam.errors import UserError
 from amalgam.models import (
+    WEIGHTS,
     Classifier,
     Preprocessing,
     build_network,
@@ -124,19 +125,32 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 
 
 def test_without_network_pretrained_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there: what no network looks like
     with pytest.raises(UserError, match=r"pretrained: true needs the ImageNet weights of ResNet18.*elsewhere to .*resnet18-f37072fd\.pth"):
         imagenet_weights("ResNet18")
 
 
 def test_pretrained_weights_are_taken_from_the_cache_and_the_head_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a cached file of the published name, everything but the head comes from it."""
-    cached = build_network("MobileNetV3", 1000)
+    """With a file of the published name in torch's cache, everything but the head comes from it."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / WEIGHTS["MobileNetV3"].url.rpartition("/")[2]
+    cached.parent.mkdir(parents=True)
     torch.manual_seed(1)
-    torchvision_net = __import__("torchvision").models.mobilenet_v3_small()
-    monkeypatch.setattr("amalgam.models.imagenet_weights", lambda architecture: torchvision_net.state_dict())
-    student = build_network("MobileNetV3", 3, pretrained=True)
-    assert isinstance(cached, nn.Module)
-    for name, tensor in torchvision_net.features.state_dict().items():
-        torch.testing.assert_close(student.state_dict()[f"backbone.features.{name}"], tensor)
+    published = torchvision.models.mobilenet_v3_small().state_dict()
+    torch.save(published, cached)
+    student = build_network("MobileNetV3", 3, pretrained=True).state_dict()
+    for name, tensor in published.items():
+        if name.startswith("features."):
+            torch.testing.assert_close(student[f"backbone.{name}"], tensor)
+    assert student["backbone.classifier.3.weight"].shape == (3, 576)
+
+
+@pytest.mark.parametrize("content", [b"<html>moved</html>", b""])
+def test_a_damaged_cached_file_is_named(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / WEIGHTS["ResNet18"].url.rpartition("/")[2]
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(content)
+    with pytest.raises(UserError, match=r"resnet18-f37072fd\.pth or its download is damaged"):
+        imagenet_weights("ResNet18")

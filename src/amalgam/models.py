@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
 
@@ -72,8 +73,8 @@ def imagenet_weights(architecture: str) -> dict[str, Tensor]:
             f"pretrained: true needs the ImageNet weights of {architecture}, which are neither cached nor can be downloaded "
             f"({error}); download {weights.url} elsewhere to {cached}, or set pretrained to false"
         ) from error
-    except RuntimeError as error:  # torch.hub's word for a wrong hash
-        raise UserError(f"the download of {weights.url} is damaged ({error}); try again") from error
+    except (RuntimeError, UnpicklingError, EOFError) as error:  # a wrong hash, or a file that is no state dict
+        raise UserError(f"{cached} or its download is damaged ({error}); remove the file and try again") from error
     return state
 
 
