@@ -84,7 +84,9 @@ def main() -> None:
         for name in ("best.safetensors", "student.json", "history.csv"):
             tracker.file(work / name, "student")
         write_json(work / "run.json", {"run_id": tracker.run_id, "seconds": seconds})
-    print(f"student {task}: best epoch {result.best_epoch} of {settings.num_epochs}, {metrics}, {seconds} s")
+    accuracy = metrics.get("val_accuracy")
+    chosen = "no validation images" if accuracy is None else f"validation accuracy {accuracy} %"
+    print(f"student {task}: epoch {result.best_epoch} of {settings.num_epochs}, {chosen}, {seconds} s")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class Repository:
 
     def commit(self, message: str = "change") -> None:
         self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message)
+        self.run("git", "commit", "-qm", message)
 
 
 def stages_run(output: str) -> set[str]:
@@ -107,6 +107,8 @@ def make_repository(root: Path) -> Repository:
     write_images(root / "images", {"train": 10, "test": 4})
     repository = Repository(root)
     repository.run("git", "init", "-q")
+    repository.run("git", "config", "user.name", "Tester")
+    repository.run("git", "config", "user.email", "tester@example.org")
     repository.edit(".gitignore", lambda text: text + "/images\n")
     repository.set_params(
         source="folder",
