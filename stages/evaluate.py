@@ -26,7 +26,7 @@ def evaluate(task: str) -> None:
     label_sets = LabelSets.read(PREPARED / task)
     split = PreparedSplit.read(PREPARED / task / "test")
     teachers = teacher_accuracies(load_teachers(MODELS / task, label_sets), label_sets, split)
-    predictions = predict(load_student(STUDENTS / task), split)
+    predictions = predict(load_student(STUDENTS / task, label_sets), split)
     write_evaluation(task, STUDENTS / task / "best.safetensors", predictions, teachers, EVALUATION / task)
 
 
@@ -43,8 +43,9 @@ def track(task: str) -> None:
 
 
 def metric_name(kind: str, name: str) -> str:
-    """A name that MLflow accepts: it allows letters, digits and _ - . space : / only."""
-    return f"{kind}/{re.sub(r'[^-_. :/0-9A-Za-z]', '_', name)}"
+    """A name that MLflow accepts: it allows word characters and - . space : / only."""
+    allowed = re.sub(r"[^-. :/\w]", "_", name)
+    return f"{kind}/{allowed}"
 
 
 def row(task: str) -> list[str]:

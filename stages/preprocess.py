@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from amalgam.dataset import LabelSets, prepare_split
+from amalgam.dataset import LabelSets, prepare_split, stored_size
 from amalgam.params import load_params
-from amalgam.sources.raw import read_classes, read_split
+from amalgam.sources.raw import SPLITS, read_classes, read_split
 from amalgam.stage import run_stage
 
 DATA = Path("data")
@@ -17,9 +17,10 @@ def main() -> None:
     available = read_classes(DATA)
     tasks = {task: LabelSets.of_task(teachers, available, params.source, task) for task, teachers in block.tasks.items()}
     for task, label_sets in tasks.items():
-        for split, name, fraction in (("train", "trainval", params.val_fraction), ("test", "test", 0.0)):
-            folder = PREPARED / task / name
-            prepare_split(read_split(DATA, split), available, label_sets.classes, block.resolution, fraction, params.data_seed, folder)
+        train, test = (read_split(DATA, split) for split in SPLITS)
+        size = stored_size([train, test], available, label_sets.classes, block.resolution)
+        for raw, name, fraction in ((train, "trainval", params.val_fraction), (test, "test", 0.0)):
+            prepare_split(raw, available, label_sets.classes, size, fraction, params.data_seed, PREPARED / task / name)
         label_sets.write(PREPARED / task)
         print(f"{task}: {len(label_sets.classes)} classes, teachers {', '.join(label_sets.teachers)}")
 

@@ -13,7 +13,8 @@ import yaml
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-os.environ["AMALGAM_THREADS"] = "1"  # two test processes, or a laptop's few cores, must not slow each other down
+# Threads that wait for each other by spinning are slow beside any other work: tests take one.
+os.environ["AMALGAM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 for variable in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI"):
     os.environ.pop(variable, None)
 

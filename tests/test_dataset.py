@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from amalgam.dataset import LabelSets, PreparedSplit, fit_square, prepare_split, validation_mask
+from amalgam.dataset import LabelSets, PreparedSplit, fit_square, prepare_split, stored_size, validation_mask
 from amalgam.errors import UserError
 from amalgam.sources import folder
 from amalgam.sources.raw import RawSplit, read_classes, read_split
@@ -93,7 +93,9 @@ def fetched(tmp_path: Path) -> RawSplit:
 
 def test_a_prepared_split_holds_the_unions_images_at_native_size(raw: tuple[RawSplit, list[str], Path]) -> None:
     split, available, tmp_path = raw
-    prepare_split(split, available, ["blue", "red"], None, 0.4, 0, tmp_path / "out")
+    size = stored_size([split], available, ["blue", "red"], None)
+    assert size == (12, 12)
+    prepare_split(split, available, ["blue", "red"], size, 0.4, 0, tmp_path / "out")
     prepared = PreparedSplit.read(tmp_path / "out")
     assert prepared.images.shape == (10, 12, 12, 3)
     np.testing.assert_array_equal(prepared.labels, np.repeat([0, 1], 5))
@@ -105,16 +107,35 @@ def test_a_prepared_split_holds_the_unions_images_at_native_size(raw: tuple[RawS
 def test_mixed_sizes_are_brought_to_one(raw: tuple[RawSplit, list[str], Path]) -> None:
     _, available, tmp_path = raw
     Image.new("L", (200, 90), 128).save(tmp_path / "images" / "train" / "red" / "wide.jpg")
-    prepare_split(fetched(tmp_path), available, available, None, 0, 0, tmp_path / "out")
-    assert PreparedSplit.read(tmp_path / "out").images.shape == (26, 64, 64, 3)
-    prepare_split(fetched(tmp_path), available, available, 20, 0, 0, tmp_path / "out")
-    assert PreparedSplit.read(tmp_path / "out").images.shape == (26, 20, 20, 3)
+    split = fetched(tmp_path)
+    assert stored_size([split], available, available, 20) == (20, 20)
+    for size in ((64, 64), (20, 20)):
+        prepare_split(split, available, available, size, 0, 0, tmp_path / "out")
+        assert PreparedSplit.read(tmp_path / "out").images.shape == (26, *size, 3)
+
+
+def test_one_size_is_chosen_for_both_splits_and_only_the_unions_images_count(raw: tuple[RawSplit, list[str], Path]) -> None:
+    split, available, tmp_path = raw
+    Image.new("L", (200, 90), 128).save(tmp_path / "images" / "test" / "red" / "wide.jpg")
+    fetched(tmp_path)
+    test = read_split(max(tmp_path.glob("raw*")), "test")
+    assert stored_size([split, test], available, ["blue", "red"], None) == (64, 64)
+    assert stored_size([split, test], available, ["blue", "green"], None) == (12, 12)
+
+
+def test_photographs_beyond_what_can_be_stored_natively_are_refused(raw: tuple[RawSplit, list[str], Path]) -> None:
+    _, available, tmp_path = raw
+    for split in ("train", "test"):
+        for file in (tmp_path / "images" / split / "red").iterdir():
+            Image.new("L", (1500, 900), 128).save(file)
+    with pytest.raises(UserError, match="the images are 900 × 1500 pixels, more than 1024 a side; set the source's resolution"):
+        stored_size([fetched(tmp_path)], available, ["red"], None)
 
 
 def test_the_content_hash_sees_pixels_labels_and_split(raw: tuple[RawSplit, list[str], Path]) -> None:
     split, available, tmp_path = raw
     hashes = set()
     for number, (union, fraction, seed) in enumerate(((["blue", "red"], 0.4, 0), (["blue", "red"], 0.4, 1), (["blue", "grey"], 0.4, 0))):
-        prepare_split(split, available, union, None, fraction, seed, tmp_path / f"out{number}")
+        prepare_split(split, available, union, (12, 12), fraction, seed, tmp_path / f"out{number}")
         hashes.add(PreparedSplit.read(tmp_path / f"out{number}").content)
     assert len(hashes) == 3

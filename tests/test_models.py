@@ -8,8 +8,10 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torch import nn
 
 from amalgam.errors import UserError
+from amalgam.files import sha256_of_file
 from amalgam.models import (
     WEIGHTS,
     Classifier,
@@ -59,6 +61,24 @@ def test_students_have_the_reference_heads_under_the_published_prefix(architectu
     for name, shape in head.items():
         assert shapes[f"backbone.{name}"] == shape
     assert network.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("architecture", ["MobileNetV3", "EfficientNet", "ResNet18"])
+def test_running_statistics_follow_the_weights_within_an_epoch_of_few_images(architecture: str) -> None:
+    """After 40 steps on one batch, evaluation must see nearly what training sees."""
+    torch.manual_seed(0)
+    network = build_network(architecture, 3)
+    batch = torch.randn(8, 3, 32, 32) * 3 + 5
+    with torch.no_grad():
+        network.train()
+        for _ in range(40):
+            network(batch)
+        first = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+        seen: list[torch.Tensor] = []
+        first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        network.eval()(batch)
+    assert first.running_mean is not None
+    torch.testing.assert_close(first.running_mean, seen[0].mean(dim=(0, 2, 3)), atol=0.05, rtol=0.05)
 
 
 def test_preprocessing_normalises_each_channel() -> None:
@@ -132,25 +152,26 @@ def test_without_network_pretrained_says_what_to_do(tmp_path: Path, monkeypatch:
 
 
 def test_pretrained_weights_are_taken_from_the_cache_and_the_head_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a file of the published name in torch's cache, everything but the head comes from it."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached = tmp_path / "hub" / "checkpoints" / WEIGHTS["MobileNetV3"].url.rpartition("/")[2]
-    cached.parent.mkdir(parents=True)
+    """With a file in torch's cache whose hash its name carries, everything but the head comes from it."""
     torch.manual_seed(1)
     published = torchvision.models.mobilenet_v3_small().state_dict()
-    torch.save(published, cached)
+    torch.save(published, tmp_path / "weights.pth")
+    name = f"mobilenet-{sha256_of_file(tmp_path / 'weights.pth')[:8]}.pth"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setitem(WEIGHTS, "MobileNetV3", f"http://127.0.0.1:9/{name}")
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "weights.pth").rename(tmp_path / "hub" / "checkpoints" / name)
     student = build_network("MobileNetV3", 3, pretrained=True).state_dict()
-    for name, tensor in published.items():
-        if name.startswith("features."):
-            torch.testing.assert_close(student[f"backbone.{name}"], tensor)
+    for key, tensor in published.items():
+        if key.startswith("features."):
+            torch.testing.assert_close(student[f"backbone.{key}"], tensor)
     assert student["backbone.classifier.3.weight"].shape == (3, 576)
 
 
-@pytest.mark.parametrize("content", [b"<html>moved</html>", b""])
-def test_a_damaged_cached_file_is_named(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_cached_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached = tmp_path / "hub" / "checkpoints" / WEIGHTS["ResNet18"].url.rpartition("/")[2]
+    cached = tmp_path / "hub" / "checkpoints" / WEIGHTS["ResNet18"].rpartition("/")[2]
     cached.parent.mkdir(parents=True)
-    cached.write_bytes(content)
-    with pytest.raises(UserError, match=r"resnet18-f37072fd\.pth or its download is damaged"):
+    cached.write_bytes(b"<html>moved</html>")
+    with pytest.raises(UserError, match=r"resnet18-f37072fd\.pth is damaged: its sha256 does not begin with f37072fd"):
         imagenet_weights("ResNet18")

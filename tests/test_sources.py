@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import pickle
+import re
 import shutil
 import tarfile
 import threading
@@ -183,18 +184,35 @@ def test_an_archive_bomb_is_stopped_whatever_its_headers_say(images_folder: Path
         fetch(tmp_path / "bomb.zip", tmp_path, max_bytes=10_000_000)
 
 
-def test_a_damaged_archive_is_named(images_folder: Path, tmp_path: Path) -> None:
-    archive = pack_zip(images_folder, tmp_path / "a.zip")
-    content = bytearray(archive.read_bytes())
-    content[200:260] = bytes(60)
-    archive.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.zip is damaged|not a readable image"):
-        fetch(archive, tmp_path)
-    with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as whole:
-        whole.add(images_folder, "set")
-    (tmp_path / "b.tar.gz").write_bytes((tmp_path / "b.tar.gz").read_bytes()[:-5000])
-    with pytest.raises(UserError, match=r"b\.tar\.gz is damaged"):
-        fetch(tmp_path / "b.tar.gz", tmp_path)
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated"])
+def test_a_damaged_archive_is_named(name: str, damage: str, images_folder: Path, tmp_path: Path) -> None:
+    shutil.make_archive(
+        str(tmp_path / "a"), {"a.tar.gz": "gztar", "a.tar.bz2": "bztar", "a.tar.xz": "xztar"}.get(name, name[2:]), images_folder
+    )
+    content = bytearray((tmp_path / name).read_bytes())
+    if damage == "flipped":
+        for place in range(len(content) // 2, len(content) // 2 + 400, 7):
+            content[place] ^= 0x55
+    else:
+        del content[len(content) // 2 :]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{re.escape(name)}.*(is damaged|is neither)|not a readable image"):
+        fetch(tmp_path / name, tmp_path)
+
+
+def test_a_name_that_is_no_text_is_refused(images_folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as archive:
+        archive.add(images_folder / "train" / "red" / "000.png", "train/red/\u00e9t\u00e9.png")
+    with pytest.raises(UserError, match=r"the name 'train/red/.*png' is not valid text; rename the file"):
+        fetch(tmp_path / "a.tar", tmp_path)
+
+
+def test_linked_class_folders_are_followed(images_folder: Path, tmp_path: Path) -> None:
+    expected = files_of(fetch(images_folder, tmp_path))
+    (images_folder / "train" / "red").rename(tmp_path / "elsewhere")
+    (images_folder / "train" / "red").symlink_to(tmp_path / "elsewhere")
+    assert files_of(fetch(images_folder, tmp_path)) == expected
 
 
 def test_something_else_than_an_archive_is_refused(tmp_path: Path) -> None:

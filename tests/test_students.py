@@ -99,6 +99,30 @@ def test_more_views_cost_only_the_new_ones(split: PreparedSplit, teachers: Teach
     assert {key: after[key] for key in before} == before
 
 
+def test_whatever_determines_a_views_logits_is_in_its_key(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    (cold, sha256), bright = teachers["cold"], teachers["bright"]
+    other_input = Classifier(cold.architecture, cold.network, cold.classes, Preprocessing((8, 8), (0.4,) * 3, (0.2,) * 3))
+    other_images = PreparedSplit(split.images, split.labels, split.validation, split.names, "other content")
+
+    def entries() -> int:
+        return len(list((tmp_path / ".amalgam" / "views").glob("*/logits.npy")))
+
+    stored(split, teachers, tmp_path / "targets", views=ViewSettings(1, 2, True, 5))
+    for number, (images, changed, views) in enumerate(
+        (
+            (split, {"cold": (cold, "other weights"), "bright": bright}, ViewSettings(1, 2, True, 5)),
+            (split, {"cold": (other_input, sha256), "bright": bright}, ViewSettings(1, 2, True, 5)),
+            (other_images, teachers, ViewSettings(1, 2, True, 5)),
+            (split, teachers, ViewSettings(1, 1, True, 5)),
+            (split, teachers, ViewSettings(1, 2, False, 5)),
+            (split, teachers, ViewSettings(1, 2, True, 6)),
+        )
+    ):
+        before = entries()
+        write_targets(tmp_path / f"targets{number}", images, SETS, changed, views, False)
+        assert entries() > before, f"change {number} went unnoticed"
+
+
 def test_targets_of_other_images_or_teachers_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     stored(split, teachers, tmp_path / "targets")
     other = PreparedSplit(split.images, split.labels, split.validation, split.names, "other content")
@@ -135,8 +159,10 @@ def test_a_students_folder_holds_best_last_and_history(split: PreparedSplit, tea
     targets = stored(split, teachers, tmp_path / "targets", covering=True)
     student, result = trained(split, targets)
     write_student(student, result, "taskX", {"settings": {"alpha": 0.5}}, tmp_path / "student")
-    again = load_student(tmp_path / "student")
+    again = load_student(tmp_path / "student", SETS)
     torch.testing.assert_close(again.network.state_dict(), result.best, rtol=0, atol=0)
+    with pytest.raises(UserError, match="knows blue, green, red, but the task says blue, red"):
+        load_student(tmp_path / "student", LabelSets(("blue", "red"), {}))
     with (tmp_path / "student" / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]

@@ -7,7 +7,7 @@
     outputs/prepared/<task>/trainval/labels.npy      int64 (N,): index into the union's classes
     outputs/prepared/<task>/trainval/validation.npy  bool (N,): the images held out to choose the best epoch
     outputs/prepared/<task>/trainval/names.txt       N lines: where each image came from
-    outputs/prepared/<task>/trainval/content.json    sha256 of all of the above
+    outputs/prepared/<task>/trainval/content.json    sha256 of images, labels and split
     outputs/prepared/<task>/test/…                   the same, no image held out
 """
 
@@ -27,7 +27,8 @@ from amalgam.files import read_json, sha256_of_arrays, whole_folder, write_json
 from amalgam.sources.raw import RawSplit
 
 MIXED_RESOLUTION = 64  # pixels; where the images share no size and the source's resolution is null
-DECODE_CHUNK = 256  # images decoded at a time: memory stays flat whatever their number
+LARGEST_NATIVE = 1024  # pixels a side
+DECODE_CHUNK = 4096  # images handed to the pool at a time
 
 
 @dataclass(frozen=True)
@@ -125,40 +126,64 @@ def fit_square(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8
     return resized[top : top + side, left : left + side]
 
 
+def stored_size(raws: Sequence[RawSplit], raw_classes: Sequence[str], union: Sequence[str], resolution: int | None) -> tuple[int, int]:
+    """(height, width) in which all images of a task are stored: ``resolution`` squared, else their common native size.
+
+    Where they share none, ``MIXED_RESOLUTION`` squared. Raises UserError if the native size is beyond ``LARGEST_NATIVE``.
+    """
+    if resolution is not None:
+        return resolution, resolution
+    with ThreadPoolExecutor() as pool:
+        shapes = {
+            shape
+            for raw in raws
+            for rows in _chunks(_rows_of(raw, raw_classes, union), DECODE_CHUNK)
+            for shape in pool.map(lambda row, raw=raw: raw.decode(row).shape[:2], rows)
+        }
+    if len(shapes) > 1:
+        return MIXED_RESOLUTION, MIXED_RESOLUTION
+    height, width = next(iter(shapes))
+    if max(height, width) > LARGEST_NATIVE:
+        raise UserError(
+            f"the images are {height} × {width} pixels, more than {LARGEST_NATIVE} a side; set the source's resolution, to 224 say"
+        )
+    return height, width
+
+
 def prepare_split(
-    raw: RawSplit, raw_classes: Sequence[str], union: Sequence[str], resolution: int | None, fraction: float, seed: int, folder: Path
+    raw: RawSplit, raw_classes: Sequence[str], union: Sequence[str], size: tuple[int, int], fraction: float, seed: int, folder: Path
 ) -> None:
-    """Write the images of the union's classes, in the raw order, into ``folder``."""
-    label_of = np.full(len(raw_classes), -1, dtype=np.int64)
-    label_of[[raw_classes.index(name) for name in union]] = np.arange(len(union))
-    rows = np.flatnonzero(label_of[raw.labels] >= 0)
-    labels = label_of[raw.labels[rows]]
+    """Write the images of the union's classes, in the raw order and in ``size``, into ``folder``."""
+    rows = _rows_of(raw, raw_classes, union)
+    place = {raw_classes.index(name): label for label, name in enumerate(union)}
+    labels = np.array([place[label] for label in raw.labels[rows].tolist()], dtype=np.int64)
     validation = validation_mask(labels, union, fraction, seed)
     with whole_folder(folder) as work:
-        images = _write_images(raw, rows, resolution, work / "images.npy")
+        images = _write_images(raw, rows, size, work / "images.npy")
         np.save(work / "labels.npy", labels)
         np.save(work / "validation.npy", validation)
         (work / "names.txt").write_text("".join(f"{raw.names[row]}\n" for row in rows), encoding="utf-8")
         write_json(work / "content.json", {"sha256": sha256_of_arrays(images, labels, validation)})
 
 
-def _write_images(raw: RawSplit, rows: npt.NDArray[np.int64], resolution: int | None, path: Path) -> npt.NDArray[np.uint8]:
-    """Decode the images of ``rows``, on all cores, into one array on disk."""
+def _rows_of(raw: RawSplit, raw_classes: Sequence[str], union: Sequence[str]) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(np.isin(raw.labels, [raw_classes.index(name) for name in union]))
+
+
+def _chunks(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _write_images(raw: RawSplit, rows: npt.NDArray[np.int64], size: tuple[int, int], path: Path) -> npt.NDArray[np.uint8]:
+    """Decode the images of ``rows``, on all cores, into one array on disk; few at a time, whatever their number."""
+    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(rows), *size, 3))
+
+    def store(place: int) -> None:
+        pixels = raw.decode(rows[place])
+        images[place] = pixels if pixels.shape[:2] == size else fit_square(pixels, size[0])
+
     with ThreadPoolExecutor() as pool:
-        chunks = [rows[start : start + DECODE_CHUNK] for start in range(0, len(rows), DECODE_CHUNK)]
-        if resolution is None:
-            shapes = {shape for chunk in chunks for shape in pool.map(lambda row: raw.decode(row).shape, chunk)}
-            resolution = MIXED_RESOLUTION if len(shapes) > 1 else None
-            height, width, _ = next(iter(shapes)) if resolution is None else (resolution, resolution, 3)
-        else:
-            height, width = resolution, resolution
-        images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(rows), height, width, 3))
-
-        def decode(row: int) -> npt.NDArray[np.uint8]:
-            pixels = raw.decode(row)
-            return pixels if pixels.shape == (height, width, 3) else fit_square(pixels, height)
-
-        for start, chunk in zip(range(0, len(rows), DECODE_CHUNK), chunks, strict=True):
-            images[start : start + len(chunk)] = list(pool.map(decode, chunk))
+        for places in _chunks(np.arange(len(rows)), DECODE_CHUNK):
+            list(pool.map(store, places))
     images.flush()
     return images

@@ -38,7 +38,8 @@ class Predictions:
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        return self.logits.argmax(axis=1)
+        guesses: npt.NDArray[np.int64] = np.argmax(self.logits, axis=1)
+        return guesses
 
     @property
     def confidence(self) -> npt.NDArray[np.float32]:

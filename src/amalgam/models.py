@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from amalgam.reference_cnn import ReferenceCNN
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+STATISTICS_PIXELS = 1 << 20  # at a time
 
 # The faster precision of each architecture, fixed so that results do not depend on what a machine happens to prefer.
 PRECISION = {
@@ -27,10 +28,13 @@ PRECISION = {
     "cuda": dict.fromkeys(("ReferenceCNN", "ResNet18", "MobileNetV3", "EfficientNet"), torch.bfloat16),
 }
 
+# torchvision's MobileNetV3 has 0.01: with few images its running statistics lag epochs behind the weights, and validation with them.
+BATCH_NORM_MOMENTUM = 0.1
+
 WEIGHTS = {
-    "MobileNetV3": torchvision.models.MobileNet_V3_Small_Weights.IMAGENET1K_V1,
-    "EfficientNet": torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1,
-    "ResNet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+    "MobileNetV3": torchvision.models.MobileNet_V3_Small_Weights.IMAGENET1K_V1.url,
+    "EfficientNet": torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1.url,
+    "ResNet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url,
 }
 
 
@@ -55,6 +59,9 @@ class Student(nn.Module):
             backbone.classifier[1] = nn.Linear(backbone.classifier[1].in_features, num_classes)
         else:
             backbone.fc = nn.Linear(backbone.fc.in_features, num_classes)
+        for module in backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = BATCH_NORM_MOMENTUM
         self.backbone = backbone
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,18 +70,21 @@ class Student(nn.Module):
 
 
 def imagenet_weights(architecture: str) -> dict[str, Tensor]:
-    """torchvision's ImageNet state dict, from its cache or by download. Raises UserError when there is neither."""
-    weights = WEIGHTS[architecture]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    """torchvision's ImageNet state dict, from its cache or by download, checked by hash. Raises UserError when there is neither."""
+    url = WEIGHTS[architecture]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    published = cached.stem.rpartition("-")[2]  # the file's name ends with the first digits of its sha256
+    if cached.is_file() and not sha256_of_file(cached).startswith(published):
+        raise UserError(f"{cached} is damaged: its sha256 does not begin with {published}; remove it, or download {url} again")
     try:
-        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, weights_only=True)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise UserError(
             f"pretrained: true needs the ImageNet weights of {architecture}, which are neither cached nor can be downloaded "
-            f"({error}); download {weights.url} elsewhere to {cached}, or set pretrained to false"
+            f"({error}); download {url} elsewhere to {cached}, or set pretrained to false"
         ) from error
-    except (RuntimeError, UnpicklingError, EOFError) as error:  # a wrong hash, or a file that is no state dict
-        raise UserError(f"{cached} or its download is damaged ({error}); remove the file and try again") from error
+    except RuntimeError as error:  # torch.hub's word for a wrong hash
+        raise UserError(f"the download of {url} is damaged ({error}); try again") from error
     return state
 
 
@@ -104,8 +114,9 @@ class Preprocessing:
 def channel_statistics(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation a channel, of pixels scaled to 0 … 1, over the images of ``rows``; the latter at least 1/255."""
     total, squares, count = np.zeros(3), np.zeros(3), 0
-    for start in range(0, len(rows), 1024):
-        pixels = images[rows[start : start + 1024]].reshape(-1, 3) / 255.0
+    chunk = max(STATISTICS_PIXELS // (images.shape[1] * images.shape[2]), 1)
+    for start in range(0, len(rows), chunk):
+        pixels = images[rows[start : start + chunk]].reshape(-1, 3) / 255.0
         total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0)).clip(1 / 255)
@@ -154,7 +165,10 @@ def save_classifier(classifier: Classifier, weights: Path, manifest: Path, extra
 
 
 def save_weights(state: dict[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+    except SafetensorError as error:
+        raise UserError(f"cannot write {path} ({error}); is the disk full?") from error
 
 
 def load_classifier(weights: Path, manifest: Path) -> Classifier:

@@ -171,7 +171,7 @@ class Augmentation(Section):
 
 
 class DigitsFetch(Section):
-    test_fraction: float = Field(gt=0, lt=1, description="Share of the images, stratified by class, set aside as the test split.")
+    test_fraction: float = Field(ge=0.05, le=0.95, description="Share of the images, stratified by class, set aside as the test split.")
 
 
 class Cifar100Fetch(Section):

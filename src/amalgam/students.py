@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.errors import UserError
 from amalgam.files import sha256_of_file, write_json
 from amalgam.inference import device, predict_logits, view_batches
 from amalgam.losses import mean_target, student_loss
@@ -111,8 +112,14 @@ def write_student(student: Classifier, result: Fit, task: str, details: dict[str
     write_json(folder / "metrics.json", {task: {"best_epoch": result.best_epoch} | student_metrics(result)})
 
 
-def load_student(folder: Path) -> Classifier:
-    return load_classifier(folder / "best.safetensors", folder / "student.json").to(device())
+def load_student(folder: Path, label_sets: LabelSets) -> Classifier:
+    """The best student. Raises UserError if it knows other classes than the task."""
+    student = load_classifier(folder / "best.safetensors", folder / "student.json")
+    if student.classes != label_sets.classes:
+        raise UserError(
+            f"student {folder} knows {', '.join(student.classes)}, but the task says {', '.join(label_sets.classes)}; run dvc repro"
+        )
+    return student.to(device())
 
 
 def student_metrics(result: Fit) -> dict[str, float]:
@@ -136,6 +143,7 @@ def epoch_row(record: Epoch) -> dict[str, float]:
 def write_history(history: list[Epoch], path: Path) -> None:
     rows = [{"epoch": record.epoch, **epoch_row(record)} for record in history]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        columns = list(dict.fromkeys([*rows[0], "val_loss", "val_accuracy"]))  # always there: DVC's plots name them
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -115,7 +115,12 @@ def _view_logits(
 
     view = {**asdict(settings), "views": index}  # this view, however many there are
     key = fingerprint(
-        teacher=sha256, images=split.content, rows=sha256_of_arrays(rows), view=view, record=execution_record(), code=code_hash(__name__)
+        teacher=classifier.manifest() | {"weights_sha256": sha256},
+        images=split.content,
+        rows=sha256_of_arrays(rows),
+        view=view,
+        record=execution_record(),
+        code=code_hash(__name__),
     )
     values: npt.NDArray[np.float16] = np.load(store.entry("views", key, make) / "logits.npy")
     return values

@@ -49,13 +49,23 @@ def connect() -> MlflowClient:
     """A client of the user's store; the first one creates the local database, while others wait."""
     uri = os.environ.get(URI_VARIABLE)
     if uri:
-        return MlflowClient(tracking_uri=uri)
+        return _reached(MlflowClient(tracking_uri=uri), uri)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store").setLevel(logging.WARNING)
     root = repository_root()
     with _creation_lock():
         client = MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
+        return _reached(client, str(root / "mlflow.db"))
+
+
+def _reached(client: MlflowClient, place: str) -> MlflowClient:
+    """The client, after its store has answered once."""
+    try:
         client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise UserError(
+            f"the MLflow store {place} does not answer ({error}); correct {URI_VARIABLE}, or start or mend the store"
+        ) from error
     return client
 
 
@@ -83,8 +93,8 @@ def training_run(task: str, name: str, params: dict[str, Any], tags: dict[str, s
     client = connect()
     run = client.create_run(_experiment(client, task), run_name=name, tags=tags | context_tags())
     tracker = Tracker(client, run.info.run_id)
-    client.log_batch(tracker.run_id, params=[Param(key, str(value)) for key, value in params.items()])
     try:
+        client.log_batch(tracker.run_id, params=[Param(key, str(value)) for key, value in params.items()])
         yield tracker
     except BaseException:
         client.set_terminated(tracker.run_id, "FAILED")
@@ -93,9 +103,11 @@ def training_run(task: str, name: str, params: dict[str, Any], tags: dict[str, s
 
 
 def context_tags() -> dict[str, str]:
-    """Where a run comes from: DVC's stage and experiment, and git's commit."""
+    """Where a run comes from: DVC's stage and experiment, and the git commit whose code ran (a queued one's is its baseline)."""
     variables = {"dvc.stage": "DVC_STAGE", "dvc.experiment": "DVC_EXP_NAME", "dvc.baseline": "DVC_EXP_BASELINE_REV"}
     tags = {tag: os.environ[variable] for tag, variable in variables.items() if os.environ.get(variable)}
+    if "dvc.baseline" in tags:
+        return tags | {"git.commit": tags["dvc.baseline"]}
     found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository_root(), capture_output=True, text=True, check=False)
     return tags | ({"git.commit": found.stdout.strip()} if found.returncode == 0 else {})
 

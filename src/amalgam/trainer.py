@@ -29,6 +29,10 @@ class Batch(NamedTuple):
     teacher_logits: Tensor | None = None  # (B, Σ|Lᵢ|)
     mixed_labels: Tensor | None = None  # (B, C), rows sum to one: what the images show where each is a mixture of two
 
+    def shown(self) -> Tensor:
+        """The class that each image shows most of (B,)."""
+        return self.labels if self.mixed_labels is None else self.mixed_labels.argmax(1)
+
 
 class Validation(NamedTuple):
     loss: float  # mean cross-entropy
@@ -90,7 +94,8 @@ def shuffled_batches(rows: npt.NDArray[np.int64], batch_size: int, seed: int, ep
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    return max(math.ceil(count / batch_size), 1)
+    """Steps of at most ``batch_size`` images, and of at least two (batch norm needs them) even if one must then hold three."""
+    return max(min(math.ceil(count / batch_size), count // 2), 1)
 
 
 def fit(
@@ -149,7 +154,7 @@ def _train_epoch(
         size = len(batch.labels)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0) + value.detach() * size
-        correct = correct + (logits.detach().argmax(1) == batch.labels).sum().cpu()
+        correct = correct + (logits.detach().argmax(1) == batch.shown()).sum().cpu()
         seen += size
         on_step()
     means = {name: value.item() / seen for name, value in sums.items()}

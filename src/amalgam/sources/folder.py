@@ -4,9 +4,13 @@ Archives are read as streams and never unpacked by their members' names, so noth
 archive that tries is refused all the same.
 """
 
+import gzip
+import lzma
+import os
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -18,6 +22,7 @@ from amalgam.sources.raw import SPLITS, RawImage, decode, write_raw
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 IGNORED_FOLDERS = {"__MACOSX"}
 BLOCK = 1 << 20
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile, RuntimeError)
 
 
 class Member(NamedTuple):
@@ -49,7 +54,7 @@ def fetch(folder: Path, root: Path, location: str | None, sha256: str | None, ma
     with tempfile.TemporaryFile(dir=folder.parent) as scratch:
         try:
             spooled = _spool(path, scratch, max_bytes)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, zipfile.LargeZipFile, RuntimeError) as error:
+        except DAMAGED as error:
             raise UserError(f"{path} is damaged or no archive that can be read ({error}); fetch or pack it again") from error
         classes = _classes(path, spooled)
         splits = {split: _images(spooled, split, classes, scratch) for split in SPLITS}
@@ -82,14 +87,20 @@ def _members(path: Path) -> Iterator[Member]:
         inside = member.path
         if inside.is_absolute() or ".." in inside.parts:
             raise UserError(f"{path}: the member '{inside}' points outside the archive; do not trust it")
+        if not str(inside).isprintable():
+            raise UserError(f"{path}: the name {str(inside)!r} is not valid text; rename the file")
         hidden = any(part.startswith(".") or part in IGNORED_FOLDERS for part in inside.parts)
         if not hidden and inside.name.lower() not in IGNORED_FILES:
             yield member
 
 
 def _folder_members(path: Path) -> Iterator[Member]:
-    for file in path.rglob("*"):
-        if file.is_file():
+    def stop(error: OSError) -> None:
+        raise error
+
+    for folder, _, names in os.walk(path, onerror=stop, followlinks=True):
+        for name in names:
+            file = Path(folder, name)
             with file.open("rb") as stream:
                 yield Member(PurePosixPath(file.relative_to(path).as_posix()), stream)
 
@@ -112,6 +123,11 @@ def _tar_members(path: Path) -> Iterator[Member]:
             stream = archive.extractfile(info)
             if stream is not None:
                 yield Member(PurePosixPath(info.name), stream)
+        assert archive.fileobj is not None
+        archive.fileobj.seek(archive.offset)
+        end = archive.fileobj.read(tarfile.BLOCKSIZE)
+        if not end or any(end):  # tarfile takes a broken header for the end: images would be lost without a word
+            raise tarfile.ReadError(f"no further member and no end mark at byte {archive.offset}")
 
 
 def _spool(path: Path, scratch: IO[bytes], max_bytes: int) -> list[Spooled]:

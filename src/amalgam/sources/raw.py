@@ -14,6 +14,7 @@ that are arrays store each image as a PPM file, the simplest lossless one.
 """
 
 import io
+import struct
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,15 @@ def decode(encoded: bytes, name: str) -> npt.NDArray[np.uint8]:
             with Image.open(io.BytesIO(encoded)) as image:
                 image.load()
                 upright = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise UserError(f"{name}: not a readable image ({error}); remove or replace it") from error
     if upright.mode.startswith("I"):
         return np.repeat((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
@@ -103,7 +112,7 @@ def write_split(folder: Path, images: Iterable[RawImage], class_count: int) -> l
     with (folder / "images.bin").open("wb") as blob, (folder / "names.txt").open("w", encoding="utf-8") as names:
         for image in images:
             blob.write(image.encoded)
-            names.write(image.name.replace("\n", " ") + "\n")
+            names.write(" ".join(image.name.splitlines()) + "\n")
             labels.append(image.label)
             offsets.append(offsets[-1] + len(image.encoded))
             counts[image.label] += 1
