@@ -11,7 +11,7 @@ import json
 import subprocess
 from pathlib import Path
 
-SETTINGS = {"source": "folder", "num_epochs": 30, "views": 15}
+SETTINGS = {"source": "folder", "num_epochs": 16, "views": 8}
 STUDENTS = ("MobileNetV3", "ResNet18")
 TASKS = ("taskA", "taskB")
 
