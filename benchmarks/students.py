@@ -11,7 +11,7 @@ import json
 import subprocess
 from pathlib import Path
 
-SETTINGS = {"source": "folder", "num_epochs": 16, "views": 8}
+SETTINGS = {"source": "folder", "num_epochs": 12, "views": 6, "teacher.num_epochs": 40}
 STUDENTS = ("MobileNetV3", "ResNet18")
 TASKS = ("taskA", "taskB")
 
