@@ -11,9 +11,9 @@ import torch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.models import Classifier, Preprocessing, build_network
-from amalgam.students import Architecture, load_student, new_student, train_student, view_of_epoch, write_student
+from amalgam.students import Architecture, load_student, new_student, train_student, view_of_epoch, write_history, write_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.trainer import Fit, Optimization
+from amalgam.trainer import Epoch, Fit, Optimization
 from conftest import COLOURS
 
 SETS = LabelSets(("blue", "green", "red"), {"cold": ("blue", "green"), "bright": ("green", "red")})
@@ -153,6 +153,13 @@ def test_the_loss_terms_are_logged_by_name(split: PreparedSplit, teachers: Teach
     targets = stored(split, teachers, tmp_path / "targets", covering=True)
     assert trained(split, targets, 0.5)[1].history[0].terms.keys() == {"labels", "distillation"}
     assert trained(split, targets, 0.0)[1].history[0].terms.keys() == {"labels"}
+
+
+def test_a_history_without_validation_keeps_the_columns_that_plots_name(tmp_path: Path) -> None:
+    write_history([Epoch(1, 0.1, 0.5, 0.75, {"labels": 0.5})], tmp_path / "history.csv")
+    header, row = (tmp_path / "history.csv").read_text().splitlines()
+    assert header == "epoch,train_loss,train_accuracy,lr,train_loss_labels,val_loss,val_accuracy"
+    assert row == "1,0.5,75.0,0.1,0.5,,"
 
 
 def test_a_students_folder_holds_best_last_and_history(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:

@@ -31,10 +31,12 @@ def one_run(task: str = "taskA") -> str:
 
 def test_a_training_is_one_finished_run_in_its_tasks_experiment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "brave-newt")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "a1b2c3")
     run = connect().get_run(one_run())
     assert run.info.status == "FINISHED"
     assert run.data.params == {"alpha": "0.5"}
     assert run.data.tags["dvc.experiment"] == "brave-newt"
+    assert run.data.tags["git.commit"] == "a1b2c3", "the code of a queued experiment is its baseline's, whatever HEAD is now"
     assert [m.value for m in connect().get_metric_history(run.info.run_id, "val_accuracy")] == [10.0, 20.0]
     assert connect().get_experiment(run.info.experiment_id).name == "taskA"
 
