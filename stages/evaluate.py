@@ -7,9 +7,8 @@ from pathlib import Path
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.evaluation import predict, teacher_accuracies, write_evaluation
 from amalgam.files import read_json, sha256_of_file
-from amalgam.params import load_params
 from amalgam.provenance import configure_execution, fingerprint
-from amalgam.stage import run_stage
+from amalgam.stage import run_stage, stage_params
 from amalgam.students import load_student
 from amalgam.summary import table
 from amalgam.teachers import load_teachers
@@ -70,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--show", action="store_true", help="only print the table of the last evaluation")
     only_show = parser.parse_args().show
-    tasks = load_params().task_names
+    tasks = stage_params().task_names
     if not only_show:
         configure_execution()
         for task in tasks:

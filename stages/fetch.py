@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from amalgam.files import repository_root, whole_folder, write_json
-from amalgam.params import Params, load_params
-from amalgam.stage import run_stage
+from amalgam.params import Params
+from amalgam.stage import run_stage, stage_params
 
 DATA = Path("fetched/data")
 MODELS = Path("fetched/models")
@@ -27,7 +27,7 @@ def fetch(params: Params, folder: Path) -> None:
 
 
 def main() -> None:
-    params = load_params()
+    params = stage_params()
     with whole_folder(DATA) as work:
         fetch(params, work)
     with whole_folder(MODELS) as work:

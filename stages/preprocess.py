@@ -3,16 +3,15 @@
 from pathlib import Path
 
 from amalgam.dataset import LabelSets, prepare_split, stored_size
-from amalgam.params import load_params
 from amalgam.sources.raw import SPLITS, read_classes, read_split
-from amalgam.stage import run_stage
+from amalgam.stage import run_stage, stage_params
 
 DATA = Path("data")
 PREPARED = Path("outputs/prepared")
 
 
 def main() -> None:
-    params = load_params()
+    params = stage_params()
     block = params.source_block
     available = read_classes(DATA)
     tasks = {task: LabelSets.of_task(teachers, available, params.source, task) for task, teachers in block.tasks.items()}

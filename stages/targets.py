@@ -4,10 +4,9 @@ from pathlib import Path
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import read_json
-from amalgam.params import load_params
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
-from amalgam.stage import check_task, run_stage, task_argument
+from amalgam.stage import check_task, run_stage, stage_params, task_argument
 from amalgam.targets import ViewSettings, write_targets
 from amalgam.teachers import load_teachers
 
@@ -18,7 +17,7 @@ TARGETS = Path("outputs/targets")
 
 def main() -> None:
     task = task_argument(__doc__)
-    params = load_params()
+    params = stage_params()
     check_task(task, params.task_names)
     settings, augmentation = params.student(task), params.source_block.augmentation
     configure_execution()

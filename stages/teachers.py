@@ -5,10 +5,10 @@ from pathlib import Path
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import read_json
-from amalgam.params import Params, load_params
+from amalgam.params import Params
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
-from amalgam.stage import run_stage
+from amalgam.stage import run_stage, stage_params
 from amalgam.teachers import OwnImages, Recipe, provide_teacher, train_teacher
 from amalgam.trainer import steps_per_epoch
 
@@ -22,7 +22,7 @@ def recipe(params: Params) -> Recipe:
 
 
 def main() -> None:
-    params = load_params()
+    params = stage_params()
     configure_execution()
     for task in params.task_names:
         label_sets = LabelSets.read(PREPARED / task)

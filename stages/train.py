@@ -6,10 +6,10 @@ from typing import Any
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import whole_folder, write_json
-from amalgam.params import Params, StudentSettings, load_params
+from amalgam.params import Params, StudentSettings
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution, execution_record
-from amalgam.stage import check_task, run_stage, task_argument
+from amalgam.stage import check_task, run_stage, stage_params, task_argument
 from amalgam.students import Architecture, epoch_row, new_student, student_metrics, train_student, write_student
 from amalgam.targets import StoredTargets
 from amalgam.tracking import Tracker, training_run
@@ -66,7 +66,7 @@ def train(task: str, settings: StudentSettings, tracker: Tracker, folder: Path) 
 
 def main() -> None:
     task = task_argument(__doc__)
-    params = load_params()
+    params = stage_params()
     check_task(task, params.task_names)
     settings = params.student(task)
     configure_execution()

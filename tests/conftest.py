@@ -12,6 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from amalgam.dataset import LabelSets, PreparedSplit
+
 ROOT = Path(__file__).parent.parent
 # Threads that wait for each other by spinning are slow beside any other work: tests take one.
 os.environ["AMALGAM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
@@ -23,6 +25,18 @@ TINY_TASKS = {
     "taskB": {"first": ["red", "yellow", "green"], "second": ["green", "blue"]},
 }
 COLOURS = {"red": (220, 30, 30), "yellow": (220, 220, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (120, 120, 120)}
+
+# Two teachers that share a class, and their prepared images.
+SETS = LabelSets(("blue", "green", "red"), {"cold": ("blue", "green"), "bright": ("green", "red")})
+
+
+def colour_split(per_class: int, noise: float, held_out_every: int) -> PreparedSplit:
+    """``per_class`` noisy squares of each class of ``SETS``, every ``held_out_every``-th held out."""
+    labels = np.repeat(np.arange(len(SETS.classes)), per_class)
+    colours = np.array([COLOURS[name] for name in SETS.classes])[labels]
+    pixels = colours[:, None, None] + np.random.default_rng(0).normal(0, noise, (len(labels), 8, 8, 3))
+    validation = np.arange(len(labels)) % held_out_every == 0
+    return PreparedSplit(pixels.clip(0, 255).astype(np.uint8), labels, validation, [str(i) for i in range(len(labels))], "content")
 
 
 def write_images(folder: Path, count: dict[str, int], side: int = 12, seed: int = 0) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,6 +103,23 @@ def test_a_prepared_split_holds_the_unions_images_at_native_size(raw: tuple[RawS
     assert prepared.validation.sum() == 4
     for image, name in zip(prepared.images, prepared.names, strict=True):
         np.testing.assert_array_equal(image, np.asarray(Image.open(tmp_path / "images" / name)))
+
+
+def test_the_disk_sets_all_space_aside_before_the_first_image_is_written(
+    raw: tuple[RawSplit, list[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, available, tmp_path = raw
+    decode, claimed = RawSplit.decode, []
+
+    def watched(self: RawSplit, row: int) -> npt.NDArray[np.uint8]:
+        (file,) = tmp_path.glob(".out.*.part/images.npy")
+        claimed.append(file.stat().st_blocks * 512 >= file.stat().st_size > 10 * 64 * 64 * 3)
+        return decode(self, row)
+
+    monkeypatch.setattr(RawSplit, "decode", watched)
+    prepare_split(split, available, ["blue", "red"], (64, 64), 0, 0, tmp_path / "out")
+    assert len(claimed) == 10
+    assert all(claimed)
 
 
 def test_mixed_sizes_are_brought_to_one(raw: tuple[RawSplit, list[str], Path]) -> None:

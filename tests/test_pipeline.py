@@ -242,6 +242,26 @@ def test_every_stage_validates_all_parameters_first(finished: Repository, stage:
     assert "Traceback" not in result.stderr
 
 
+def test_a_source_that_does_not_exist_is_answered_with_those_that_do(finished: Repository) -> None:
+    result = finished.run("dvc", "exp", "run", "-S", "source=mnist", check=False)
+    assert result.returncode != 0
+    assert "source: 'mnist' is refused: input should be 'digits', 'cifar100' or 'folder'" in result.stdout + result.stderr
+
+
+def test_a_task_without_stages_and_stages_without_a_task_stop_the_first_stage(finished: Repository) -> None:
+    params = yaml.safe_load((finished.root / "params.yaml").read_text())
+    tasks = params["folder"]["tasks"]
+    finished.set_params(taskC=params["taskA"], folder__tasks={**tasks, "taskC": tasks["taskA"]})
+    result = finished.run("dvc", "repro", check=False)
+    assert "folder.tasks.taskC: dvc.yaml has no stages for it; copy there those of another task" in result.stderr
+    finished.run("git", "checkout", "-q", "params.yaml")
+    finished.edit("params.yaml", lambda text: re.sub(r"(?ms)^taskB:.*?(?=^\S)", "", text))
+    finished.set_params(folder__tasks={"taskA": tasks["taskA"]})
+    result = finished.run("dvc", "repro", check=False)
+    assert result.returncode != 0
+    assert "folder.tasks has no 'taskB', for which dvc.yaml has stages" in result.stdout + result.stderr
+
+
 def test_a_task_that_does_not_exist_is_named(finished: Repository) -> None:
     result = finished.run("python", "stages/train.py", "--task", "Z", check=False, PYTHONPATH="src")
     assert result.returncode == 1

@@ -14,9 +14,8 @@ from amalgam.models import Classifier, Preprocessing, build_network
 from amalgam.students import Architecture, load_student, new_student, train_student, view_of_epoch, write_history, write_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.trainer import Epoch, Fit, Optimization
-from conftest import COLOURS
+from conftest import SETS, colour_split
 
-SETS = LabelSets(("blue", "green", "red"), {"cold": ("blue", "green"), "bright": ("green", "red")})
 VIEWS = ViewSettings(views=3, crop=2, flip=True, data_seed=5)
 Teachers = dict[str, tuple[Classifier, str]]
 
@@ -28,11 +27,7 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def split() -> PreparedSplit:
-    random = np.random.default_rng(0)
-    labels = np.repeat(np.arange(3), 10)
-    colours = np.array([COLOURS[name] for name in SETS.classes])[labels]
-    images = (colours[:, None, None] + random.normal(0, 40, (30, 8, 8, 3))).clip(0, 255).astype(np.uint8)
-    return PreparedSplit(images, labels, np.arange(30) % 5 == 0, [str(i) for i in range(30)], "content")
+    return colour_split(10, 40, 5)
 
 
 @pytest.fixture

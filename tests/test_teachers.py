@@ -12,19 +12,14 @@ from amalgam.errors import UserError
 from amalgam.models import Classifier, channel_statistics
 from amalgam.teachers import OwnImages, Recipe, load_teachers, mixed, provide_teacher, train_teacher
 from amalgam.trainer import Batch, Fit
-from conftest import COLOURS
+from conftest import SETS, colour_split
 
 RECIPE = Recipe(None, 0.003, 8, 2, 0.05, 0.0, 0.0, 0, 1, True)
-SETS = LabelSets(("blue", "green", "red"), {"cold": ("blue", "green"), "bright": ("green", "red")})
 
 
 @pytest.fixture
 def split() -> PreparedSplit:
-    random = np.random.default_rng(0)
-    labels = np.repeat(np.arange(3), 12)
-    colours = np.array([COLOURS[name] for name in SETS.classes])[labels]
-    images = (colours[:, None, None] + random.normal(0, 20, (36, 8, 8, 3))).clip(0, 255).astype(np.uint8)
-    return PreparedSplit(images, labels, np.arange(36) % 4 == 0, [f"{i}" for i in range(36)], "content")
+    return colour_split(12, 20, 4)
 
 
 def test_a_teacher_gets_its_own_classes_images_and_statistics(split: PreparedSplit) -> None:

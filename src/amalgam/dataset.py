@@ -13,6 +13,7 @@
 
 import difflib
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -177,6 +178,7 @@ def _chunks(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64
 def _write_images(raw: RawSplit, rows: npt.NDArray[np.int64], size: tuple[int, int], path: Path) -> npt.NDArray[np.uint8]:
     """Decode the images of ``rows``, on all cores, into one array on disk; few at a time, whatever their number."""
     images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(rows), *size, 3))
+    _claim_space(path)
 
     def store(place: int) -> None:
         pixels = raw.decode(rows[place])
@@ -187,3 +189,10 @@ def _write_images(raw: RawSplit, rows: npt.NDArray[np.int64], size: tuple[int, i
             list(pool.map(store, places))
     images.flush()
     return images
+
+
+def _claim_space(path: Path) -> None:
+    """Have the disk set aside what a new file will hold: a full one is then an OSError here, and no crash while the map is filled."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
