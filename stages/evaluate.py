@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.evaluation import predict, teacher_accuracies, write_evaluation
+from amalgam.evaluation import predict, teacher_controls, write_evaluation
 from amalgam.files import read_json, sha256_of_file
 from amalgam.provenance import configure_execution, fingerprint
 from amalgam.stage import run_stage, stage_params
@@ -18,15 +18,16 @@ PREPARED = Path("outputs/prepared")
 MODELS = Path("models")
 STUDENTS = Path("outputs/students")
 EVALUATION = Path("outputs/evaluation")
+MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy")
 HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", "best epoch", "seconds", "MLflow run")
 
 
 def evaluate(task: str) -> None:
     label_sets = LabelSets.read(PREPARED / task)
     split = PreparedSplit.read(PREPARED / task / "test")
-    teachers = teacher_accuracies(load_teachers(MODELS / task, label_sets), label_sets, split)
+    controls = teacher_controls(load_teachers(MODELS / task, label_sets), label_sets, split)
     predictions = predict(load_student(STUDENTS / task, label_sets), split)
-    write_evaluation(task, STUDENTS / task / "best.safetensors", predictions, teachers, EVALUATION / task)
+    write_evaluation(task, STUDENTS / task / "best.safetensors", predictions, controls, label_sets.covering(), EVALUATION / task)
 
 
 def track(task: str) -> None:
@@ -34,6 +35,7 @@ def track(task: str) -> None:
     run, found = read_json(STUDENTS / task / "run.json"), read_json(folder / "results.json")
     metrics = read_json(folder / "metrics.json")[task]
     metrics |= {metric_name("test_accuracy", name): value for name, value in found["per_class_accuracy"].items()}
+    metrics |= {name: found[name] for name in MORE_METRICS if found[name] is not None}
     metrics |= {metric_name("teacher_accuracy", name): value for name, value in found["teacher_accuracy"].items()}
     files = sorted(folder.iterdir())
     known = add_evaluation(run["run_id"], fingerprint(files={file.name: sha256_of_file(file) for file in files}), metrics, files)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from amalgam.dataset import LabelSets, prepare_split, stored_size
-from amalgam.sources.raw import SPLITS, read_classes, read_split
+from amalgam.sources.raw import SPLITS, read_classes, read_split, read_unlabeled
 from amalgam.stage import run_stage, stage_params
 
 DATA = Path("data")
@@ -17,9 +17,10 @@ def main() -> None:
     tasks = {task: LabelSets.of_task(teachers, available, params.source, task) for task, teachers in block.tasks.items()}
     for task, label_sets in tasks.items():
         train, test = (read_split(DATA, split) for split in SPLITS)
-        size = stored_size([train, test], available, label_sets.classes, block.resolution)
-        for raw, name, fraction in ((train, "trainval", params.val_fraction), (test, "test", 0.0)):
-            prepare_split(raw, available, label_sets.classes, size, fraction, params.data_seed, PREPARED / task / name)
+        unlabeled = read_unlabeled(DATA)
+        size = stored_size([train, test, *unlabeled], available, label_sets.classes, block.resolution)
+        for raws, name, fraction in (([train, *unlabeled], "trainval", params.val_fraction), ([test], "test", 0.0)):
+            prepare_split(raws, available, label_sets.classes, size, fraction, params.data_seed, PREPARED / task / name)
         label_sets.write(PREPARED / task)
         print(f"{task}: {len(label_sets.classes)} classes, teachers {', '.join(label_sets.teachers)}")
 

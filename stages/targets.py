@@ -27,7 +27,7 @@ def main() -> None:
         name: (teacher, read_json(MODELS / task / name / "manifest.json")["weights_sha256"])
         for name, teacher in load_teachers(MODELS / task, label_sets).items()
     }
-    views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, params.data_seed)
+    views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, params.data_seed, settings.view_zoom, settings.view_colour)
     covering_only = settings.stored_teachers == "covering"
     with progress_bar(f"targets {task}", settings.views, "view") as (on_view, _):
         write_targets(TARGETS / task, split, label_sets, teachers, views, covering_only, on_view)

@@ -1,16 +1,19 @@
 """Train a task's student from its images, labels and stored targets; one run in MLflow."""
 
+import dataclasses
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.distilling import Pupils, Teaching, train_student
 from amalgam.files import whole_folder, write_json
 from amalgam.params import Params, StudentSettings
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution, execution_record
 from amalgam.stage import check_task, run_stage, stage_params, task_argument
-from amalgam.students import Architecture, epoch_row, new_student, student_metrics, train_student, write_student
+from amalgam.students import Architecture, epoch_row, new_student, student_metrics, write_student
 from amalgam.targets import StoredTargets
 from amalgam.tracking import Tracker, training_run
 from amalgam.trainer import Epoch, Fit, Optimization, steps_per_epoch
@@ -34,15 +37,16 @@ def run_params(params: Params, settings: StudentSettings) -> dict[str, Any]:
 
 
 def optimization(settings: StudentSettings) -> Optimization:
-    return Optimization(
-        settings.optimizer,
-        settings.lr,
-        settings.weight_decay,
-        settings.scheduler,
-        settings.num_epochs,
-        settings.scheduler_step,
-        settings.scheduler_gamma,
-    )
+    return Optimization(epochs=settings.num_epochs, **_fields(settings, Optimization, {"epochs"}))
+
+
+def teaching(settings: StudentSettings) -> Teaching:
+    return Teaching(**_fields(settings, Teaching))
+
+
+def _fields(settings: StudentSettings, kind: type, but: Collection[str] = ()) -> dict[str, Any]:
+    """The settings that a dataclass has under the same names."""
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind) if field.name not in but}
 
 
 def train(task: str, settings: StudentSettings, tracker: Tracker, folder: Path) -> Fit:
@@ -51,15 +55,16 @@ def train(task: str, settings: StudentSettings, tracker: Tracker, folder: Path) 
     targets = StoredTargets.read(TARGETS / task, split, label_sets)
     architecture = Architecture(settings.student_model, settings.student_resolution, settings.pretrained)
     student = new_student(architecture, label_sets, split, settings.seed)
-    how = (optimization(settings), settings.batch_size, settings.alpha, settings.temperature, settings.seed)
-    steps = settings.num_epochs * steps_per_epoch(len(split.training_rows), settings.batch_size)
+    lesson = teaching(settings)
+    images = len(Pupils.of(split, label_sets.classes, targets, lesson).rows)
+    steps = settings.num_epochs * steps_per_epoch(images, settings.batch_size)
     with progress_bar(f"student {task}", steps, "step") as (on_step, show):
 
         def on_epoch(record: Epoch) -> None:
             show(record)
             tracker.metrics(epoch_row(record) | {"epoch_seconds": record.seconds}, record.epoch)
 
-        result = train_student(student, label_sets, split, targets, *how, on_step, on_epoch)
+        result = train_student(student, label_sets, split, targets, optimization(settings), lesson, on_step, on_epoch)
     write_student(student, result, task, {"settings": settings.model_dump(), "execution": execution_record()}, folder)
     return result
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from amalgam.dataset import LabelSets, PreparedSplit, fit_square, prepare_split, stored_size, validation_mask
+from amalgam.dataset import LabelSets, PreparedSplit, fit_square, prepare_split, stored_size, validation_mask, visible_labels
 from amalgam.errors import UserError
 from amalgam.sources import folder
-from amalgam.sources.raw import RawSplit, read_classes, read_split
+from amalgam.sources.raw import RawSplit, read_classes, read_split, read_unlabeled
 from conftest import COLOURS, write_images
 
 CIFAR_A = {"trees": ["willow_tree", "maple_tree"], "flowers": ["rose", "orchid"], "fruit": ["pear", "apple"]}
@@ -51,6 +51,39 @@ def test_validation_is_stratified(counts: list[int], fraction: float, seed: int)
         held = int(mask[labels == label].sum())
         assert 1 <= held <= count - 1
         assert abs(held - fraction * count) <= 1
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=5), st.floats(0, 1), st.floats(0, 1), st.integers(0, 100))
+@settings(deadline=None)
+def test_visible_labels_are_stratified_and_nested(counts: list[int], small: float, large: float, seed: int) -> None:
+    labels = np.append(np.repeat(np.arange(len(counts)), counts), [-1, -1])
+    names = [f"class {i}" for i in range(len(counts))]
+    few, many = (visible_labels(labels, names, fraction, seed) for fraction in sorted((small, large)))
+    for shown, fraction in ((few, min(small, large)), (many, max(small, large))):
+        assert set(shown[shown >= 0]) <= set(labels)
+        np.testing.assert_array_equal(shown[shown >= 0], labels[shown >= 0])
+        for label, count in enumerate(counts):
+            visible = int((shown == label).sum())
+            assert abs(visible - fraction * count) <= 1
+            assert (visible >= 1) == (fraction > 0)
+    assert (many[few >= 0] >= 0).all()
+    assert (visible_labels(labels, names, 1.0, seed) == labels).all()
+    assert (visible_labels(labels, names, 0.0, seed) == -1).all()
+
+
+def test_unlabelled_images_follow_the_labelled_and_are_never_held_out(raw: tuple[RawSplit, list[str], Path]) -> None:
+    _, available, tmp_path = raw
+    (tmp_path / "images" / "unlabeled" / "deep").mkdir(parents=True)
+    for number, place in enumerate(("a.png", "deep/b.png")):
+        Image.new("RGB", (12, 12), (number, 0, 0)).save(tmp_path / "images" / "unlabeled" / place)
+    split = fetched(tmp_path)
+    (unlabelled,) = read_unlabeled(max(tmp_path.glob("raw*")))
+    prepare_split([split, unlabelled], available, ["blue", "red"], (12, 12), 0.4, 0, tmp_path / "out")
+    prepared = PreparedSplit.read(tmp_path / "out")
+    np.testing.assert_array_equal(prepared.labels, [*np.repeat([0, 1], 5), -1, -1])
+    assert prepared.names[-2:] == ["unlabeled/a.png", "unlabeled/b.png"]
+    assert prepared.images[-2:, 0, 0].tolist() == [[0, 0, 0], [1, 0, 0]]
+    assert not prepared.validation[-2:].any()
 
 
 def test_a_change_of_one_class_moves_no_image_of_another() -> None:
@@ -96,7 +129,7 @@ def test_a_prepared_split_holds_the_unions_images_at_native_size(raw: tuple[RawS
     split, available, tmp_path = raw
     size = stored_size([split], available, ["blue", "red"], None)
     assert size == (12, 12)
-    prepare_split(split, available, ["blue", "red"], size, 0.4, 0, tmp_path / "out")
+    prepare_split([split], available, ["blue", "red"], size, 0.4, 0, tmp_path / "out")
     prepared = PreparedSplit.read(tmp_path / "out")
     assert prepared.images.shape == (10, 12, 12, 3)
     np.testing.assert_array_equal(prepared.labels, np.repeat([0, 1], 5))
@@ -117,7 +150,7 @@ def test_the_disk_sets_all_space_aside_before_the_first_image_is_written(
         return decode(self, row)
 
     monkeypatch.setattr(RawSplit, "decode", watched)
-    prepare_split(split, available, ["blue", "red"], (64, 64), 0, 0, tmp_path / "out")
+    prepare_split([split], available, ["blue", "red"], (64, 64), 0, 0, tmp_path / "out")
     assert len(claimed) == 10
     assert all(claimed)
 
@@ -128,7 +161,7 @@ def test_mixed_sizes_are_brought_to_one(raw: tuple[RawSplit, list[str], Path]) -
     split = fetched(tmp_path)
     assert stored_size([split], available, available, 20) == (20, 20)
     for size in ((64, 64), (20, 20)):
-        prepare_split(split, available, available, size, 0, 0, tmp_path / "out")
+        prepare_split([split], available, available, size, 0, 0, tmp_path / "out")
         assert PreparedSplit.read(tmp_path / "out").images.shape == (26, *size, 3)
 
 
@@ -154,6 +187,6 @@ def test_the_content_hash_sees_pixels_labels_and_split(raw: tuple[RawSplit, list
     split, available, tmp_path = raw
     hashes = set()
     for number, (union, fraction, seed) in enumerate(((["blue", "red"], 0.4, 0), (["blue", "red"], 0.4, 1), (["blue", "grey"], 0.4, 0))):
-        prepare_split(split, available, union, (12, 12), fraction, seed, tmp_path / f"out{number}")
+        prepare_split([split], available, union, (12, 12), fraction, seed, tmp_path / f"out{number}")
         hashes.add(PreparedSplit.read(tmp_path / f"out{number}").content)
     assert len(hashes) == 3

@@ -158,3 +158,30 @@ def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
     result = repository.run("dvc", "exp", "run", "-S", "taskA.alhpa=0.5", check=False)
     assert result.returncode != 0
     assert "alhpa" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"label_fraction: 1.0": "label_fraction: 0.5"},
+            "label_fraction 0.5 learns unlabelled images from all teachers, but stored_teachers is",
+        ),
+        (
+            {"label_fraction: 1.0": "label_fraction: 0", "stored_teachers: covering": "stored_teachers: all"},
+            "label_fraction 0 leaves no label to learn from, but alpha 0.5 weighs labels with 0.5; set alpha to 1",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_refused_by_name(changes: dict[str, str], message: str, tmp_path: Path) -> None:
+    text = SHIPPED
+    for old, new in changes.items():
+        text = text.replace(f"\n{old}", f"\n{new}")
+    with pytest.raises(UserError, match=f"taskA: {message}"):
+        load(text, tmp_path)
+
+
+def test_few_labels_are_fine_without_teachers_or_with_all_of_them(tmp_path: Path) -> None:
+    few = edited("label_fraction: 1.0", "label_fraction: 0.1")
+    assert load(few.replace("\nalpha: 0.5", "\nalpha: 0"), tmp_path).label_fraction == 0.1
+    assert load(few.replace("\nstored_teachers: covering", "\nstored_teachers: all"), tmp_path).label_fraction == 0.1

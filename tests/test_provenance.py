@@ -13,7 +13,7 @@ from amalgam.provenance import NEUTRAL, PACKAGE, code_hash, fingerprint, import_
 from conftest import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-TARGET_KEYS = {"views", "stored_teachers"}
+TARGET_KEYS = {"views", "view_zoom", "view_colour", "stored_teachers"}
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -10,8 +10,8 @@ import torch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.models import Classifier, channel_statistics
-from amalgam.teachers import OwnImages, Recipe, load_teachers, mixed, provide_teacher, train_teacher
-from amalgam.trainer import Batch, Fit
+from amalgam.teachers import OwnImages, Recipe, label_shares, load_teachers, provide_teacher, train_teacher
+from amalgam.trainer import Batch, Fit, mixed
 from conftest import SETS, colour_split
 
 RECIPE = Recipe(None, 0.003, 8, 2, 0.05, 0.0, 0.0, 0, 1, True)
@@ -95,8 +95,9 @@ def test_mixing_keeps_the_share_of_image_and_label() -> None:
     images = torch.tensor([0, 200], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 2, 2, 3)
     batch = Batch(images, torch.tensor([0, 1]))
     for seed in range(20):
-        result = mixed(batch, 2, 0.4, np.random.default_rng(seed))
-        assert result.mixed_labels is not None
-        torch.testing.assert_close(result.images[:, 0, 0, 0].float() / 200, result.mixed_labels[:, 1], atol=0.005, rtol=0)
-        torch.testing.assert_close(result.mixed_labels.sum(dim=1), torch.ones(2))
-    assert mixed(batch, 2, 0.0, np.random.default_rng(0)) is batch
+        result = mixed(batch, 0.4, np.random.default_rng(seed))
+        shares = label_shares(result, 2)
+        torch.testing.assert_close(result.images[:, 0, 0, 0].float() / 200, shares[:, 1], atol=0.005, rtol=0)
+        torch.testing.assert_close(shares.sum(dim=1), torch.ones(2))
+        assert torch.equal(result.shown(), shares.argmax(1))
+    assert mixed(batch, 0.0, np.random.default_rng(0)) is batch

@@ -11,9 +11,21 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from amalgam.errors import UserError
 from amalgam.models import PRECISION, Classifier, Preprocessing
-from amalgam.trainer import Batch, Epoch, Fit, Optimization, Validation, fit, score, shuffled_batches, steps_per_epoch
+from amalgam.trainer import (
+    Batch,
+    DivergedError,
+    Epoch,
+    Fit,
+    Optimization,
+    StepLoss,
+    Validation,
+    fit,
+    mixed,
+    score,
+    shuffled_batches,
+    steps_per_epoch,
+)
 
 
 @given(st.integers(1, 300), st.integers(2, 64), st.integers(0, 100), st.integers(0, 20))
@@ -86,8 +98,8 @@ def batches(epoch: int) -> Iterator[Batch]:
         yield Batch(torch.from_numpy(pixels), torch.from_numpy(labels))
 
 
-def cross_entropy(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-    return {"labels": functional.cross_entropy(logits, batch.labels)}
+def cross_entropy(logits: torch.Tensor, batch: Batch) -> StepLoss:
+    return StepLoss({"labels": functional.cross_entropy(logits, batch.labels)})
 
 
 HOW = Optimization("adamw", 0.05, 0.0, "one_cycle", 4)
@@ -95,13 +107,16 @@ HOW = Optimization("adamw", 0.05, 0.0, "one_cycle", 4)
 
 def run(validations: list[Validation] | None = None, classifier: Classifier | None = None) -> tuple[Fit, list[Epoch]]:
     remaining, seen = list(validations or []), list[Epoch]()
-    result = fit(classifier or toy(), HOW, 5, batches, cross_entropy, lambda: remaining.pop(0) if remaining else None, on_epoch=seen.append)
+    result = fit(
+        classifier or toy(), HOW, 5, batches, cross_entropy, lambda _: remaining.pop(0) if remaining else None, on_epoch=seen.append
+    )
     return result, seen
 
 
 def test_training_learns_and_reports_each_epoch() -> None:
     result, seen = run()
     assert [record.epoch for record in seen] == [1, 2, 3, 4]
+    assert seen[-1].train_accuracy is not None
     assert seen[-1].train_accuracy > 0.9
     assert seen[-1].train_loss < seen[0].train_loss
     assert seen[-1].terms == {"labels": seen[-1].train_loss}
@@ -129,11 +144,120 @@ def test_training_repeats_bit_for_bit_whatever_ran_before() -> None:
     torch.testing.assert_close(first.last, second.last, rtol=0, atol=0)
 
 
-def test_a_loss_that_is_not_finite_ends_the_training() -> None:
+def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_step() -> None:
+    """In the second epoch's third step; what the first had reached is handed on."""
+    steps = 0
+
+    def breaking(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        nonlocal steps
+        steps += 1
+        terms = cross_entropy(logits, batch).terms
+        return StepLoss(terms | {"other": torch.tensor(math.inf if steps == 8 else 1.0)})
+
+    with pytest.raises(DivergedError, match=r"no longer finite in epoch 2, step 3 \(labels 0\.\d+, other inf\); lower lr") as caught:
+        fit(toy(), HOW, 5, batches, breaking, lambda _: None)
+    assert caught.value.result.best_epoch == 1
+    assert all(tensor.isfinite().all() for tensor in caught.value.result.best.values())
+
+
+def test_the_cosine_schedule_warms_up_and_falls_to_nothing() -> None:
+    rates = learning_rates(Optimization("adamw", 0.1, 0, "cosine", 10, warmup_epochs=2), 5)
+    np.testing.assert_allclose(rates[:10], 0.1 * np.arange(1, 11) / 11)
+    np.testing.assert_allclose(rates[10:], [0.05 * (1 + math.cos(math.pi * i / 40)) for i in range(40)])
+
+
+def test_warm_up_precedes_the_step_schedule_and_moves_no_drop() -> None:
+    rates = learning_rates(Optimization("sgd", 0.1, 0, "step", 4, scheduler_step=2, scheduler_gamma=0.5, warmup_epochs=1), 3)
+    np.testing.assert_allclose(rates, [0.025, 0.05, 0.075] + [0.1] * 3 + [0.05] * 6)
+
+
+def test_sgd_has_nesterov_momentum() -> None:
+    optimizer, _ = Optimization("sgd", 0.1, 0.01, "cosine", 1).build(nn.Linear(1, 1), 1)
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert {key: optimizer.param_groups[0][key] for key in ("momentum", "nesterov", "weight_decay")} == {
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 0.01,
+    }
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept() -> None:
+    """Against the recursion by hand: decay min(d, (1 + n) / (10 + n)), statistics of batch norm included."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    classifier = Classifier("MobileNetV3", network, ("dark", "light"), Preprocessing((4, 4), (0.5,) * 3, (0.25,) * 3))
+    how = Optimization("adamw", 0.05, 0.0, "cosine", 2, ema_decay=0.5)
+    by_hand: dict[str, torch.Tensor] = {}
+    updates = 0
+
+    def follow() -> None:
+        nonlocal updates, by_hand
+        state = {name: tensor.clone() for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+        decay = min(0.5, (1 + updates) / (10 + updates)) if updates else 0.0
+        by_hand = {name: decay * by_hand.get(name, tensor) + (1 - decay) * tensor for name, tensor in state.items()}
+        updates += 1
+
+    validated: list[torch.Tensor] = []
+
+    def validate(current: Classifier) -> Validation:
+        validated.append(current.network.state_dict()["0.weight"].clone())
+        return Validation(0.5, 0.5)
+
+    result = fit(classifier, how, 5, batches, cross_entropy, validate, on_step=follow)
+    assert updates == 10
+    torch.testing.assert_close({name: result.last[name] for name in by_hand}, by_hand)
+    torch.testing.assert_close(validated[-1], by_hand["0.weight"])
+    assert not torch.equal(by_hand["0.weight"], network.state_dict()["0.weight"])
+    torch.testing.assert_close(result.best["0.weight"], validated[0])
+
+
+def test_long_gradients_are_shortened() -> None:
+    """With plain gradient descent of rate one, a step is as long as its gradient."""
     classifier = toy()
-    classifier.network.head.weight.data.fill_(math.nan)  # type: ignore[union-attr,operator]
-    with pytest.raises(UserError, match=r"no longer finite in epoch 1 .*lower lr"):
-        run(classifier=classifier)
+    before = {name: tensor.clone() for name, tensor in classifier.network.state_dict().items()}
+    how = Optimization("sgd", 1.0, 0.0, "step", 1, clip_norm=0.01)
+    moved: list[float] = []
+
+    def measure() -> None:
+        if not moved:
+            moved.append(math.sqrt(sum(float((classifier.network.state_dict()[name] - before[name]).square().sum()) for name in before)))
+
+    fit(classifier, how, 5, batches, cross_entropy, lambda _: None, on_step=measure)
+    assert moved[0] == pytest.approx(0.01 * 1.9, rel=1e-3), "Nesterov's first step is 1 + momentum gradients long"
+
+
+def test_watched_values_are_means_over_the_images_they_count() -> None:
+    def watching(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        dark = batch.labels == 0
+        return cross_entropy(logits, batch)._replace(watched={"dark": (dark.sum() * 3.0, dark.sum()), "all": (dark.sum(), torch.tensor(8))})
+
+    result = fit(toy(), HOW, 5, batches, watching, lambda _: None)
+    share = float(torch.cat([batch.labels for batch in batches(0)]).eq(0).float().mean())
+    assert result.history[0].watched == {"dark": pytest.approx(3.0), "all": pytest.approx(share)}
+
+
+def test_training_accuracy_counts_only_images_with_a_label() -> None:
+    def hidden(epoch: int) -> Iterator[Batch]:
+        for batch in batches(epoch):
+            yield batch._replace(labels=torch.full((8,), -1))
+
+    def distilling(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        return StepLoss({"distillation": logits.square().mean()})
+
+    assert fit(toy(), HOW, 5, hidden, distilling, lambda _: None).history[0].train_accuracy is None
+
+
+def test_a_mixed_batch_keeps_what_belongs_to_each_image_and_to_its_partner() -> None:
+    batch = next(batches(0))._replace(teacher_logits=torch.arange(16.0).view(8, 2))
+    result = mixed(batch, 1.0, np.random.default_rng(0))
+    assert result.mixture is not None
+    partner, share = result.mixture
+    expected = share * batch.images.float() + (1 - share) * batch.images[partner].float()
+    torch.testing.assert_close(result.images.float(), expected, atol=0.5, rtol=0)
+    other = result.partners()
+    assert torch.equal(other.labels, batch.labels[partner])
+    assert other.teacher_logits is not None
+    assert torch.equal(other.teacher_logits, batch.teacher_logits[partner])  # type: ignore[index]
 
 
 def test_score_by_hand() -> None:

@@ -59,3 +59,42 @@ def test_shifts_and_mirrors_have_the_promised_distribution(crop: int, flip: bool
 def test_seeds_and_views_differ() -> None:
     shifts = {draw_view(50, index, seed, 4, True).shift_y.tobytes() for index in range(5) for seed in range(5)}
     assert len(shifts) == 25
+
+
+def strong(count: int, index: int = 0, seed: int = 3, zoom: float = 0.4, colour: float = 0.0) -> View:
+    return draw_view(count, index, seed, 0, False, zoom, colour)
+
+
+def test_a_zoomed_view_shows_a_part_of_the_image_enlarged() -> None:
+    """A ramp stays a ramp, less steep and between other ends; against the sampling positions by hand."""
+    ramp = np.tile(np.arange(0, 250, 5, dtype=np.uint8)[None, :, None], (50, 1, 3))[None].repeat(8, 0)
+    view = strong(8)
+    assert view.strong is not None
+    shown = view.render(ramp, np.arange(8))
+    for image in range(8):
+        side, left = view.strong.side[image], view.strong.left[image]
+        assert 0.4 <= side**2 <= 1
+        x = (np.arange(50) + 0.5) * side + left * (1 - side) * 50 - 0.5  # the shown part's pixel centres
+        expected = 5 * x.clip(0, 49)
+        np.testing.assert_allclose(shown[image, 10, :, 0], expected, atol=1)
+
+
+def test_colours_change_within_their_bounds_and_grey_stays_grey() -> None:
+    grey = np.full((6, 4, 4, 3), 100, dtype=np.uint8)
+    view = strong(6, zoom=1.0, colour=0.3)
+    shown = view.render(grey, np.arange(6)).astype(int)
+    assert (shown.max(3) - shown.min(3) <= 1).all()
+    assert (shown >= 69).all()
+    assert (shown <= 131).all()
+    assert len({int(image[0, 0, 0]) for image in shown}) > 1
+
+
+def test_the_strong_draws_follow_from_seed_view_and_image_alone_and_leave_the_others_as_they_are() -> None:
+    rows = np.array([4, 1])
+    few, many = strong(5, colour=0.2), strong(20, colour=0.2)
+    np.testing.assert_array_equal(few.render(IMAGES[:5], rows), many.render(IMAGES, rows))
+    assert not np.array_equal(few.render(IMAGES, rows), strong(20, index=1, colour=0.2).render(IMAGES, rows))
+    plain, stronger = draw_view(20, 2, 7, 3, True), draw_view(20, 2, 7, 3, True, 0.5, 0.1)
+    np.testing.assert_array_equal(plain.shift_y, stronger.shift_y)
+    np.testing.assert_array_equal(plain.mirror, stronger.mirror)
+    assert plain.strong is None

@@ -4,7 +4,7 @@
 
     outputs/prepared/<task>/classes.json             the union's classes, and each teacher's
     outputs/prepared/<task>/trainval/images.npy      uint8 (N, height, width, 3), to be memory-mapped
-    outputs/prepared/<task>/trainval/labels.npy      int64 (N,): index into the union's classes
+    outputs/prepared/<task>/trainval/labels.npy      int64 (N,): index into the union's classes, −1 for an image without label
     outputs/prepared/<task>/trainval/validation.npy  bool (N,): the images held out to choose the best epoch
     outputs/prepared/<task>/trainval/names.txt       N lines: where each image came from
     outputs/prepared/<task>/trainval/content.json    sha256 of images, labels and split
@@ -14,9 +14,10 @@
 import difflib
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from PIL import Image
 
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_arrays, whole_folder, write_json
-from amalgam.sources.raw import RawSplit
+from amalgam.sources.raw import UNLABELED, RawSplit
 
 MIXED_RESOLUTION = 64  # pixels; where the images share no size and the source's resolution is null
 LARGEST_NATIVE = 1024  # pixels a side
@@ -74,7 +75,7 @@ class PreparedSplit:
     """Images and labels of one task, memory-mapped."""
 
     images: npt.NDArray[np.uint8]  # (N, height, width, 3)
-    labels: npt.NDArray[np.int64]  # (N,)
+    labels: npt.NDArray[np.int64]  # (N,), −1 for an image without label
     validation: npt.NDArray[np.bool_]  # (N,)
     names: list[str]
     content: str  # sha256
@@ -107,14 +108,34 @@ def validation_mask(labels: npt.NDArray[np.int64], classes: Sequence[str], fract
     mask = np.zeros(len(labels), dtype=bool)
     if fraction == 0:
         return mask
-    for label, name in enumerate(classes):
-        rows = np.flatnonzero(labels == label)
+    for rows, name, random in _classes_in_turn(labels, classes, [seed]):
         if len(rows) < 2:
             raise UserError(f"class '{name}' has {len(rows)} training image; val_fraction {fraction} needs two (or set val_fraction to 0)")
         count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-        name_seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-        mask[np.random.default_rng([seed, name_seed]).permutation(rows)[:count]] = True
+        mask[random.permutation(rows)[:count]] = True
     return mask
+
+
+def visible_labels(labels: npt.NDArray[np.int64], classes: Sequence[str], fraction: float, seed: int) -> npt.NDArray[np.int64]:
+    """The labels (N,) of ``fraction`` of each class, rounded, at least one; −1 for the others.
+
+    A larger fraction shows those of a smaller one, and more.
+    """
+    shown = np.full_like(labels, -1)
+    if fraction > 0:
+        for rows, _, random in _classes_in_turn(labels, classes, [seed, 1]):
+            chosen = random.permutation(rows)[: max(round(fraction * len(rows)), 1)]
+            shown[chosen] = labels[chosen]
+    return shown
+
+
+def _classes_in_turn(
+    labels: npt.NDArray[np.int64], classes: Sequence[str], seed: list[int]
+) -> Iterator[tuple[npt.NDArray[np.int64], str, np.random.Generator]]:
+    """Each class's rows and name, with a generator of its own that follows from the seed and the name."""
+    for label, name in enumerate(classes):
+        own = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+        yield np.flatnonzero(labels == label), name, np.random.default_rng([seed[0], own, *seed[1:]])
 
 
 def fit_square(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
@@ -152,41 +173,50 @@ def stored_size(raws: Sequence[RawSplit], raw_classes: Sequence[str], union: Seq
 
 
 def prepare_split(
-    raw: RawSplit, raw_classes: Sequence[str], union: Sequence[str], size: tuple[int, int], fraction: float, seed: int, folder: Path
+    raws: Sequence[RawSplit],
+    raw_classes: Sequence[str],
+    union: Sequence[str],
+    size: tuple[int, int],
+    fraction: float,
+    seed: int,
+    folder: Path,
 ) -> None:
-    """Write the images of the union's classes, in the raw order and in ``size``, into ``folder``."""
-    rows = _rows_of(raw, raw_classes, union)
-    place = {raw_classes.index(name): label for label, name in enumerate(union)}
-    labels = np.array([place[label] for label in raw.labels[rows].tolist()], dtype=np.int64)
+    """Write the images of the union's classes and those without label, in the raw order and in ``size``, into ``folder``."""
+    place = {raw_classes.index(name): label for label, name in enumerate(union)} | {UNLABELED: UNLABELED}
+    chosen = [(raw, _rows_of(raw, raw_classes, union)) for raw in raws]
+    labels = np.array([place[label] for raw, rows in chosen for label in raw.labels[rows].tolist()], dtype=np.int64)
     validation = validation_mask(labels, union, fraction, seed)
     with whole_folder(folder) as work:
-        images = _write_images(raw, rows, size, work / "images.npy")
+        images = _write_images(chosen, size, work / "images.npy")
         np.save(work / "labels.npy", labels)
         np.save(work / "validation.npy", validation)
-        (work / "names.txt").write_text("".join(f"{raw.names[row]}\n" for row in rows), encoding="utf-8")
+        (work / "names.txt").write_text("".join(f"{raw.names[row]}\n" for raw, rows in chosen for row in rows), encoding="utf-8")
         write_json(work / "content.json", {"sha256": sha256_of_arrays(images, labels, validation)})
 
 
 def _rows_of(raw: RawSplit, raw_classes: Sequence[str], union: Sequence[str]) -> npt.NDArray[np.int64]:
-    return np.flatnonzero(np.isin(raw.labels, [raw_classes.index(name) for name in union]))
+    return np.flatnonzero(np.isin(raw.labels, [UNLABELED, *(raw_classes.index(name) for name in union)]))
 
 
 def _chunks(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _write_images(raw: RawSplit, rows: npt.NDArray[np.int64], size: tuple[int, int], path: Path) -> npt.NDArray[np.uint8]:
-    """Decode the images of ``rows``, on all cores, into one array on disk; few at a time, whatever their number."""
-    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(rows), *size, 3))
+def _write_images(parts: Sequence[tuple[RawSplit, npt.NDArray[np.int64]]], size: tuple[int, int], path: Path) -> npt.NDArray[np.uint8]:
+    """Decode the rows of each part, on all cores, into one array on disk; few at a time, whatever their number."""
+    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(sum(len(rows) for _, rows in parts), *size, 3))
     _claim_space(path)
 
-    def store(place: int) -> None:
-        pixels = raw.decode(rows[place])
+    def store(raw: RawSplit, row: int, place: int) -> None:
+        pixels = raw.decode(row)
         images[place] = pixels if pixels.shape[:2] == size else fit_square(pixels, size[0])
 
+    start = 0
     with ThreadPoolExecutor() as pool:
-        for places in _chunks(np.arange(len(rows)), DECODE_CHUNK):
-            list(pool.map(store, places))
+        for raw, all_rows in parts:
+            for rows in _chunks(all_rows, DECODE_CHUNK):
+                list(pool.map(partial(store, raw), rows, range(start, start + len(rows))))
+                start += len(rows)
     images.flush()
     return images
 

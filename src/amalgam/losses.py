@@ -1,43 +1,226 @@
 """Losses of a student with several teachers: pure functions of logits.
 
-C classes in the union; teacher i knows ``columns[i]``, indices into the union. Teachers' logits stand side by side in one
-tensor (B, Σ|Lᵢ|), in the teachers' order; those of a teacher that is not active for an image are ignored and may be NaN.
+B images, C classes in the union, n teachers. Teacher i knows the classes Lᵢ, indices into the union; the teachers' logits
+stand side by side in one tensor (B, Σ|Lᵢ|), in the teachers' order. For an image only some teachers are *active*: those that
+know its class where its label is used, all of them where not. Logits of the others are ignored and may be NaN.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from amalgam.joint import joint_estimate
+from amalgam.params import Objective, Target
 
-def mean_target(teacher_logits: Tensor, active: Tensor, columns: Sequence[Sequence[int]], classes: int, temperature: float) -> Tensor:
-    """The mean, over an image's active teachers, of their zero-padded distributions at ``temperature``: (B, C), rows sum to one.
+DKD_TARGET, DKD_OTHERS = 1.0, 8.0  # weights of DKD's two parts (Zhao et al., CVPR 2022, CIFAR-100)
+DIST_ROWS, DIST_COLUMNS = 1.0, 1.0  # weights of DIST's two relations (Huang et al., NeurIPS 2022)
+STANDARDIZE_EPSILON = 1e-7
+PEARSON_EPSILON = 1e-8
+TINY = 1e-12  # a probability below it is as good as none
+LOGARITHM_OF_NOTHING = -1e4  # finite, so that no gradient is undefined
 
-    ``active`` (B, teachers) is bool, with at least one True a row.
+
+class LabelBlocks:
+    """The label sets as tables for batched arithmetic, each padded to the widest: K entries, of which ``valid`` says which count."""
+
+    def __init__(self, columns: Sequence[Sequence[int]], classes: int, device: torch.device | None = None) -> None:
+        widest = max(map(len, columns))
+        starts = [sum(map(len, columns[:i])) for i in range(len(columns))]
+        self.classes = classes
+        self.valid = torch.tensor([[k < len(own) for k in range(widest)] for own in columns], device=device)  # (n, K)
+        self.union = torch.tensor([[*own, *[own[0]] * (widest - len(own))] for own in columns], device=device)  # (n, K)
+        self.stored = torch.tensor([[s + min(k, len(own) - 1) for k in range(widest)] for s, own in zip(starts, columns, strict=True)])
+        self.stored = self.stored.to(device)  # (n, K)
+        self.sizes = self.valid.sum(1)  # (n,)
+        self.place = functional.one_hot(self.union, classes).float() * self.valid[..., None]  # (n, K, C)
+
+    def of_teachers(self, logits: Tensor, active: Tensor) -> Tensor:
+        """(B, n, K) of the teachers' logits (B, Σ|Lᵢ|), zero where a teacher is not active."""
+        return torch.where(active[..., None], logits.float()[:, self.stored], 0.0)
+
+    def of_student(self, logits: Tensor) -> Tensor:
+        """(B, n, K) of the student's logits (B, C)."""
+        return logits[:, self.union]
+
+    def log_softmax(self, blocks: Tensor) -> Tensor:
+        """Logarithms of each block's own distribution (B, n, K); zero where an entry does not count."""
+        return functional.log_softmax(blocks.masked_fill(~self.valid, -torch.inf), dim=2).masked_fill(~self.valid, 0.0)
+
+    def softmax(self, blocks: Tensor) -> Tensor:
+        """Each block's own distribution (B, n, K); zero where an entry does not count."""
+        return torch.softmax(blocks.masked_fill(~self.valid, -torch.inf), dim=2)
+
+    def standardize(self, blocks: Tensor) -> Tensor:
+        """Each block (B, n, K) with mean zero and standard deviation one over its own entries (Sun et al., CVPR 2024)."""
+        count = self.sizes[:, None]
+        mean = torch.where(self.valid, blocks, 0.0).sum(2, keepdim=True) / count
+        centred = torch.where(self.valid, blocks - mean, 0.0)
+        deviation = (centred.square().sum(2, keepdim=True) / (count - 1)).clamp(min=TINY).sqrt()
+        return centred / (deviation + STANDARDIZE_EPSILON)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """(B, C): the sum of the blocks (B, n, K), each entry at its class."""
+        return values.flatten(1) @ self.place.flatten(0, 1).to(values.dtype)
+
+
+class Knowledge(NamedTuple):
+    """What the teachers say of a batch."""
+
+    blocks: LabelBlocks
+    logits: Tensor  # (B, n, K), already divided by the temperature
+    active: Tensor  # bool (B, n), at least one True a row
+    labels: Tensor  # int64 (B,), −1 where the label may not be used
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """The distillation loss and, for the record, what each teacher had to do with it."""
+
+    loss: Tensor  # scalar, T² included
+    weight: Tensor  # (B, n): each teacher's share in an image's target; rows sum to one
+    divergence: Tensor  # (B, n): T² · KL inside each teacher's label set
+    agreement: Tensor  # bool (B, n): whether teacher and student prefer the same class of that set
+
+
+def standardized(logits: Tensor) -> Tensor:
+    """Rows (B, C) with mean zero and standard deviation one."""
+    mean = logits.mean(1, keepdim=True)
+    return (logits - mean) / (logits.var(1, keepdim=True).clamp(min=TINY).sqrt() + STANDARDIZE_EPSILON)
+
+
+def distillation(
+    logits: Tensor,
+    teacher_logits: Tensor,
+    active: Tensor,
+    labels: Tensor,
+    blocks: LabelBlocks,
+    target: Target,
+    objective: Objective,
+    temperature: float,
+    standardize: bool = False,
+    confidence_temperature: float = 1.0,
+) -> Distilled:
+    """How far the student's ``logits`` (B, C) are from what its active teachers say.
+
+    ``target`` blocks compares inside each active teacher's label set, and takes the mean over them; the others form one
+    distribution over the union. ``labels`` (B,) are used by dkd alone.
     """
-    target = torch.zeros(len(teacher_logits), classes, device=teacher_logits.device)
-    start = 0
-    for teacher, own in enumerate(columns):
-        logits = teacher_logits[:, start : start + len(own)].float()
-        here = active[:, teacher, None]
-        probabilities = torch.softmax(torch.where(here, logits, 0.0) / temperature, dim=1)
-        target[:, list(own)] += torch.where(here, probabilities, 0.0)
-        start += len(own)
-    return target / active.sum(dim=1, keepdim=True)
+    theirs, mine = blocks.of_teachers(teacher_logits, active), blocks.of_student(logits)
+    if standardize:
+        theirs = blocks.standardize(theirs)
+    knowledge = Knowledge(blocks, theirs / temperature, active, labels)
+    weight = teacher_weights(knowledge, target, confidence_temperature)
+    inside = (blocks.standardize(mine) if standardize else mine) / temperature
+    if target == "blocks":
+        loss = block_objective(inside, knowledge, objective)
+    else:
+        whole = (standardized(logits) if standardize else logits) / temperature
+        loss = union_objective(whole, union_target(knowledge, target, weight), labels, objective)
+    with torch.no_grad():
+        divergence = block_divergence(inside, knowledge)
+        agreement = blocks.softmax(inside).argmax(2) == blocks.softmax(theirs).argmax(2)
+    return Distilled(temperature**2 * loss, weight, temperature**2 * divergence, agreement)
 
 
-def distillation(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """T² · KL(target ‖ softmax(logits / T)), mean over the batch (Hinton et al., 2015). Shapes (B, C)."""
-    log_student = functional.log_softmax(logits / temperature, dim=1)
-    return temperature**2 * functional.kl_div(log_student, target, reduction="batchmean")
+def teacher_weights(knowledge: Knowledge, target: Target, confidence_temperature: float) -> Tensor:
+    """(B, n): the mean over active teachers, or softmax(s / τ) of their confidences sᵢ = 1 − H(pᵢ) / log|Lᵢ| (MUKI, Li et al., 2022)."""
+    if target != "confidence":
+        return knowledge.active / knowledge.active.sum(1, keepdim=True)
+    blocks = knowledge.blocks
+    entropy = -(blocks.softmax(knowledge.logits) * blocks.log_softmax(knowledge.logits)).sum(2)  # (B, n)
+    confidence = 1 - entropy / blocks.sizes.log()
+    return torch.softmax((confidence / confidence_temperature).masked_fill(~knowledge.active, -torch.inf), dim=1)
 
 
-def student_loss(logits: Tensor, labels: Tensor, target: Tensor, alpha: float, temperature: float) -> dict[str, Tensor]:
-    """The weighted terms (1 − α)·CE(logits, labels) and α·distillation; the loss is their sum. A term of weight 0 is left out."""
-    terms = {}
-    if alpha < 1:
-        terms["labels"] = (1 - alpha) * functional.cross_entropy(logits, labels)
-    if alpha > 0:
-        terms["distillation"] = alpha * distillation(logits, target, temperature)
-    return terms
+def union_target(knowledge: Knowledge, target: Target, weight: Tensor) -> Tensor:
+    """One distribution over the union (B, C): weighted zero-padded distributions, or the joint estimate."""
+    blocks = knowledge.blocks
+    if target == "joint":
+        return torch.softmax(joint_estimate(blocks.softmax(knowledge.logits), knowledge.active, blocks.place), dim=1)
+    return blocks.spread(blocks.softmax(knowledge.logits) * weight[..., None])
+
+
+def union_objective(logits: Tensor, target: Tensor, labels: Tensor, objective: Objective) -> Tensor:
+    """A scalar: the objective between ``target`` (B, C) and the student's ``logits`` (B, C) / T, T² left out."""
+    every = torch.ones_like(target, dtype=torch.bool)
+    if objective == "dist":
+        return dist(torch.softmax(logits, dim=1), target, every)
+    log_student = functional.log_softmax(logits, dim=1)
+    if objective == "kl":
+        return kl(target, log_student).mean()
+    place = torch.where(labels < 0, target.argmax(1), labels)
+    return dkd(target, log_student, functional.one_hot(place, target.shape[1]).bool(), every).mean()
+
+
+def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective) -> Tensor:
+    """A scalar: the objective inside each active teacher's label set (B, n, K), mean over an image's active teachers; T² left out."""
+    blocks, active = knowledge.blocks, knowledge.active
+    theirs = blocks.softmax(knowledge.logits)
+    if objective == "dist":
+        of_teachers = [values.transpose(0, 1) for values in (blocks.softmax(logits), theirs, active[..., None] & blocks.valid)]
+        per_teacher = dist(of_teachers[0], of_teachers[1], of_teachers[2])  # (n,)
+        return (per_teacher * active.sum(0)).sum() / active.sum()
+    if objective == "kl":
+        values = block_divergence(logits, knowledge)
+    else:
+        known = (blocks.union == knowledge.labels[:, None, None]) & blocks.valid  # (B, n, K)
+        likeliest = functional.one_hot(theirs.argmax(2), theirs.shape[2]).bool()
+        place = torch.where((knowledge.labels < 0)[:, None, None], likeliest, known)
+        values = dkd(theirs, blocks.log_softmax(logits), place, blocks.valid)
+    return (torch.where(active, values, 0.0).sum(1) / active.sum(1)).mean()
+
+
+def block_divergence(logits: Tensor, knowledge: Knowledge) -> Tensor:
+    """KL(pᵢ ‖ q̂ᵢ) inside each teacher's label set (B, n) (UHC's cross-entropy, Vongkulbhisal et al., CVPR 2019)."""
+    return kl(knowledge.blocks.softmax(knowledge.logits), knowledge.blocks.log_softmax(logits))
+
+
+def kl(target: Tensor, log_student: Tensor) -> Tensor:
+    """KL(target ‖ student) over the last dimension; entries of probability zero count nothing."""
+    return (torch.xlogy(target, target) - target * log_student).sum(-1)
+
+
+def dkd(target: Tensor, log_student: Tensor, place: Tensor, valid: Tensor) -> Tensor:
+    """Decoupled distillation over the last dimension (Zhao et al., CVPR 2022): the class at ``place`` (one True) against the
+    others, and the others among themselves. Entries that are not ``valid`` are padding."""
+    others = valid & ~place
+    log_place = torch.where(place, log_student, 0.0).sum(-1)
+    log_rest = torch.logsumexp(log_student.masked_fill(~others, LOGARITHM_OF_NOTHING), dim=-1)
+    at_place, beside = (target * place).sum(-1), target.masked_fill(~others, 0.0)
+    rest = beside.sum(-1)
+    binary = torch.xlogy(at_place, at_place) + torch.xlogy(rest, rest) - at_place * log_place - rest * log_rest
+    among = kl(beside / rest.clamp(min=TINY)[..., None], (log_student - log_rest[..., None]).masked_fill(~others, 0.0))
+    return DKD_TARGET * binary + DKD_OTHERS * among
+
+
+def dist(student: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+    """DIST (Huang et al., NeurIPS 2022): one minus Pearson's correlation, over rows and over columns, of (…, B, K); mean of each.
+
+    Entries that are not ``counted`` (…, B, K) are left out, and so are rows and columns with fewer than two.
+    """
+    rows = _relation(student, target, counted)
+    columns = _relation(student.transpose(-1, -2), target.transpose(-1, -2), counted.transpose(-1, -2))
+    return DIST_ROWS * rows + DIST_COLUMNS * columns
+
+
+def _relation(student: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+    """Mean over rows of 1 − correlation along the last dimension: (…,)."""
+    count = counted.sum(-1, keepdim=True)
+
+    def centred(values: Tensor) -> Tensor:
+        mean = torch.where(counted, values, 0.0).sum(-1, keepdim=True) / count.clamp(min=1)
+        return torch.where(counted, values - mean, 0.0)
+
+    correlation = functional.cosine_similarity(centred(student), centred(target), dim=-1, eps=PEARSON_EPSILON)
+    used = (count >= 2).squeeze(-1)
+    return torch.where(used, 1 - correlation, 0.0).sum(-1) / used.sum(-1).clamp(min=1)
+
+
+def label_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy (B, C), mean over the images whose label may be used; zero if there is none."""
+    total = functional.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+    return total / (labels >= 0).sum().clamp(min=1)

@@ -21,6 +21,11 @@ TASK_NAME = re.compile(r"task[A-Z]\w*")
 
 Location = tuple[str | int, ...]
 
+Target = Literal["mean", "blocks", "joint", "confidence"]
+Objective = Literal["kl", "dkd", "dist"]
+OptimizerName = Literal["adam", "adamw", "sgd"]
+SchedulerName = Literal["step", "cosine", "one_cycle"]
+
 
 def _distinct(names: list[str]) -> list[str]:
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -71,6 +76,42 @@ class StudentSettings(Section):
         description="Softness of the teachers' distributions, above 0, usually 1 to 10. Raise it to emphasise relations "
         "between classes; lower it for more confident targets.",
     )
+    target: Target = Field(
+        description="What the student learns from the teachers of an image. blocks: each teacher's distribution, inside its own "
+        "classes. mean: the mean of their distributions, padded with zeros to all classes. confidence: the same, weighted by how "
+        "sure each teacher is, for images without label. joint: the one distribution over all classes that agrees best with them."
+    )
+    objective: Objective = Field(
+        description="How the distance to the target is measured. kl: Kullback-Leibler divergence. dkd: its part about the image's "
+        "class and its part about the others, weighted apart. dist: correlation within images and within classes."
+    )
+    standardize_logits: bool = Field(
+        description="true brings the logits of teachers and student to the same mean and spread before they are compared (inside "
+        "each teacher's classes), so that only relations count, not how sure a network is. Try it with a temperature around 2."
+    )
+    confidence_temperature: float = Field(
+        gt=0,
+        le=100,
+        description="Under target confidence, how evenly the teachers of an image are weighted: raise it towards equal weights, "
+        "lower it, to 0.1 say, to follow the surest one.",
+    )
+    label_fraction: float = Field(
+        ge=0,
+        le=1,
+        description="Share of the training images, stratified by class, whose label the student may use. The others are learnt "
+        "from all teachers, whether they know the class or not (below 1 needs stored_teachers all); at 0 no label is used at all.",
+    )
+    label_smoothing: float = Field(
+        ge=0,
+        lt=1,
+        description="Share of a label that is spread over all classes, from 0 to below 1. Raise it, to 0.1 say, when over-fitting.",
+    )
+    mixup: float = Field(
+        ge=0,
+        le=10,
+        description="Strength of mixing each image with another of the batch (Beta distribution's parameter, usually 0.1 to 1), 0 "
+        "for none. Raise it when over-fitting and for long trainings.",
+    )
     lr: float = Field(
         gt=0,
         le=10,
@@ -94,12 +135,19 @@ class StudentSettings(Section):
         description="Strength of weight decay: an L2 penalty under optimizer adam (usually 0.0001 to 0.001), decoupled under "
         "adamw (0.01 to 0.1). Raise it when over-fitting; lower it when under-fitting.",
     )
-    optimizer: Literal["adam", "adamw"] = Field(
-        description="adam (with L2 penalty, as in the classic recipe) or adamw (decoupled weight decay, usually better)."
+    optimizer: OptimizerName = Field(
+        description="adam (with L2 penalty, as in the classic recipe), adamw (decoupled weight decay, usually better) or sgd "
+        "(Nesterov momentum 0.9, L2 penalty; lr then around 0.05)."
     )
-    scheduler: Literal["step", "one_cycle"] = Field(
-        description="step multiplies lr by scheduler_gamma every scheduler_step epochs; one_cycle warms up to lr and anneals "
-        "to zero by the last epoch, which usually wins when num_epochs is fixed beforehand."
+    scheduler: SchedulerName = Field(
+        description="step multiplies lr by scheduler_gamma every scheduler_step epochs; cosine falls from lr to zero by the last "
+        "epoch; one_cycle warms up to lr over 30 % of the steps first, which usually wins when num_epochs is fixed beforehand."
+    )
+    warmup_epochs: float = Field(
+        ge=0,
+        le=1000,
+        description="Epochs over which lr rises to its value under step and cosine; one_cycle has its own. Raise it, to a few, "
+        "when the loss diverges at the start.",
     )
     scheduler_step: int = Field(
         ge=1,
@@ -110,6 +158,17 @@ class StudentSettings(Section):
         gt=0,
         le=1,
         description="Factor of each drop of lr under scheduler step, above 0 up to 1. Raise it for a slower decay.",
+    )
+    ema_decay: float = Field(
+        ge=0,
+        lt=1,
+        description="Decay of the running average of the weights that is validated and kept, as 0.999; 0 keeps the weights "
+        "themselves. Of use where lr stays high; under one_cycle the last epochs average by themselves.",
+    )
+    clip_norm: float | None = Field(
+        gt=0,
+        description="Longest gradient, as the norm over all weights; longer ones are shortened to it. null for no limit. Set it, "
+        "to 1 say, when the loss jumps.",
     )
     seed: int = Field(
         ge=0,
@@ -126,6 +185,18 @@ class StudentSettings(Section):
         le=10000,
         description="Augmented views of each image on which the teachers are run beforehand; epoch e uses view e mod views. "
         "Raise it, up to num_epochs, against over-fitting; lower it to save the teachers' time.",
+    )
+    view_zoom: float = Field(
+        gt=0,
+        le=1,
+        description="Smallest share of an image's area that a view may show, enlarged to full size; 1 shows all of it. Lower it, "
+        "to 0.5 say, against over-fitting, where a part of an object still tells its class.",
+    )
+    view_colour: float = Field(
+        ge=0,
+        le=1,
+        description="How much brightness, contrast and saturation of a view may change, 0 to 1; 0.4 is strong. Raise it against "
+        "over-fitting, where colour does not tell the class.",
     )
     stored_teachers: Literal["covering", "all"] = Field(
         description="covering stores, for each image, the logits of the teachers that know its class (cheap); all stores every teacher's."
@@ -262,6 +333,14 @@ class Params(StudentSettings):
         return StudentSettings.model_validate(common | own)
 
     @model_validator(mode="after")
+    def _each_task_has_what_it_needs(self) -> "Params":
+        for task in self.tasks:
+            problem = impossible(self.student(task))
+            if problem:
+                raise ValueError(f"{task}: {problem}")
+        return self
+
+    @model_validator(mode="after")
     def _tasks_agree(self) -> "Params":
         blocks, defined = set(self.tasks), set(self.source_block.tasks)
         for name in sorted(defined - blocks):
@@ -269,6 +348,21 @@ class Params(StudentSettings):
         for name in sorted(blocks - defined):
             raise ValueError(f"the block '{name}:' has no teachers; add {self.source}.tasks.{name}")
         return self
+
+
+def impossible(settings: StudentSettings) -> str | None:
+    """What in these settings contradicts itself, and the remedy."""
+    if settings.label_fraction < 1 and settings.alpha > 0 and settings.stored_teachers != "all":
+        return (
+            f"label_fraction {settings.label_fraction:g} learns unlabelled images from all teachers, but stored_teachers is "
+            f"{settings.stored_teachers}; set stored_teachers to all, or label_fraction to 1"
+        )
+    if settings.label_fraction == 0 and settings.alpha < 1:
+        return (
+            f"label_fraction 0 leaves no label to learn from, but alpha {settings.alpha:g} weighs labels with {1 - settings.alpha:g}; "
+            "set alpha to 1"
+        )
+    return None
 
 
 def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]]:

@@ -14,7 +14,9 @@ def progress_bar(label: str, total: int, unit: str) -> Iterator[tuple[Callable[[
     with tqdm(total=total, desc=label, unit=unit, disable=None, dynamic_ncols=True) as bar:
 
         def show(record: Epoch) -> None:
-            shown = {"epoch": record.epoch, "train": f"{100 * record.train_accuracy:.1f}%"}
+            shown: dict[str, int | str] = {"epoch": record.epoch}
+            if record.train_accuracy is not None:
+                shown["train"] = f"{100 * record.train_accuracy:.1f}%"
             if record.validation:
                 shown["val"] = f"{100 * record.validation.accuracy:.1f}%"
             bar.set_postfix(shown)

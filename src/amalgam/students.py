@@ -10,23 +10,18 @@
 """
 
 import csv
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file, write_json
-from amalgam.inference import device, predict_logits, view_batches
-from amalgam.losses import mean_target, student_loss
+from amalgam.inference import device
 from amalgam.models import Classifier, build_network, load_classifier, save_classifier, save_weights, student_preprocessing
-from amalgam.targets import StoredTargets
-from amalgam.trainer import Batch, Epoch, Fit, Optimization, Terms, Validation, fit, score, shuffled_batches, steps_per_epoch
+from amalgam.trainer import Epoch, Fit
 
 
 @dataclass(frozen=True)
@@ -44,61 +39,6 @@ def new_student(architecture: Architecture, label_sets: LabelSets, split: Prepar
     preprocessing = student_preprocessing(architecture.resolution, architecture.pretrained, split.images, split.training_rows)
     network = build_network(architecture.name, len(label_sets.classes), architecture.pretrained)
     return Classifier(architecture.name, network, label_sets.classes, preprocessing).to(device())
-
-
-def train_student(
-    student: Classifier,
-    label_sets: LabelSets,
-    split: PreparedSplit,
-    targets: StoredTargets,
-    optimization: Optimization,
-    batch_size: int,
-    alpha: float,
-    temperature: float,
-    seed: int,
-    on_step: Callable[[], None] = lambda: None,
-    on_epoch: Callable[[Epoch], None] = lambda record: None,
-) -> Fit:
-    """Train ``student`` in place; epoch e sees view e mod views, in an order that follows from (seed, e)."""
-    columns = [label_sets.columns(name) for name in label_sets.teachers]
-    covering = torch.from_numpy(label_sets.covering().T.copy()).to(device())  # (C, teachers)
-    validation_rows = split.validation_rows
-
-    def loss(logits: torch.Tensor, batch: Batch) -> Terms:
-        assert batch.teacher_logits is not None
-        target = mean_target(batch.teacher_logits, covering[batch.labels], columns, len(label_sets.classes), temperature)
-        return student_loss(logits, batch.labels, target, alpha, temperature)
-
-    def validate() -> Validation | None:
-        if not len(validation_rows):
-            return None
-        return score(predict_logits(student, split.images, validation_rows), split.labels[validation_rows])
-
-    return fit(
-        student,
-        optimization,
-        steps_per_epoch(len(split.training_rows), batch_size),
-        lambda epoch: view_of_epoch(split, targets, batch_size, seed, epoch),
-        loss,
-        validate,
-        on_step,
-        on_epoch,
-    )
-
-
-def view_of_epoch(split: PreparedSplit, targets: StoredTargets, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-    """The epoch's batches: images of its view with the logits that the teachers gave on exactly those pixels."""
-    index = epoch % targets.settings.views
-    view = targets.settings.view(index, len(split.images))
-    logits = targets.logits(index)
-    rows = split.training_rows
-    for places in shuffled_batches(np.arange(len(rows)), batch_size, seed, epoch):
-        _, images = next(view_batches(split.images, rows[places], view, len(places)))
-        yield Batch(images, _to_device(split.labels[rows[places]]), _to_device(logits[places]))
-
-
-def _to_device(values: npt.NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(values).to(device())
 
 
 def write_student(student: Classifier, result: Fit, task: str, details: dict[str, Any], folder: Path) -> None:
@@ -125,7 +65,7 @@ def load_student(folder: Path, label_sets: LabelSets) -> Classifier:
 def student_metrics(result: Fit) -> dict[str, float]:
     """The best epoch's figures; accuracies in percent."""
     best = result.best_record
-    metrics = {"train_accuracy": round(100 * best.train_accuracy, 2)}
+    metrics = {} if best.train_accuracy is None else {"train_accuracy": round(100 * best.train_accuracy, 2)}
     if best.validation:
         metrics |= {"val_accuracy": round(100 * best.validation.accuracy, 2), "val_loss": round(best.validation.loss, 6)}
     return metrics
@@ -133,17 +73,21 @@ def student_metrics(result: Fit) -> dict[str, float]:
 
 def epoch_row(record: Epoch) -> dict[str, float]:
     """One epoch under the names that the history and MLflow use; accuracies in percent."""
-    row = {"train_loss": record.train_loss, "train_accuracy": 100 * record.train_accuracy, "lr": record.lr}
+    row = {"train_loss": record.train_loss, "lr": record.lr}
+    if record.train_accuracy is not None:
+        row["train_accuracy"] = 100 * record.train_accuracy
     row |= {f"train_loss_{name}": value for name, value in record.terms.items()}
     if record.validation:
         row |= {"val_loss": record.validation.loss, "val_accuracy": 100 * record.validation.accuracy}
-    return row
+        if record.validation.score:
+            row["val_score"] = 100 * record.validation.score[0]
+    return row | record.watched
 
 
 def write_history(history: list[Epoch], path: Path) -> None:
     rows = [{"epoch": record.epoch, **epoch_row(record)} for record in history]
     with path.open("w", newline="", encoding="utf-8") as file:
-        columns = list(dict.fromkeys([*rows[0], "val_loss", "val_accuracy"]))  # always there: DVC's plots name them
+        columns = list(dict.fromkeys([*rows[0], "train_accuracy", "val_loss", "val_accuracy"]))  # always there: DVC's plots name them
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -4,9 +4,10 @@
 
     outputs/targets/<task>/view-0000.npy   float16 (training images, Σ|Lᵢ|): the teachers' logits side by side, NaN where a
                                            teacher does not cover the image's class and only covering teachers are stored
+    outputs/targets/<task>/validation.npy  float16 (validation images, Σ|Lᵢ|): every teacher's, on the images as they are
     outputs/targets/<task>/targets.json    what they belong to: images, teachers, views
 
-Rows follow the training images (validation images left out) of the prepared split.
+Rows follow the training images (validation images left out) or the validation images of the prepared split.
 """
 
 from collections.abc import Callable
@@ -34,9 +35,11 @@ class ViewSettings:
     crop: int
     flip: bool
     data_seed: int
+    zoom: float = 1.0
+    colour: float = 0.0
 
     def view(self, index: int, count: int) -> View:
-        return draw_view(count, index, self.data_seed, self.crop, self.flip)
+        return draw_view(count, index, self.data_seed, self.crop, self.flip, self.zoom, self.colour)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class StoredTargets:
 
     folder: Path
     settings: ViewSettings
+    stored_teachers: str
 
     @classmethod
     def read(cls, folder: Path, split: PreparedSplit, label_sets: LabelSets) -> "StoredTargets":
@@ -54,12 +58,20 @@ class StoredTargets:
             raise UserError(f"{folder} holds targets of other images or another split; run dvc repro")
         if manifest["teachers"] != {name: list(classes) for name, classes in label_sets.teachers.items()}:
             raise UserError(f"{folder} holds targets of other teachers or classes; run dvc repro")
-        return cls(folder, ViewSettings(**manifest["views"]))
+        return cls(folder, ViewSettings(**manifest["views"]), manifest["stored_teachers"])
 
     def logits(self, view: int) -> npt.NDArray[np.float16]:
         """Logits (training images, Σ|Lᵢ|) of one view, memory-mapped."""
         values: npt.NDArray[np.float16] = np.load(self.folder / view_file(view), mmap_mode="r")
         return values
+
+    def validation_logits(self) -> npt.NDArray[np.float16]:
+        """Logits (validation images, Σ|Lᵢ|) of every teacher."""
+        values: npt.NDArray[np.float16] = np.load(self.folder / VALIDATION_FILE)
+        return values
+
+
+VALIDATION_FILE = "validation.npy"
 
 
 def view_file(index: int) -> str:
@@ -80,17 +92,21 @@ def write_targets(
     What a teacher says of a view is kept in the repository's store: more views or another teacher cost only what is new.
     """
     rows = split.training_rows
-    covers = label_sets.covering()[:, split.labels[rows]]  # (teachers, training images)
+    knows = np.append(label_sets.covering(), np.full((len(teachers), 1), True), axis=1)  # the last column, −1, is for no label
+    covers = knows[:, split.labels[rows]] if covering_only else np.full((len(teachers), len(rows)), True)
     with whole_folder(folder) as work:
         for index in range(settings.views):
             parts = []
             for number, (classifier, sha256) in enumerate(teachers.values()):
-                mine = rows[covers[number]] if covering_only else rows
                 part = np.full((len(rows), len(classifier.classes)), np.nan, dtype=np.float16)
-                part[covers[number] if covering_only else slice(None)] = _view_logits(classifier, sha256, split, mine, settings, index)
+                part[covers[number]] = _view_logits(classifier, sha256, split, rows[covers[number]], settings, index)
                 parts.append(part)
             np.save(work / view_file(index), np.concatenate(parts, axis=1))
             on_view()
+        held_out = split.validation_rows
+        plain = ViewSettings(1, 0, False, 0)
+        every = [_view_logits(classifier, sha256, split, held_out, plain, 0) for classifier, sha256 in teachers.values()]
+        np.save(work / VALIDATION_FILE, np.concatenate(every, axis=1))
         write_json(
             work / "targets.json",
             {

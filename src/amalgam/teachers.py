@@ -22,7 +22,7 @@ from amalgam.files import sha256_of_arrays
 from amalgam.inference import device, predict_logits, view_batches
 from amalgam.models import Classifier, Preprocessing, build_network, channel_statistics, load_classifier, save_classifier
 from amalgam.provenance import code_hash, execution_record, fingerprint
-from amalgam.trainer import Batch, Epoch, Fit, Optimization, Validation, fit, score, shuffled_batches, steps_per_epoch
+from amalgam.trainer import Batch, Epoch, Fit, Optimization, StepLoss, Validation, fit, mixed, score, shuffled_batches, steps_per_epoch
 from amalgam.views import draw_view
 
 ARCHITECTURE = "ReferenceCNN"
@@ -99,14 +99,14 @@ def train_teacher(
         random = np.random.default_rng([recipe.seed, epoch, 1])  # 1: not the stream that shuffles
         for rows in shuffled_batches(training, recipe.batch_size, recipe.seed, epoch):
             _, images = next(view_batches(own.images, rows, view, len(rows)))
-            yield mixed(Batch(images, labels[torch.from_numpy(rows)]), len(own.classes), recipe.mixup, random)
+            yield mixed(Batch(images, labels[torch.from_numpy(rows)]), recipe.mixup, random)
 
-    def validate() -> Validation | None:
-        return score(predict_logits(classifier, own.images, validation), own.labels[validation]) if len(validation) else None
+    def validate(current: Classifier) -> Validation | None:
+        return score(predict_logits(current, own.images, validation), own.labels[validation]) if len(validation) else None
 
-    def loss(logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        labels = batch.labels if batch.mixed_labels is None else batch.mixed_labels
-        return {"labels": functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)}
+    def loss(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        shares = label_shares(batch, len(own.classes))
+        return StepLoss({"labels": functional.cross_entropy(logits, shares, label_smoothing=recipe.label_smoothing)})
 
     optimization = Optimization("adamw", recipe.lr, recipe.weight_decay, "one_cycle", recipe.num_epochs)
     result = fit(classifier, optimization, steps_per_epoch(len(training), recipe.batch_size), batches, loss, validate, on_step, on_epoch)
@@ -114,15 +114,12 @@ def train_teacher(
     return classifier, result
 
 
-def mixed(batch: Batch, classes: int, strength: float, random: np.random.Generator) -> Batch:
-    """Mix each image, and its label, with another of the batch by one share λ ~ Beta(strength, strength) (mixup, Zhang et al., 2018)."""
-    if strength == 0:
-        return batch
-    share = float(random.beta(strength, strength))
-    partner = torch.from_numpy(random.permutation(len(batch.labels))).to(batch.labels.device)
-    images = (share * batch.images + (1 - share) * batch.images[partner]).round().to(torch.uint8)
-    labels = functional.one_hot(batch.labels, classes).float()
-    return Batch(images, batch.labels, mixed_labels=share * labels + (1 - share) * labels[partner])
+def label_shares(batch: Batch, classes: int) -> torch.Tensor:
+    """The share of each class in each image (B, C), rows sum to one; the labels (B,) themselves where nothing is mixed."""
+    if batch.mixture is None:
+        return batch.labels
+    share, labels = batch.mixture.share, functional.one_hot(batch.labels, classes).float()
+    return share * labels + (1 - share) * labels[batch.mixture.partner]
 
 
 def write_teacher(classifier: Classifier, result: Fit, recipe: Recipe, record: dict[str, str | int], folder: Path) -> None:

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,31 +13,82 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from amalgam.errors import UserError
 from amalgam.models import Classifier
+from amalgam.params import OptimizerName, SchedulerName
 
 State = dict[str, Tensor]
 Terms = dict[str, Tensor]
+
+SGD_MOMENTUM = 0.9
+STEPS_BETWEEN_CHECKS = 50  # of the loss being finite: each makes a GPU wait for its numbers
+
+
+class Mixture(NamedTuple):
+    """How the images of a batch were mixed (mixup, Zhang et al., 2018): ``share`` of each, the rest of its partner."""
+
+    partner: Tensor  # int64 (B,): index into the batch
+    share: float  # 0 … 1
 
 
 class Batch(NamedTuple):
     """What one step sees."""
 
     images: Tensor  # uint8 (B, height, width, 3)
-    labels: Tensor  # int64 (B,)
+    labels: Tensor  # int64 (B,); −1 where the label may not be used
     teacher_logits: Tensor | None = None  # (B, Σ|Lᵢ|)
-    mixed_labels: Tensor | None = None  # (B, C), rows sum to one: what the images show where each is a mixture of two
+    mixture: Mixture | None = None
 
     def shown(self) -> Tensor:
-        """The class that each image shows most of (B,)."""
-        return self.labels if self.mixed_labels is None else self.mixed_labels.argmax(1)
+        """The label of what each image shows most of (B,)."""
+        mixture = self.mixture
+        return self.labels if mixture is None or mixture.share >= 0.5 else self.labels[mixture.partner]
+
+    def partners(self) -> "Batch":
+        """The same images, with what belongs to their partners."""
+        assert self.mixture is not None
+        partner, logits = self.mixture.partner, self.teacher_logits
+        return Batch(self.images, self.labels[partner], None if logits is None else logits[partner])
+
+
+def mixed(batch: Batch, strength: float, random: np.random.Generator) -> Batch:
+    """Mix each image with another of the batch by one share λ ~ Beta(strength, strength); 0 mixes none."""
+    if strength == 0:
+        return batch
+    share = float(random.beta(strength, strength))
+    partner = torch.from_numpy(random.permutation(len(batch.labels))).to(batch.labels.device)
+    images = (share * batch.images + (1 - share) * batch.images[partner]).round().to(torch.uint8)
+    return batch._replace(images=images, mixture=Mixture(partner, share))
+
+
+class StepLoss(NamedTuple):
+    """What a step minimises, and what it watches."""
+
+    terms: Terms  # scalars by name; their sum is the loss
+    watched: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({})  # name → (sum over images, number of images)
+
+
+class DivergedError(UserError):
+    """The loss stopped being finite; ``result`` is what training had reached before."""
+
+    def __init__(self, message: str, result: "Fit") -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class Validation(NamedTuple):
+    """How good the weights are on the validation images."""
+
     loss: float  # mean cross-entropy
     accuracy: float  # 0 … 1
+    score: tuple[float, float] | None = None  # what chooses the epoch where not these, the higher the better
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        return (self.accuracy, -self.loss) if self.score is None else self.score
 
 
 @dataclass(frozen=True)
@@ -46,8 +98,9 @@ class Epoch:
     epoch: int  # from 1
     lr: float  # at the epoch's end
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None  # None if no label was used
     terms: dict[str, float]
+    watched: dict[str, float] = field(default_factory=dict)
     validation: Validation | None = None
     seconds: float = 0.0
 
@@ -68,23 +121,58 @@ class Fit:
 
 @dataclass(frozen=True)
 class Optimization:
-    """Optimiser and schedule; ``scheduler_step`` counts epochs."""
+    """Optimiser and schedule; ``scheduler_step`` and ``warmup_epochs`` count epochs."""
 
-    optimizer: str
+    optimizer: OptimizerName
     lr: float
     weight_decay: float
-    scheduler: str
+    scheduler: SchedulerName
     epochs: int
     scheduler_step: int = 1
     scheduler_gamma: float = 1.0
+    warmup_epochs: float = 0.0
+    ema_decay: float = 0.0
+    clip_norm: float | None = None
 
     def build(self, network: torch.nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
         """Optimiser and scheduler, for ``steps`` steps an epoch; the scheduler is advanced every step."""
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.optimizer]
-        optimizer = kind(network.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        kinds: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        options = {"momentum": SGD_MOMENTUM, "nesterov": True} if self.optimizer == "sgd" else {}
+        optimizer = kinds[self.optimizer](network.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True, **options)
+        if self.scheduler == "one_cycle":
+            return optimizer, OneCycleLR(optimizer, self.lr, epochs=self.epochs, steps_per_epoch=steps)
+        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, steps))
+
+    def factor(self, step: int, steps: int) -> float:
+        """The share of ``lr`` at a step, for the schedules step and cosine: a linear warm-up, then drops or half a cosine to zero."""
+        warmup, total = round(self.warmup_epochs * steps), self.epochs * steps
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
         if self.scheduler == "step":
-            return optimizer, StepLR(optimizer, self.scheduler_step * steps, self.scheduler_gamma)
-        return optimizer, OneCycleLR(optimizer, self.lr, epochs=self.epochs, steps_per_epoch=steps)
+            return self.scheduler_gamma ** (step // (self.scheduler_step * steps))
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+
+    def average(self, classifier: Classifier) -> "Average":
+        return Average(classifier, self.ema_decay)
+
+
+class Average:
+    """The exponential moving average of a network's weights and statistics; the network itself at ``decay`` 0."""
+
+    def __init__(self, classifier: Classifier, decay: float) -> None:
+        self.decay = decay
+        self.source = classifier
+        self.model = AveragedModel(classifier.network, multi_avg_fn=self._average, use_buffers=True) if decay else None
+        self.classifier = replace(classifier, network=self.model.module) if self.model else classifier
+
+    def update(self) -> None:
+        if self.model:
+            self.model.update_parameters(self.source.network)
+
+    def _average(self, averaged: Any, current: Any, updates: Tensor | int) -> None:
+        """Early on the average is short, so that it does not drag the random start along."""
+        count = int(updates)
+        get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))(averaged, current, updates)  # type: ignore[no-untyped-call]
 
 
 def shuffled_batches(rows: npt.NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
@@ -103,65 +191,109 @@ def fit(
     optimization: Optimization,
     steps: int,
     batches: Callable[[int], Iterator[Batch]],
-    loss: Callable[[Tensor, Batch], Terms],
-    validate: Callable[[], Validation | None],
+    loss: Callable[[Tensor, Batch], StepLoss],
+    validate: Callable[[Classifier], Validation | None],
     on_step: Callable[[], None] = lambda: None,
     on_epoch: Callable[[Epoch], None] = lambda record: None,
 ) -> Fit:
-    """Train ``classifier`` in place; keep the weights of the best validation accuracy (then loss), or the last without one.
+    """Train ``classifier`` in place; keep the weights that rank best in validation, or the last without one.
 
-    ``batches(epoch)`` yields ``steps`` batches; the loss is the sum of the terms that ``loss`` returns. Raises UserError if
-    it stops being finite.
+    ``batches(epoch)`` yields ``steps`` batches. With an average of the weights, it is what is validated and kept. Raises
+    DivergedError if the loss stops being finite.
     """
     optimizer, scheduler = optimization.build(classifier.network, steps)
-    result, best_score = Fit(), (-math.inf, -math.inf)
+    average = optimization.average(classifier)
+    result, best_rank = Fit(), (-math.inf, -math.inf)
+
+    def update(total: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if optimization.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(classifier.network.parameters(), optimization.clip_norm)
+        optimizer.step()
+        scheduler.step()
+        average.update()
+
     for number in range(1, optimization.epochs + 1):
         started = time.perf_counter()
-        record = _train_epoch(classifier, optimizer, scheduler, batches(number - 1), loss, on_step, number)
-        validation = validate()
-        record = replace(record, validation=validation, seconds=time.perf_counter() - started)
+        try:
+            sums = _train_epoch(classifier, batches(number - 1), loss, update, on_step)
+        except FloatingPointError as error:
+            raise DivergedError(f"the loss is no longer finite in epoch {number}, {error}; lower lr", result) from error
+        validation = validate(average.classifier)
+        lr = float(optimizer.param_groups[0]["lr"])
+        record = sums.epoch(number, lr, validation, time.perf_counter() - started)
         result.history.append(record)
-        score = (validation.accuracy, -validation.loss) if validation else (number, 0.0)
-        if score > best_score:
-            best_score, result.best_epoch = score, number
-            result.best = _copy(classifier)
+        rank = validation.rank if validation else (number, 0.0)
+        if rank > best_rank:
+            best_rank, result.best_epoch = rank, number
+            result.best = _copy(average.classifier)
         on_epoch(record)
-    result.last = _copy(classifier)
+    result.last = _copy(average.classifier)
     return result
+
+
+class _Sums:
+    """An epoch's sums over images, kept as tensors so that no step waits for a number."""
+
+    def __init__(self) -> None:
+        self.terms: Terms = {}
+        self.watched: dict[str, tuple[Tensor, Tensor]] = {}
+        self.correct: Tensor | int = 0
+        self.labelled: Tensor | int = 0
+        self.images = 0
+        self._unchecked: list[tuple[int, Terms]] = []
+
+    def add(self, step: int, logits: Tensor, batch: Batch, found: StepLoss) -> None:
+        size = len(batch.labels)
+        terms = {name: value.detach() for name, value in found.terms.items()}
+        for name, value in terms.items():
+            self.terms[name] = self.terms.get(name, 0) + value * size
+        for name, (total, count) in found.watched.items():
+            before = self.watched.get(name, (0, 0))
+            self.watched[name] = (before[0] + total, before[1] + count)
+        shown = batch.shown()
+        self.correct = self.correct + (logits.detach().argmax(1) == shown).sum()
+        self.labelled = self.labelled + (shown >= 0).sum()
+        self.images += size
+        self._unchecked.append((step, terms))
+        if len(self._unchecked) == STEPS_BETWEEN_CHECKS:
+            self.check()
+
+    def check(self) -> None:
+        """Raise FloatingPointError that names the first step since the last check whose loss was not finite."""
+        waiting, self._unchecked = self._unchecked, []
+        if waiting and not torch.stack([value for _, terms in waiting for value in terms.values()]).isfinite().all():
+            for step, terms in waiting:
+                values = {name: value.item() for name, value in terms.items()}
+                if not all(map(math.isfinite, values.values())):
+                    raise FloatingPointError(f"step {step} ({', '.join(f'{name} {value:g}' for name, value in values.items())})")
+
+    def epoch(self, number: int, lr: float, validation: Validation | None, seconds: float) -> Epoch:
+        means = {name: float(value) / self.images for name, value in self.terms.items()}
+        accuracy = int(self.correct) / int(self.labelled) if int(self.labelled) else None
+        watched = {name: float(total) / max(float(count), 1) for name, (total, count) in self.watched.items()}
+        return Epoch(number, lr, sum(means.values()), accuracy, means, watched, validation, seconds)
 
 
 def _train_epoch(
     classifier: Classifier,
-    optimizer: Optimizer,
-    scheduler: LRScheduler,
     batches: Iterator[Batch],
-    loss: Callable[[Tensor, Batch], Terms],
+    loss: Callable[[Tensor, Batch], StepLoss],
+    update: Callable[[Tensor], None],
     on_step: Callable[[], None],
-    number: int,
-) -> Epoch:
-    """One pass over the batches; the epoch's means of loss, accuracy and each term, not yet validated."""
+) -> _Sums:
+    """One pass over the batches. Raises FloatingPointError if a loss is not finite."""
     classifier.network.train()
-    sums: Terms = {}
-    correct, seen = torch.zeros(()), 0
-    for batch in batches:
+    sums = _Sums()
+    for step, batch in enumerate(batches, start=1):
         logits = classifier.logits(batch.images)
-        terms = loss(logits, batch)
-        total = torch.stack(list(terms.values())).sum()
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        scheduler.step()
-        size = len(batch.labels)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0) + value.detach() * size
-        correct = correct + (logits.detach().argmax(1) == batch.shown()).sum().cpu()
-        seen += size
+        found = loss(logits, batch)
+        update(torch.stack(list(found.terms.values())).sum())
+        sums.add(step, logits, batch, found)
         on_step()
-    means = {name: value.item() / seen for name, value in sums.items()}
-    if not all(map(math.isfinite, means.values())):
-        raise UserError(f"the loss is no longer finite in epoch {number} ({means}); lower lr")
-    lr = float(optimizer.param_groups[0]["lr"])
-    return Epoch(number, lr, sum(means.values()), correct.item() / seen, means)
+    sums.check()
+    return sums
 
 
 def _copy(classifier: Classifier) -> State:

@@ -7,8 +7,54 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 DRAWS = 3  # random numbers an image: two shifts, one mirror
+STRONG_DRAWS = 6  # area, place (2), brightness, contrast, saturation
+STRONG = 1 << 32  # the strong draws' own keys: above every index of a view
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Strong:
+    """What goes beyond shifting and mirroring, an entry an image."""
+
+    side: Floats  # (N,) share of the image's side that is shown, enlarged to all of it
+    top: Floats  # (N,) 0 … 1: where the shown part lies
+    left: Floats  # (N,)
+    brightness: Floats  # (N,) factors around 1
+    contrast: Floats  # (N,)
+    saturation: Floats  # (N,)
+
+    def apply(self, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """(B, height, width, 3) of the same shape, the images of ``rows``."""
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+        pixels = self._colour(self._zoom(pixels, rows), rows)
+        return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+    def _zoom(self, pixels: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
+        side = torch.from_numpy(self.side[rows]).float()
+        if bool((side == 1).all()):
+            return pixels
+        centre_y, centre_x = ((2 * torch.from_numpy(place[rows]).float() - 1) * (1 - side) for place in (self.top, self.left))
+        none = torch.zeros_like(side)
+        corners = torch.stack([torch.stack([side, none, centre_x], 1), torch.stack([none, side, centre_y], 1)], 1)  # (B, 2, 3)
+        grid = functional.affine_grid(corners, list(pixels.shape), align_corners=False)
+        return functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    def _colour(self, pixels: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
+        brightness, contrast, saturation = (
+            torch.from_numpy(factor[rows]).float().view(-1, 1, 1, 1) for factor in (self.brightness, self.contrast, self.saturation)
+        )
+        pixels = pixels * brightness
+        grey = (pixels * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        pixels = grey + saturation * (pixels - grey)
+        mean = grey.mean((2, 3), keepdim=True)
+        return mean + contrast * (pixels - mean)
 
 
 @dataclass(frozen=True)
@@ -18,6 +64,7 @@ class View:
     shift_y: npt.NDArray[np.int64]  # (N,) pixels
     shift_x: npt.NDArray[np.int64]  # (N,) pixels
     mirror: npt.NDArray[np.bool_]  # (N,)
+    strong: Strong | None = None
 
     def render(self, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """The images of ``rows`` as this view shows them: uint8 (B, height, width, 3), from (N, height, width, 3).
@@ -28,7 +75,8 @@ class View:
         y = _reflect(np.arange(height) + self.shift_y[rows, None], height)  # (B, height)
         x = np.where(self.mirror[rows, None], np.arange(width)[::-1], np.arange(width))
         x = _reflect(x + self.shift_x[rows, None], width)  # (B, width)
-        return images[rows[:, None, None], y[:, :, None], x[:, None, :]]
+        shown = images[rows[:, None, None], y[:, :, None], x[:, None, :]]
+        return shown if self.strong is None else self.strong.apply(shown, rows)
 
 
 def _reflect(position: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
@@ -39,14 +87,23 @@ def _reflect(position: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64
     return np.where(folded < size, folded, 2 * size - 2 - folded)
 
 
-def draw_view(count: int, index: int, seed: int, crop: int, flip: bool) -> View:
-    """View ``index`` of ``count`` images: shifts of up to ``crop`` pixels either way, half of them mirrored if ``flip``.
+def draw_view(count: int, index: int, seed: int, crop: int, flip: bool, zoom: float = 1.0, colour: float = 0.0) -> View:
+    """View ``index`` of ``count`` images: shifts of up to ``crop`` pixels either way, half of them mirrored if ``flip``; at least
+    the share ``zoom`` of an image's area is shown, and its colours change by up to ``colour``.
 
-    Image i's numbers are the i-th draws of a counter-based generator keyed by (seed, index): they do not depend on count.
+    Image i's numbers are the i-th draws of counter-based generators keyed by (seed, index): they do not depend on count.
     """
     uniform = np.random.Generator(np.random.Philox(key=[seed, index])).random((count, DRAWS))
     shifts = np.floor(uniform[:, :2] * (2 * crop + 1)).astype(np.int64) - crop
-    return View(shifts[:, 0], shifts[:, 1], (uniform[:, 2] < 0.5) & flip)
+    strong = _draw_strong(count, index, seed, zoom, colour) if zoom < 1 or colour > 0 else None
+    return View(shifts[:, 0], shifts[:, 1], (uniform[:, 2] < 0.5) & flip, strong)
+
+
+def _draw_strong(count: int, index: int, seed: int, zoom: float, colour: float) -> Strong:
+    uniform = np.random.Generator(np.random.Philox(key=[seed, STRONG + index])).random((count, STRONG_DRAWS))
+    area = zoom + (1 - zoom) * uniform[:, 0]
+    factors = 1 + colour * (2 * uniform[:, 3:] - 1)
+    return Strong(np.sqrt(area), uniform[:, 1], uniform[:, 2], factors[:, 0], factors[:, 1], factors[:, 2])
 
 
 def plain_view(count: int) -> View:

@@ -35,4 +35,4 @@ def fetch(folder: Path, url: str) -> None:
         except RuntimeError as error:  # torchvision's word for a wrong hash
             raise UserError(f"{url} is not the published CIFAR-100 archive ({error}); correct cifar100.fetch.url") from error
         splits = {name: array_images(part.data, np.array(part.targets), name) for name, part in parts.items()}
-        write_raw(folder, "cifar100", parts["train"].classes, dict(splits))
+        write_raw(folder, "cifar100", parts["train"].classes, splits)

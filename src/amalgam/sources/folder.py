@@ -1,4 +1,5 @@
-"""``source: folder``: your own images as ``train/<class>/*`` and ``test/<class>/*``, in a folder, a .zip or a .tar.*.
+"""``source: folder``: your own images as ``train/<class>/*`` and ``test/<class>/*``, in a folder, a .zip or a .tar.*; images
+without label may stand anywhere in ``unlabeled/``.
 
 Archives are read as streams and never unpacked by their members' names, so nothing can be written outside our folder; an
 archive that tries is refused all the same.
@@ -17,7 +18,7 @@ from typing import IO, NamedTuple
 
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
-from amalgam.sources.raw import SPLITS, RawImage, decode, write_raw
+from amalgam.sources.raw import SPLITS, UNLABELED, UNLABELED_SPLIT, RawImage, decode, write_raw
 
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 IGNORED_FOLDERS = {"__MACOSX"}
@@ -36,7 +37,7 @@ class Spooled(NamedTuple):
     """An image copied to the scratch file."""
 
     split: str
-    category: str
+    category: str  # '' without label
     name: str
     start: int
     length: int
@@ -57,8 +58,8 @@ def fetch(folder: Path, root: Path, location: str | None, sha256: str | None, ma
         except DAMAGED as error:
             raise UserError(f"{path} is damaged or no archive that can be read ({error}); fetch or pack it again") from error
         classes = _classes(path, spooled)
-        splits = {split: _images(spooled, split, classes, scratch) for split in SPLITS}
-        write_raw(folder, "folder", classes, dict(splits))
+        present = [*SPLITS, UNLABELED_SPLIT] if any(image.split == UNLABELED_SPLIT for image in spooled) else SPLITS
+        write_raw(folder, "folder", classes, {split: _images(spooled, split, classes, scratch) for split in present})
 
 
 def _check_hash(path: Path, sha256: str | None) -> None:
@@ -151,9 +152,14 @@ def _spool(path: Path, scratch: IO[bytes], max_bytes: int) -> list[Spooled]:
 
 
 def _place(inside: PurePosixPath, path: Path) -> tuple[str, str] | None:
-    """(split, class) of a file at ``[wrapping folders/]split/class/file``; None for other files beside the splits."""
+    """(split, class) of a file at ``[wrapping folders/]split/class/file``; None for other files beside the splits.
+
+    Below the folder of unlabelled images, which have the class '', files may lie at any depth.
+    """
     folders = inside.parts[:-1]
     for depth, part in enumerate(folders):
+        if part == UNLABELED_SPLIT:
+            return part, ""
         if part in SPLITS:
             below = folders[depth + 1 :]
             if len(below) != 1:
@@ -178,10 +184,11 @@ def _classes(path: Path, spooled: list[Spooled]) -> list[str]:
 
 def _images(spooled: list[Spooled], split: str, classes: list[str], scratch: IO[bytes]) -> Iterator[RawImage]:
     """The images of one split in canonical order, each decoded once to see that it is whole."""
-    label_of = {name: label for label, name in enumerate(classes)}
+    label_of = {name: label for label, name in enumerate(classes)} | {"": UNLABELED}
     mine = [image for image in spooled if image.split == split]
     for image in sorted(mine, key=lambda image: (image.category, image.name.rpartition("/")[2], image.name)):
         scratch.seek(image.start)
         encoded = scratch.read(image.length)
         decode(encoded, image.name)
-        yield RawImage(label_of[image.category], f"{split}/{image.category}/{image.name.rpartition('/')[2]}", encoded)
+        folder = f"{split}/{image.category}" if image.category else split
+        yield RawImage(label_of[image.category], f"{folder}/{image.name.rpartition('/')[2]}", encoded)

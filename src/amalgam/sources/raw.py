@@ -8,6 +8,7 @@
     train/labels.npy         int32 (N,)
     train/names.txt          N lines: where each image came from
     test/…                   the same four files
+    unlabeled/…              the same, every label −1: training images without label, where there are any
 
 Images are ordered by class, then by name, so the same images give the same bytes whatever container they came in. Sources
 that are arrays store each image as a PPM file, the simplest lossless one.
@@ -16,7 +17,7 @@ that are arrays store each image as a PPM file, the simplest lossless one.
 import io
 import struct
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,8 @@ from amalgam.errors import UserError
 from amalgam.files import read_json, write_json
 
 SPLITS = ("train", "test")
+UNLABELED_SPLIT = "unlabeled"
+UNLABELED = -1  # the label of an image without one
 
 
 class RawImage(NamedTuple):
@@ -92,23 +95,23 @@ def array_images(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer],
     return [RawImage(int(labels[i]), f"{name}/{i}", encode_ppm(pixels[i])) for i in order]
 
 
-def write_raw(folder: Path, source: str, classes: Sequence[str], splits: dict[str, Iterable[RawImage]]) -> None:
-    """Write the layout into ``folder``. Each split's images must come ordered by (label, name).
+def write_raw(folder: Path, source: str, classes: Sequence[str], splits: Mapping[str, Iterable[RawImage]]) -> None:
+    """Write the layout into ``folder``. Each split's images must come ordered by (label, name); the unlabelled split may be absent.
 
     Raises UserError if a class has no image in a split: every class must be learnt and tested.
     """
-    counts = {split: write_split(folder / split, splits[split], len(classes)) for split in SPLITS}
-    for split, per_class in counts.items():
-        empty = [name for name, count in zip(classes, per_class, strict=True) if count == 0]
+    counts = {split: write_split(folder / split, images, len(classes)) for split, images in splits.items()}
+    for split in SPLITS:
+        empty = [name for name, count in zip(classes, counts[split], strict=True) if count == 0]
         if empty:
             raise UserError(f"{source}: no {split} images of {', '.join(empty)}; add some, or remove the class from both splits")
     write_json(folder / "dataset.json", {"format": 1, "source": source, "classes": list(classes), "images": counts})
 
 
 def write_split(folder: Path, images: Iterable[RawImage], class_count: int) -> list[int]:
-    """Write one split as its images come, and return the number of images of each class."""
+    """Write one split as its images come, and return the number of images of each class; of those without label at the end, if any."""
     folder.mkdir(parents=True)
-    labels, offsets, counts = [], [0], [0] * class_count
+    labels, offsets, counts = [], [0], [0] * (class_count + 1)
     with (folder / "images.bin").open("wb") as blob, (folder / "names.txt").open("w", encoding="utf-8") as names:
         for image in images:
             blob.write(image.encoded)
@@ -118,13 +121,18 @@ def write_split(folder: Path, images: Iterable[RawImage], class_count: int) -> l
             counts[image.label] += 1
     np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
     np.save(folder / "labels.npy", np.array(labels, dtype=np.int32))
-    return counts
+    return counts if counts[UNLABELED] else counts[:UNLABELED]
 
 
 def read_classes(folder: Path) -> list[str]:
     """The names of all classes in the data, in the order of their labels."""
     classes: list[str] = read_json(folder / "dataset.json")["classes"]
     return classes
+
+
+def read_unlabeled(folder: Path) -> list[RawSplit]:
+    """The images without label, if there are any."""
+    return [read_split(folder, UNLABELED_SPLIT)] if (folder / UNLABELED_SPLIT).is_dir() else []
 
 
 def read_split(folder: Path, split: str) -> RawSplit:

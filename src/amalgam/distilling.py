@@ -1,0 +1,153 @@
+"""Training a student: which images and labels it sees, in which views, and what its loss is made of."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
+from amalgam.errors import UserError
+from amalgam.inference import device, view_batches
+from amalgam.losses import Distilled, LabelBlocks, distillation, label_loss
+from amalgam.models import Classifier
+from amalgam.params import Objective, Target
+from amalgam.selection import SelectionRules, validate
+from amalgam.targets import StoredTargets
+from amalgam.trainer import Batch, Epoch, Fit, Optimization, StepLoss, Terms, fit, mixed, shuffled_batches, steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What a student learns from, beside its images."""
+
+    alpha: float
+    temperature: float
+    target: Target
+    objective: Objective
+    standardize_logits: bool
+    confidence_temperature: float
+    label_fraction: float
+    label_smoothing: float
+    mixup: float
+    batch_size: int
+    seed: int
+
+    @property
+    def selection(self) -> SelectionRules:
+        return SelectionRules(self.label_fraction, self.target, self.confidence_temperature)
+
+
+@dataclass(frozen=True)
+class Pupils:
+    """The images a student is trained on, M of them."""
+
+    rows: npt.NDArray[np.int64]  # (M,) of the prepared split
+    places: npt.NDArray[np.int64]  # (M,) of the stored targets
+    labels: npt.NDArray[np.int64]  # (M,), −1 where the label may not be used
+
+    @classmethod
+    def of(cls, split: PreparedSplit, classes: tuple[str, ...], targets: StoredTargets, teaching: Teaching) -> "Pupils":
+        """All training images, or those with a label where the teachers have no say. Raises UserError if the store lacks what they need."""
+        rows = split.training_rows
+        labels = visible_labels(split.labels[rows], classes, teaching.label_fraction, targets.settings.data_seed)
+        if teaching.alpha > 0 and teaching.label_fraction < 1 and targets.stored_teachers != "all":
+            raise UserError(f"{targets.folder} holds covering teachers only, but label_fraction is below 1; set stored_teachers to all")
+        places = np.arange(len(rows)) if teaching.alpha > 0 else np.flatnonzero(labels >= 0)
+        return cls(rows[places], places, labels[places])
+
+
+def train_student(
+    student: Classifier,
+    label_sets: LabelSets,
+    split: PreparedSplit,
+    targets: StoredTargets,
+    optimization: Optimization,
+    teaching: Teaching,
+    on_step: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[Epoch], None] = lambda record: None,
+) -> Fit:
+    """Train ``student`` in place; epoch e sees view e mod views, in an order that follows from (seed, e)."""
+    pupils = Pupils.of(split, label_sets.classes, targets, teaching)
+    return fit(
+        student,
+        optimization,
+        steps_per_epoch(len(pupils.rows), teaching.batch_size),
+        lambda epoch: view_of_epoch(split, targets, pupils, teaching, epoch),
+        student_loss(label_sets, teaching),
+        partial(validate, split=split, targets=targets, label_sets=label_sets, rules=teaching.selection),
+        on_step,
+        on_epoch,
+    )
+
+
+def view_of_epoch(split: PreparedSplit, targets: StoredTargets, pupils: Pupils, teaching: Teaching, epoch: int) -> Iterator[Batch]:
+    """The epoch's batches: images of its view with the logits that the teachers gave on exactly those pixels."""
+    index = epoch % targets.settings.views
+    view = targets.settings.view(index, len(split.images))
+    logits = targets.logits(index)
+    random = np.random.default_rng([teaching.seed, epoch, 1])  # 1: not the stream that shuffles
+    for chosen in shuffled_batches(np.arange(len(pupils.rows)), teaching.batch_size, teaching.seed, epoch):
+        _, images = next(view_batches(split.images, pupils.rows[chosen], view, len(chosen)))
+        batch = Batch(images, _to_device(pupils.labels[chosen]), _to_device(logits[pupils.places[chosen]]))
+        yield mixed(batch, teaching.mixup, random)
+
+
+def student_loss(label_sets: LabelSets, teaching: Teaching) -> Callable[[torch.Tensor, Batch], StepLoss]:
+    """The loss (1 − α)·labels + α·distillation of a batch; of a mixed one the mean over both images, weighted by their shares."""
+    names = list(label_sets.teachers)
+    blocks = LabelBlocks([label_sets.columns(name) for name in names], len(label_sets.classes), device())
+    knows = np.append(label_sets.covering().T, np.full((1, len(names)), True), axis=0)  # the last row, −1, is for no label
+    active_for = torch.from_numpy(knows).to(device())  # (C + 1, teachers)
+
+    def single(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        terms: Terms = {}
+        watched = {}
+        if teaching.alpha < 1:
+            terms["labels"] = (1 - teaching.alpha) * label_loss(logits, batch.labels, teaching.label_smoothing)
+        if teaching.alpha > 0:
+            assert batch.teacher_logits is not None
+            active = active_for[batch.labels]
+            found = distillation(
+                logits,
+                batch.teacher_logits,
+                active,
+                batch.labels,
+                blocks,
+                teaching.target,
+                teaching.objective,
+                teaching.temperature,
+                teaching.standardize_logits,
+                teaching.confidence_temperature,
+            )
+            terms["distillation"] = teaching.alpha * found.loss
+            watched = by_teacher(names, active, found)
+        return StepLoss(terms, watched)
+
+    def loss(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        first = single(logits, batch)
+        if batch.mixture is None:
+            return first
+        share, second = batch.mixture.share, single(logits, batch.partners())
+        return StepLoss({name: share * value + (1 - share) * second.terms[name] for name, value in first.terms.items()}, first.watched)
+
+    return loss
+
+
+def by_teacher(names: list[str], active: torch.Tensor, found: Distilled) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """For the log: each teacher's weight in the target, over all images; its divergence from and agreement with the student, over those
+    on which it is active."""
+    every, counts = torch.tensor(len(active)), active.sum(0)
+    sums = {
+        "teacher_weight": (found.weight.detach().sum(0), every.expand(len(names))),
+        "teacher_divergence": ((found.divergence * active).sum(0), counts),
+        "teacher_agreement": ((found.agreement & active).sum(0), counts),
+    }
+    return {f"{kind}/{name}": (total[i], count[i]) for kind, (total, count) in sums.items() for i, name in enumerate(names)}
+
+
+def _to_device(values: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(values).to(device())

@@ -1,0 +1,84 @@
+"""The joint estimate: one distribution over the union that agrees best with what each teacher says of its own classes.
+
+Vongkulbhisal et al., *Unifying Heterogeneous Classifiers with Distillation*, CVPR 2019 (UHC, cross-entropy): u minimises
+
+    −Σᵢ Σ_{l ∈ Lᵢ} pᵢ(l) · (u_l − log Σ_{k ∈ Lᵢ} exp u_k)
+
+over the active teachers i. It is convex. Adding a constant to all classes of a connected component of the label sets changes
+nothing; among the minimisers this is the one of least norm: every component sums to zero, classes that no active teacher knows
+are at zero. Where the active label sets are not connected, the estimate between components is a convention, not knowledge.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+ITERATIONS = 100
+TOLERANCE = 1e-7  # of the gradient, whose entries are differences of probabilities
+RIDGE = 1e-9  # regularises directions in which the loss is flat; they carry no gradient
+LEAST_PROBABILITY = 1e-12  # a class that is impossible for a teacher would be at minus infinity
+SUFFICIENT = 1e-4  # share of the predicted decrease that a step must bring (Armijo)
+
+
+def joint_estimate(probabilities: Tensor, active: Tensor, place: Tensor) -> Tensor:
+    """The logits u (B, C) of the estimate.
+
+    ``probabilities`` (B, n, K) are the teachers' distributions, zero at padding; ``active`` (B, n) says which count; ``place``
+    (n, K, C) is one where an entry stands for a class. Newton's method with backtracking, in double precision.
+    """
+    member = place.double().sum(1)  # (n, C): whether the teacher knows the class
+    p = torch.einsum("bnk,nkc->bnc", probabilities.double().clamp(min=LEAST_PROBABILITY), place.double())
+    p = torch.where(active[..., None], p / p.sum(2, keepdim=True), 0.0)
+    sets = active[..., None] * member  # (B, n, C)
+    u = _centred_logarithms(p, sets)
+    value, q = _loss(u, p, sets)
+    for _ in range(ITERATIONS):
+        gradient = (q - p).sum(1)  # (B, C)
+        if gradient.abs().max() < TOLERANCE:
+            break
+        curvature = torch.diag_embed(q.sum(1)) - torch.einsum("bnc,bnd->bcd", q, q)
+        curvature.diagonal(dim1=1, dim2=2).add_(RIDGE)
+        step = torch.linalg.solve(curvature, gradient)
+        u, value, q = _backtrack(u, step, gradient, value, p, sets)
+    return _without_constants(u, sets).to(probabilities.dtype)
+
+
+def _without_constants(u: Tensor, sets: Tensor) -> Tensor:
+    """``u`` (B, C) less its mean over each connected component of the active label sets (B, n, C): the minimiser of least norm."""
+    classes = u.shape[1]
+    linked = (torch.einsum("bnc,bnd->bcd", sets, sets) > 0).double() + torch.eye(classes, device=u.device, dtype=u.dtype)
+    for _ in range(math.ceil(math.log2(classes))):  # paths of twice the length
+        linked = ((linked @ linked) > 0).double()
+    return u - (linked @ u[..., None])[..., 0] / linked.sum(2)
+
+
+def _centred_logarithms(p: Tensor, sets: Tensor) -> Tensor:
+    """A start that is exact where no two active label sets overlap: the mean of the teachers' centred logarithms."""
+    logarithms = torch.where(sets > 0, p.clamp(min=LEAST_PROBABILITY).log(), 0.0)
+    centred = torch.where(sets > 0, logarithms - logarithms.sum(2, keepdim=True) / sets.sum(2, keepdim=True).clamp(min=1), 0.0)
+    return centred.sum(1) / sets.sum(1).clamp(min=1)
+
+
+def _loss(u: Tensor, p: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of each image (B,) and the estimate's conditional distribution inside each active set (B, n, C)."""
+    inside = torch.where(sets > 0, u[:, None], -torch.inf)
+    some = sets.sum(2) > 0  # (B, n)
+    normaliser = torch.where(some, torch.logsumexp(inside.masked_fill(~some[..., None], 0.0), dim=2), 0.0)
+    q = torch.where(sets > 0, (u[:, None] - normaliser[..., None]).exp(), 0.0)
+    value = (normaliser * some).sum(1) - (p * u[:, None]).sum((1, 2))
+    return value, q
+
+
+def _backtrack(u: Tensor, step: Tensor, gradient: Tensor, value: Tensor, p: Tensor, sets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Halve each image's Newton step until it decreases its loss enough."""
+    length = torch.ones_like(value)
+    promised = (step * gradient).sum(1)
+    for _ in range(50):
+        moved = u - length[:, None] * step
+        found, q = _loss(moved, p, sets)
+        short = found > value - SUFFICIENT * length * promised + 1e-15
+        if not short.any():
+            break
+        length = torch.where(short, length / 2, length)
+    return moved, found, q

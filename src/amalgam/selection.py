@@ -1,0 +1,59 @@
+"""Choosing the epoch: how good a student is on the validation images, seen with no more labels than it may use."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
+from amalgam.inference import predict_logits
+from amalgam.losses import Knowledge, LabelBlocks, kl, teacher_weights, union_target
+from amalgam.models import Classifier
+from amalgam.params import Target
+from amalgam.targets import StoredTargets
+from amalgam.trainer import Validation, score
+
+
+@dataclass(frozen=True)
+class SelectionRules:
+    """How much of the validation labels may be used, and what the teachers' word counts for where none may."""
+
+    label_fraction: float
+    target: Target
+    confidence_temperature: float
+
+
+def validate(
+    student: Classifier, split: PreparedSplit, targets: StoredTargets, label_sets: LabelSets, rules: SelectionRules
+) -> Validation | None:
+    """Loss and accuracy on the validation images; the epoch is chosen by those labels alone that the student may use.
+
+    Where it may use some, by the accuracy on these; where none, by the agreement with the teachers, none of them ruled out.
+    """
+    rows = split.validation_rows
+    if not len(rows):
+        return None
+    logits, labels = predict_logits(student, split.images, rows), split.labels[rows]
+    found = score(logits, labels)
+    if rules.label_fraction == 1:
+        return found
+    visible = visible_labels(labels, label_sets.classes, rules.label_fraction, targets.settings.data_seed)
+    if rules.label_fraction > 0:
+        return found._replace(score=score(logits[visible >= 0], visible[visible >= 0]).rank)
+    consensus = teachers_consensus(targets.validation_logits(), label_sets, rules)
+    agreement = float((consensus.argmax(1) == logits.argmax(1)).mean())
+    divergence = float(kl(torch.from_numpy(consensus), torch.from_numpy(logits).log_softmax(1)).mean())
+    return found._replace(score=(agreement, -divergence))
+
+
+def teachers_consensus(teacher_logits: npt.NDArray[np.float16], label_sets: LabelSets, rules: SelectionRules) -> npt.NDArray[np.float32]:
+    """What the teachers together say of images whose label is unknown (N, C): the student's own kind of target at temperature 1, the mean
+    where that is no distribution over all classes."""
+    blocks = LabelBlocks([label_sets.columns(name) for name in label_sets.teachers], len(label_sets.classes))
+    logits = torch.from_numpy(teacher_logits)
+    active = torch.full((len(logits), len(label_sets.teachers)), True)
+    knowledge = Knowledge(blocks, blocks.of_teachers(logits, active), active, torch.full((len(logits),), -1))
+    target: Target = "mean" if rules.target == "blocks" else rules.target
+    weight = teacher_weights(knowledge, target, rules.confidence_temperature)
+    return union_target(knowledge, target, weight).numpy()

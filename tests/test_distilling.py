@@ -1,0 +1,298 @@
+"""Stored targets and training on them: the student sees exactly what the teachers saw, and no label that it may not see."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+
+from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
+from amalgam.distilling import Pupils, Teaching, student_loss, train_student, view_of_epoch
+from amalgam.errors import UserError
+from amalgam.inference import predict_logits
+from amalgam.models import Classifier, Preprocessing, build_network
+from amalgam.params import Objective, Target
+from amalgam.selection import SelectionRules, validate
+from amalgam.students import Architecture, new_student
+from amalgam.targets import StoredTargets, ViewSettings, write_targets
+from amalgam.trainer import Batch, Fit, Optimization, Validation
+from conftest import SETS, colour_split
+
+TEACHING = Teaching(
+    alpha=0.5,
+    temperature=4.0,
+    target="blocks",
+    objective="kl",
+    standardize_logits=False,
+    confidence_temperature=1.0,
+    label_fraction=1.0,
+    label_smoothing=0.0,
+    mixup=0.0,
+    batch_size=8,
+    seed=1,
+)
+VIEWS = ViewSettings(views=3, crop=2, flip=True, data_seed=5)
+Teachers = dict[str, tuple[Classifier, str]]
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+@pytest.fixture
+def split() -> PreparedSplit:
+    return colour_split(10, 40, 5)
+
+
+@pytest.fixture
+def teachers() -> Teachers:
+    torch.manual_seed(0)
+    made = {}
+    for name, classes in SETS.teachers.items():
+        how = Preprocessing((8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+        made[name] = (Classifier("ReferenceCNN", build_network("ReferenceCNN", len(classes)), classes, how), f"sha-{name}")
+    return made
+
+
+def stored(split: PreparedSplit, teachers: Teachers, folder: Path, covering: bool = False, views: ViewSettings = VIEWS) -> StoredTargets:
+    write_targets(folder, split, SETS, teachers, views, covering)
+    return StoredTargets.read(folder, split, SETS)
+
+
+def batches_of(split: PreparedSplit, targets: StoredTargets, batch_size: int, epoch: int) -> Iterator[Batch]:
+    teaching = replace(TEACHING, batch_size=batch_size)
+    return view_of_epoch(split, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, epoch)
+
+
+def test_stored_logits_are_the_live_teachers_on_the_view_the_student_gets(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets")
+    for epoch in range(4):
+        seen = 0
+        for batch in batches_of(split, targets, 7, epoch):
+            with torch.inference_mode():
+                live = torch.cat([teacher.logits(batch.images) for teacher, _ in teachers.values()], dim=1)
+            assert batch.teacher_logits is not None
+            torch.testing.assert_close(batch.teacher_logits.float(), live, atol=0.03, rtol=0.03)  # bfloat16 in batches of another size
+            seen += len(batch.labels)
+        assert seen == 24
+
+
+def test_epoch_e_sees_view_e_mod_views_in_an_order_of_its_own(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets")
+    epochs = [next(iter(batches_of(split, targets, 24, epoch))) for epoch in range(4)]
+    contents = [sorted(image.numpy().tobytes() for image in batch.images) for batch in epochs]
+    assert contents[0] == contents[3]
+    assert contents[0] != contents[1]
+    assert not torch.equal(epochs[0].images, epochs[3].images)
+
+
+def test_validation_images_are_never_trained_on(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", views=ViewSettings(1, 0, False, 0))
+    trained = {image.numpy().tobytes() for batch in batches_of(split, targets, 5, 0) for image in batch.images}
+    assert trained == {image.tobytes() for image in split.images[~split.validation]}
+
+
+def test_covering_stores_only_the_teachers_that_know_the_class(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    everyone = stored(split, teachers, tmp_path / "all")
+    covering = stored(split, teachers, tmp_path / "covering", covering=True)
+    labels = split.labels[split.training_rows]
+    for view in range(3):
+        known = np.repeat(SETS.covering().T, 2, axis=1)[labels]
+        assert np.isfinite(everyone.logits(view)).all()
+        np.testing.assert_array_equal(np.isfinite(covering.logits(view)), known)
+        np.testing.assert_allclose(covering.logits(view)[known], everyone.logits(view)[known], atol=0.03, rtol=0.03)
+
+
+def test_more_views_cost_only_the_new_ones(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    stored(split, teachers, tmp_path / "three")
+    before = {file.parent.name: file.stat().st_mtime_ns for file in (tmp_path / ".amalgam" / "views").rglob("logits.npy")}
+    assert len(before) == 6 + 2, "two teachers on three views and on the validation images"
+    stored(split, teachers, tmp_path / "five", views=ViewSettings(5, 2, True, 5))
+    after = {file.parent.name: file.stat().st_mtime_ns for file in (tmp_path / ".amalgam" / "views").rglob("logits.npy")}
+    assert len(after) == 10 + 2
+    assert {key: after[key] for key in before} == before
+
+
+def test_whatever_determines_a_views_logits_is_in_its_key(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    (cold, sha256), bright = teachers["cold"], teachers["bright"]
+    other_input = Classifier(cold.architecture, cold.network, cold.classes, Preprocessing((8, 8), (0.4,) * 3, (0.2,) * 3))
+    other_images = PreparedSplit(split.images, split.labels, split.validation, split.names, "other content")
+
+    def entries() -> int:
+        return len(list((tmp_path / ".amalgam" / "views").glob("*/logits.npy")))
+
+    stored(split, teachers, tmp_path / "targets", views=ViewSettings(1, 2, True, 5))
+    for number, (images, changed, views) in enumerate(
+        (
+            (split, {"cold": (cold, "other weights"), "bright": bright}, ViewSettings(1, 2, True, 5)),
+            (split, {"cold": (other_input, sha256), "bright": bright}, ViewSettings(1, 2, True, 5)),
+            (other_images, teachers, ViewSettings(1, 2, True, 5)),
+            (split, teachers, ViewSettings(1, 1, True, 5)),
+            (split, teachers, ViewSettings(1, 2, False, 5)),
+            (split, teachers, ViewSettings(1, 2, True, 6)),
+            (split, teachers, ViewSettings(1, 2, True, 5, zoom=0.5)),
+            (split, teachers, ViewSettings(1, 2, True, 5, colour=0.1)),
+        )
+    ):
+        before = entries()
+        write_targets(tmp_path / f"targets{number}", images, SETS, changed, views, False)
+        assert entries() > before, f"change {number} went unnoticed"
+
+
+def test_targets_of_other_images_or_teachers_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    stored(split, teachers, tmp_path / "targets")
+    other = PreparedSplit(split.images, split.labels, split.validation, split.names, "other content")
+    with pytest.raises(UserError, match="other images or another split"):
+        StoredTargets.read(tmp_path / "targets", other, SETS)
+    with pytest.raises(UserError, match="other teachers or classes"):
+        StoredTargets.read(tmp_path / "targets", split, LabelSets(SETS.classes, {"cold": ("blue", "green")}))
+
+
+def trained(split: PreparedSplit, targets: StoredTargets, seed: int = 3, epochs: int = 2, **changes: Any) -> tuple[Classifier, Fit]:
+    student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, seed)
+    how = Optimization("adamw", 0.003, 0.01, "one_cycle", epochs)
+    return student, train_student(student, SETS, split, targets, how, replace(TEACHING, seed=seed, **changes))
+
+
+def test_a_student_repeats_bit_for_bit_and_seeds_differ(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", covering=True)
+    _, first = trained(split, targets)
+    torch.rand(3)
+    _, second = trained(split, targets)
+    torch.testing.assert_close(first.last, second.last, rtol=0, atol=0)
+    assert [r.validation for r in first.history] == [r.validation for r in second.history]
+    _, other = trained(split, targets, seed=4)
+    assert not torch.equal(first.last["backbone.classifier.3.weight"], other.last["backbone.classifier.3.weight"])
+
+
+def test_loss_terms_and_teachers_are_logged_by_name(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", covering=True)
+    record = trained(split, targets)[1].history[0]
+    assert record.terms.keys() == {"labels", "distillation"}
+    kinds = ("teacher_weight", "teacher_divergence", "teacher_agreement")
+    assert record.watched.keys() == {f"{kind}/{name}" for kind in kinds for name in SETS.teachers}
+    assert sum(record.watched[f"teacher_weight/{name}"] for name in SETS.teachers) == pytest.approx(1)
+    alone = trained(split, targets, alpha=0.0)[1].history[0]
+    assert alone.terms.keys() == {"labels"}
+    assert not alone.watched
+
+
+@pytest.mark.parametrize("target", get_args(Target))
+@pytest.mark.parametrize("objective", get_args(Objective))
+def test_every_target_and_objective_trains_with_and_without_labels(
+    target: Target, objective: Objective, split: PreparedSplit, teachers: Teachers, tmp_path: Path
+) -> None:
+    targets = stored(split, teachers, tmp_path / "targets")
+    for fraction, alpha in ((1.0, 0.5), (0.3, 0.5), (0.0, 1.0)):
+        _, result = trained(split, targets, epochs=1, target=target, objective=objective, label_fraction=fraction, alpha=alpha, mixup=0.2)
+        assert math.isfinite(result.history[0].train_loss)
+
+
+def test_without_labels_none_reaches_the_student(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    """Labels permuted before targets are stored and the student is trained: the same weights, the same epoch."""
+    shuffled = PreparedSplit(split.images, np.random.default_rng(1).permutation(split.labels), split.validation, split.names, split.content)
+    outcomes = []
+    for number, images in enumerate((split, shuffled)):
+        targets = stored(images, teachers, tmp_path / f"targets{number}")
+        outcomes += [trained(images, targets, epochs=3, target=t, alpha=1.0, label_fraction=0.0)[1] for t in get_args(Target)]
+    half = len(outcomes) // 2
+    for truth, lie in zip(outcomes[:half], outcomes[half:], strict=True):
+        torch.testing.assert_close(truth.best, lie.best, rtol=0, atol=0)
+        torch.testing.assert_close(truth.last, lie.last, rtol=0, atol=0)
+        assert truth.best_epoch == lie.best_epoch
+        assert [r.train_loss for r in truth.history] == [r.train_loss for r in lie.history]
+        assert truth.history[0].train_accuracy is None
+
+
+def test_only_visible_labels_are_handed_on(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets")
+    teaching = replace(TEACHING, label_fraction=0.3, batch_size=24)
+    pupils = Pupils.of(split, SETS.classes, targets, teaching)
+    rows = split.training_rows
+    np.testing.assert_array_equal(pupils.rows, rows)
+    np.testing.assert_array_equal(pupils.labels, visible_labels(split.labels[rows], SETS.classes, 0.3, VIEWS.data_seed))
+    batch = next(view_of_epoch(split, targets, pupils, teaching, 0))
+    assert int((batch.labels >= 0).sum()) == 3 * round(0.3 * 8)
+
+
+def test_a_label_only_student_of_few_labels_sees_no_other_image(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", covering=True)
+    pupils = Pupils.of(split, SETS.classes, targets, replace(TEACHING, alpha=0.0, label_fraction=0.5))
+    assert len(pupils.rows) == 12
+    np.testing.assert_array_equal(pupils.labels, split.labels[pupils.rows])
+    np.testing.assert_array_equal(split.training_rows[pupils.places], pupils.rows)
+
+
+def test_images_without_label_are_learnt_from_every_teacher(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    """Also where only covering teachers are stored for the others; a label-only student leaves them out."""
+    labels = np.where(np.arange(30) % 5 == 1, -1, split.labels)
+    mixed = PreparedSplit(split.images, labels, split.validation, split.names, split.content)
+    targets = stored(mixed, teachers, tmp_path / "targets", covering=True)
+    rows = mixed.training_rows
+    assert np.isfinite(targets.logits(0)[labels[rows] < 0]).all()
+    pupils = Pupils.of(mixed, SETS.classes, targets, TEACHING)
+    np.testing.assert_array_equal(pupils.labels, labels[rows])
+    assert (Pupils.of(mixed, SETS.classes, targets, replace(TEACHING, alpha=0.0)).labels >= 0).all()
+    batch = next(view_of_epoch(mixed, targets, pupils, replace(TEACHING, batch_size=24), 0))
+    watched = student_loss(SETS, TEACHING)(torch.zeros(24, 3), batch).watched
+    unlabelled = int((labels[rows] < 0).sum())
+    green = int((labels[rows] == 1).sum())
+    assert int(watched["teacher_divergence/cold"][1]) == unlabelled + green + int((labels[rows] == 0).sum())
+
+
+def test_few_labels_and_covering_teachers_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", covering=True)
+    with pytest.raises(UserError, match="holds covering teachers only, but label_fraction is below 1; set stored_teachers to all"):
+        Pupils.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.5))
+
+
+def test_a_mixed_batchs_loss_is_the_mean_of_both_images_losses(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", covering=True)
+    teaching = replace(TEACHING, mixup=1.0, batch_size=24)
+    batch = next(view_of_epoch(split, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, 0))
+    assert batch.mixture is not None
+    partner, share = batch.mixture
+    logits, loss = torch.randn(24, 3), student_loss(SETS, teaching)
+    assert batch.teacher_logits is not None
+    first = loss(logits, Batch(batch.images, batch.labels, batch.teacher_logits)).terms
+    second = loss(logits, Batch(batch.images, batch.labels[partner], batch.teacher_logits[partner])).terms
+    for name, value in loss(logits, batch).terms.items():
+        torch.testing.assert_close(value, share * first[name] + (1 - share) * second[name])
+
+
+def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    """All: their accuracy. Some: the accuracy on these. None: agreement with the teachers' mean over the union."""
+    targets = stored(split, teachers, tmp_path / "targets")
+    student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, 0)
+    rows = split.validation_rows
+    logits, labels = predict_logits(student, split.images, rows), split.labels[rows]
+
+    def found(fraction: float) -> Validation:
+        result = validate(student, split, targets, SETS, SelectionRules(fraction, "mean", 1.0))
+        assert result is not None
+        assert result.accuracy == pytest.approx((logits.argmax(1) == labels).mean())
+        return result
+
+    assert found(1.0).score is None
+    visible = visible_labels(labels, SETS.classes, 0.5, VIEWS.data_seed) >= 0
+    assert found(0.5).rank[0] == pytest.approx((logits.argmax(1) == labels)[visible].mean())
+    theirs = targets.validation_logits().astype(np.float64)
+    padded = np.zeros((len(rows), 3))
+    for columns, block in (([0, 1], theirs[:, :2]), ([1, 2], theirs[:, 2:])):
+        shares = np.exp(block) / np.exp(block).sum(1, keepdims=True)
+        padded[:, columns] += shares / 2
+    assert found(0.0).rank[0] == pytest.approx((logits.argmax(1) == padded.argmax(1)).mean())
+
+
+def test_stored_validation_logits_are_every_teachers_on_the_images_as_they_are(
+    split: PreparedSplit, teachers: Teachers, tmp_path: Path
+) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", covering=True)
+    rows = split.validation_rows
+    live = np.concatenate([predict_logits(teacher, split.images, rows) for teacher, _ in teachers.values()], axis=1)
+    np.testing.assert_allclose(targets.validation_logits(), live, atol=0.01, rtol=0.01)

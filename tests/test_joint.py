@@ -1,0 +1,80 @@
+"""The joint estimate: optimal, of least norm, and right where the teachers determine it."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from amalgam.joint import joint_estimate
+from amalgam.losses import LabelBlocks
+from test_losses import B, Sets, components, example, label_sets, student_logits
+
+
+def estimate(logits: torch.Tensor, active: torch.Tensor, sets: Sets) -> torch.Tensor:
+    classes, columns = sets
+    blocks = LabelBlocks(columns, classes)
+    return joint_estimate(blocks.softmax(blocks.of_teachers(logits, active)), active, blocks.place)
+
+
+def by_scipy(row: np.ndarray, active: np.ndarray, sets: Sets, ridge: float) -> np.ndarray:
+    """The definition, by a general optimiser, with the ridge that the definition lets go to zero."""
+    classes, columns = sets
+    starts = np.cumsum([0] + [len(own) for own in columns])
+
+    def value(u: np.ndarray) -> float:
+        total = 0.5 * ridge * float(u @ u)
+        for i in np.flatnonzero(active):
+            logits, mine = row[starts[i] : starts[i + 1]], u[columns[i]]
+            p = np.exp(logits - np.logaddexp.reduce(logits))
+            total -= float(p @ (mine - np.logaddexp.reduce(mine)))
+        return total
+
+    return np.asarray(minimize(value, np.zeros(classes), method="BFGS", options={"gtol": 1e-8, "maxiter": 2000}).x)
+
+
+@given(label_sets(), st.integers(0, 1000))
+@settings(deadline=None, max_examples=20)
+def test_it_is_what_a_general_optimiser_finds(sets: Sets, seed: int) -> None:
+    logits, active = example(sets[1], seed)
+    logits = logits / 3
+    found = torch.softmax(estimate(logits, active, sets), 1)[0].numpy()
+    expected = by_scipy(logits[0].double().numpy(), active[0].numpy(), sets, 1e-6)
+    np.testing.assert_allclose(found, np.exp(expected - np.logaddexp.reduce(expected)), atol=2e-3)
+
+
+@given(label_sets(), st.integers(0, 1000))
+@settings(deadline=None)
+def test_it_is_optimal_and_of_least_norm(sets: Sets, seed: int) -> None:
+    """The gradient vanishes; each connected component sums to zero, so no constant could be taken away from it."""
+    classes, columns = sets
+    logits, active = example(columns, seed)
+    u = estimate(logits, active, sets).double()
+    starts = np.cumsum([0] + [len(own) for own in columns])
+    for row in range(B):
+        gradient, mine = np.zeros(classes), torch.nonzero(active[row]).flatten().tolist()
+        for i in mine:
+            p = torch.softmax(logits[row, starts[i] : starts[i + 1]].double(), 0)
+            gradient[columns[i]] += (torch.softmax(u[row, columns[i]], 0) - p).numpy()
+        np.testing.assert_allclose(gradient, 0, atol=1e-5)
+        for part in components(sets, mine):
+            assert abs(float(u[row, sorted(part)].sum())) < 1e-3
+
+
+@given(label_sets(), st.integers(0, 1000))
+@settings(deadline=None)
+def test_teachers_that_are_conditionals_of_one_distribution_give_it_back_where_they_are_connected(sets: Sets, seed: int) -> None:
+    classes, columns = sets
+    joint = student_logits(classes, seed)
+    active = torch.ones(B, len(columns), dtype=torch.bool)
+    u = estimate(torch.cat([joint[:, own] for own in columns], dim=1), active, sets)
+    for part in components(sets, list(range(len(columns)))):
+        inside = sorted(part)
+        torch.testing.assert_close(torch.softmax(u[:, inside], 1), torch.softmax(joint[:, inside], 1), atol=1e-4, rtol=1e-3)
+
+
+def test_disjoint_teachers_are_centred_apart() -> None:
+    """No overlap: each teacher's logits, less their mean, side by side."""
+    logits = torch.tensor([[1.0, 3.0, 0.0, 4.0, 2.0]])
+    u = estimate(logits, torch.tensor([[True, True]]), (6, [[0, 2], [1, 3, 5]]))
+    torch.testing.assert_close(u, torch.tensor([[-1.0, -2.0, 1.0, 2.0, 0.0, 0.0]]))
