@@ -8,19 +8,23 @@ from typing import Any
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import Pupils, Teaching, train_student
-from amalgam.files import whole_folder, write_json
+from amalgam.errors import UserError
+from amalgam.files import repository_root, whole_folder, write_json
+from amalgam.models import save_weights
 from amalgam.params import Params, StudentSettings
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution, execution_record
 from amalgam.stage import check_task, run_stage, stage_params, task_argument
+from amalgam.store import STORE
 from amalgam.students import Architecture, epoch_row, new_student, student_metrics, write_student
 from amalgam.targets import StoredTargets
 from amalgam.tracking import Tracker, training_run
-from amalgam.trainer import Epoch, Fit, Optimization, steps_per_epoch
+from amalgam.trainer import DivergedError, Epoch, Fit, Optimization, steps_per_epoch
 
 PREPARED = Path("outputs/prepared")
 TARGETS = Path("outputs/targets")
 STUDENTS = Path("outputs/students")
+SUPPLIED = Path("fetched/models/students")
 
 
 def run_name(settings: StudentSettings) -> str:
@@ -53,7 +57,8 @@ def train(task: str, settings: StudentSettings, tracker: Tracker, folder: Path) 
     label_sets = LabelSets.read(PREPARED / task)
     split = PreparedSplit.read(PREPARED / task / "trainval")
     targets = StoredTargets.read(TARGETS / task, split, label_sets)
-    architecture = Architecture(settings.student_model, settings.student_resolution, settings.pretrained)
+    supplied = SUPPLIED / task / "weights.safetensors" if settings.student_weights else None
+    architecture = Architecture(settings.student_model, settings.student_resolution, settings.pretrained, supplied)
     student = new_student(architecture, label_sets, split, settings.seed)
     lesson = teaching(settings)
     images = len(Pupils.of(split, label_sets.classes, targets, lesson).rows)
@@ -64,9 +69,22 @@ def train(task: str, settings: StudentSettings, tracker: Tracker, folder: Path) 
             show(record)
             tracker.metrics(epoch_row(record) | {"epoch_seconds": record.seconds}, record.epoch)
 
-        result = train_student(student, label_sets, split, targets, optimization(settings), lesson, on_step, on_epoch)
+        try:
+            result = train_student(student, label_sets, split, targets, optimization(settings), lesson, on_step, on_epoch)
+        except DivergedError as error:
+            raise UserError(f"{error}; {keep_best(error.result, tracker.run_id)}") from error
     write_student(student, result, task, {"settings": settings.model_dump(), "execution": execution_record()}, folder)
     return result
+
+
+def keep_best(result: Fit, run_id: str) -> str:
+    """Save what a training had reached before it failed, and say where."""
+    if not result.best:
+        return "no epoch was finished before"
+    path = repository_root() / STORE / "diverged" / f"{run_id}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(result.best, path)
+    return f"the best weights before, of epoch {result.best_epoch}, are kept in {path}"
 
 
 def main() -> None:

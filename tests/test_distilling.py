@@ -14,7 +14,8 @@ from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.distilling import Pupils, Teaching, student_loss, train_student, view_of_epoch
 from amalgam.errors import UserError
 from amalgam.inference import predict_logits
-from amalgam.models import Classifier, Preprocessing, build_network
+from amalgam.models import Classifier, Preprocessing
+from amalgam.networks import build_network
 from amalgam.params import Objective, Target
 from amalgam.selection import SelectionRules, validate
 from amalgam.students import Architecture, new_student

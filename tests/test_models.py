@@ -1,4 +1,4 @@
-"""Networks, preprocessing, and classifiers on disk."""
+"""Preprocessing, and classifiers in memory and on disk."""
 
 import json
 from pathlib import Path
@@ -6,23 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
-from torch import nn
 
 from amalgam.errors import UserError
-from amalgam.files import sha256_of_file
 from amalgam.models import (
-    WEIGHTS,
     Classifier,
     Preprocessing,
-    build_network,
     channel_statistics,
-    imagenet_weights,
     load_classifier,
     save_classifier,
     save_weights,
 )
+from amalgam.networks import build_network
 
 PLAIN = Preprocessing((16, 16), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -34,51 +29,6 @@ def classifier(architecture: str = "ReferenceCNN", seed: int = 0) -> Classifier:
 
 def images(count: int = 4, side: int = 20) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8))
-
-
-def test_the_reference_cnn_has_the_published_names_and_size() -> None:
-    names = {name.rpartition(".")[0] for name in build_network("ReferenceCNN", 5).state_dict()}
-    assert names == {
-        "conv1.conv", "conv1.bn", "residual1.main_path.0.conv", "residual1.main_path.0.bn", "residual1.shortcut",
-        "residual2.main_path.0.conv", "residual2.main_path.0.bn", "residual2.main_path.1.conv", "residual2.main_path.1.bn",
-        "residual2.shortcut", "conv2.conv", "conv2.bn", "conv3.0.depthwise", "conv3.0.pointwise", "conv3.0.bn", "classifier.3",
-    }  # fmt: skip
-    assert 1.3e6 < sum(p.numel() for p in build_network("ReferenceCNN", 5).parameters()) < 1.5e6
-
-
-@pytest.mark.parametrize(
-    ("architecture", "head"),
-    [
-        ("MobileNetV3", {"classifier.0.weight": (576, 576), "classifier.3.weight": (3, 576)}),
-        ("EfficientNet", {"classifier.1.weight": (3, 1280)}),
-        ("ResNet18", {"fc.weight": (3, 512)}),
-    ],
-)
-def test_students_have_the_reference_heads_under_the_published_prefix(architecture: str, head: dict[str, tuple[int, int]]) -> None:
-    network = build_network(architecture, 3)
-    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    assert all(name.startswith("backbone.") for name in shapes)
-    for name, shape in head.items():
-        assert shapes[f"backbone.{name}"] == shape
-    assert network.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
-
-
-@pytest.mark.parametrize("architecture", ["MobileNetV3", "EfficientNet", "ResNet18"])
-def test_running_statistics_follow_the_weights_within_an_epoch_of_few_images(architecture: str) -> None:
-    """After 40 steps on one batch, evaluation must see nearly what training sees."""
-    torch.manual_seed(0)
-    network = build_network(architecture, 3)
-    batch = torch.randn(8, 3, 32, 32) * 3 + 5
-    with torch.no_grad():
-        network.train()
-        for _ in range(40):
-            network(batch)
-        first = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
-        seen: list[torch.Tensor] = []
-        first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        network.eval()(batch)
-    assert first.running_mean is not None
-    torch.testing.assert_close(first.running_mean, seen[0].mean(dim=(0, 2, 3)), atol=0.05, rtol=0.05)
 
 
 def test_preprocessing_normalises_each_channel() -> None:
@@ -142,36 +92,3 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="does not fit a ReferenceCNN of 2 classes"):
         load_classifier(tmp_path / "w.safetensors", tmp_path / "m.json")
-
-
-def test_without_network_pretrained_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there: what no network looks like
-    with pytest.raises(UserError, match=r"pretrained: true needs the ImageNet weights of ResNet18.*elsewhere to .*resnet18-f37072fd\.pth"):
-        imagenet_weights("ResNet18")
-
-
-def test_pretrained_weights_are_taken_from_the_cache_and_the_head_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a file in torch's cache whose hash its name carries, everything but the head comes from it."""
-    torch.manual_seed(1)
-    published = torchvision.models.mobilenet_v3_small().state_dict()
-    torch.save(published, tmp_path / "weights.pth")
-    name = f"mobilenet-{sha256_of_file(tmp_path / 'weights.pth')[:8]}.pth"
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setitem(WEIGHTS, "MobileNetV3", f"http://127.0.0.1:9/{name}")
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "weights.pth").rename(tmp_path / "hub" / "checkpoints" / name)
-    student = build_network("MobileNetV3", 3, pretrained=True).state_dict()
-    for key, tensor in published.items():
-        if key.startswith("features."):
-            torch.testing.assert_close(student[f"backbone.{key}"], tensor)
-    assert student["backbone.classifier.3.weight"].shape == (3, 576)
-
-
-def test_a_damaged_cached_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached = tmp_path / "hub" / "checkpoints" / WEIGHTS["ResNet18"].rpartition("/")[2]
-    cached.parent.mkdir(parents=True)
-    cached.write_bytes(b"<html>moved</html>")
-    with pytest.raises(UserError, match=r"resnet18-f37072fd\.pth is damaged: its sha256 does not begin with f37072fd"):
-        imagenet_weights("ResNet18")

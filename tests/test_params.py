@@ -70,7 +70,7 @@ def test_every_student_setting_can_be_overridden_for_each_task() -> None:
         ("alpha: 0.5", "", "alpha: missing; every key must stand in the file"),
         ("alpha: 0.5", "alpha: 0.5\nalpha: 0.6", "the key 'alpha' stands twice"),
         ("num_epochs: 30", "num_epochs: 2.5", ": num_epochs: '2.5' is refused: input should be a valid integer"),
-        ("student_model: MobileNetV3", "student_model: VGG", "'MobileNetV3', 'EfficientNet' or 'ResNet18'"),
+        ("student_model: MobileNetV3", "student_model: VGG", "MobileNetV3, EfficientNet, ResNet18 or timm/"),
         ("source: digits", "source: mnist", "'digits', 'cifar100' or 'folder'"),
         ("source: digits", "source: [", "is not valid YAML"),
         ("taskB:", "taskC:", "digits.tasks.taskB has no block 'taskB:'"),
@@ -163,6 +163,7 @@ def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"student_weights: null": "student_weights: a.pth"}, r"student_weights a\.pth is of no use with pretrained false"),
         (
             {"label_fraction: 1.0": "label_fraction: 0.5"},
             "label_fraction 0.5 learns unlabelled images from all teachers, but stored_teachers is",

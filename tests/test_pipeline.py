@@ -9,11 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from mlflow import MlflowClient
 
-from conftest import Repository, stages_run
+from amalgam.models import save_weights
+from amalgam.networks import build_network
+from conftest import Repository, stages_run, write_images
 
 ALL = {"fetch", "preprocess", "teachers", "targets-taskA", "targets-taskB", "train-taskA", "train-taskB", "evaluate"}
 TRAINING = {"train-taskA", "train-taskB", "evaluate"}
@@ -297,3 +300,46 @@ def test_stages_are_silent_in_a_log(finished: Repository) -> None:
     result = finished.run("dvc", "repro")
     assert "\r" not in result.stdout + result.stderr
     assert "step/s" not in result.stdout + result.stderr
+
+
+def test_a_training_that_diverges_names_the_step_and_keeps_the_best_weights(finished: Repository) -> None:
+    """A learning rate so high that the loss overflows sooner or later."""
+    wild = ("lr=10", "optimizer=sgd", "scheduler=step", "num_epochs=60")
+    result = finished.run("dvc", "exp", "run", *(word for setting in wild for word in ("-S", setting)), check=False)
+    assert result.returncode != 0
+    output = result.stdout + result.stderr
+    found = re.search(r"no longer finite in epoch \d+, step \d+ \(labels \S+, distillation \S+\); lower lr; .* kept in (\S+)", output)
+    assert found or "no epoch was finished before" in output, output
+    if found:
+        assert Path(found.group(1)).is_file()
+    assert not (finished.root / "outputs/students/taskA").exists()
+    assert [run.info.status for run in runs_of(finished)] == ["FAILED"]
+
+
+def test_students_from_images_without_any_label(finished: Repository) -> None:
+    """A folder of unlabelled images beside, and no label used of the others."""
+    write_images(finished.root / "more", {"train": 3})
+    (finished.root / "more" / "train").rename(finished.root / "images" / "unlabeled")
+    finished.set_params(label_fraction=0, alpha=1, stored_teachers="all", target="confidence", folder__fetch__max_gigabytes=1)
+    finished.repro()
+    settings = read(finished, "outputs/students/taskA/student.json")["settings"]
+    assert (settings["label_fraction"], settings["target"]) == (0, "confidence")
+    labels = np.load(finished.root / "outputs/prepared/taskA/trainval/labels.npy")
+    assert (labels == -1).sum() == 15
+    found = read(finished, "outputs/evaluation/taskA/results.json")
+    assert {"unrouted_teachers", "oracle_routed_teachers", "interval_95"} <= found.keys()
+
+
+def test_a_student_starts_from_a_file_of_weights(finished: Repository) -> None:
+    """The file is copied by fetch, so that others can train from it too; one that does not exist stops the first stage."""
+    save_weights(build_network("timm/test_efficientnet", 5).state_dict(), finished.root / "start.safetensors")
+    settings = {"student_model": "timm/test_efficientnet", "pretrained": True, "student_weights": "start.safetensors"}
+    finished.set_params(**{f"taskA__{name}": value for name, value in settings.items()})
+    assert finished.repro() == {"fetch", "train-taskA", "evaluate"}
+    assert read(finished, "fetched/models/students/taskA/supplied.json")["file"] == "start.safetensors"
+    (finished.root / "start.safetensors").unlink()
+    finished.set_params(taskA__lr=1e-3)
+    assert finished.repro() == {"train-taskA", "evaluate"}
+    finished.set_params(taskA__student_weights="absent.pth")
+    result = finished.run("dvc", "repro", check=False)
+    assert "absent.pth do not exist" in result.stderr

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from amalgam.models import PRECISION, Classifier, Preprocessing
+from amalgam.models import Classifier, Preprocessing
+from amalgam.networks import PRECISION
 from amalgam.trainer import (
     Batch,
     DivergedError,

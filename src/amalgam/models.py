@@ -1,97 +1,22 @@
-"""Networks by name, and the classifier: a network together with its classes and its own preprocessing."""
+"""The classifier: a network together with its classes and its own preprocessing; in memory and on disk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
-from amalgam.reference_cnn import ReferenceCNN
+from amalgam.networks import build_network, precision_of, pretrained_statistics
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 STATISTICS_PIXELS = 1 << 20  # at a time
-
-# The faster precision of each architecture, fixed so that results do not depend on what a machine happens to prefer.
-PRECISION = {
-    "cpu": {"ReferenceCNN": torch.bfloat16, "ResNet18": torch.bfloat16, "MobileNetV3": torch.float32, "EfficientNet": torch.float32},
-    "cuda": dict.fromkeys(("ReferenceCNN", "ResNet18", "MobileNetV3", "EfficientNet"), torch.bfloat16),
-}
-
-# torchvision's MobileNetV3 has 0.01: with few images its running statistics lag epochs behind the weights, and validation with them.
-BATCH_NORM_MOMENTUM = 0.1
-
-WEIGHTS = {
-    "MobileNetV3": torchvision.models.MobileNet_V3_Small_Weights.IMAGENET1K_V1.url,
-    "EfficientNet": torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1.url,
-    "ResNet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url,
-}
-
-
-class Student(nn.Module):
-    """A torchvision backbone whose head knows ``num_classes`` classes (state dict names prefixed ``backbone.``)."""
-
-    def __init__(self, architecture: str, num_classes: int, pretrained: bool = False) -> None:
-        super().__init__()
-        backbone: Any
-        if architecture == "MobileNetV3":
-            backbone = torchvision.models.mobilenet_v3_small()
-        elif architecture == "EfficientNet":
-            backbone = torchvision.models.efficientnet_b0()
-        else:
-            backbone = torchvision.models.resnet18()
-        if pretrained:
-            backbone.load_state_dict(imagenet_weights(architecture))
-        if architecture == "MobileNetV3":
-            width = backbone.classifier[0].in_features
-            backbone.classifier = nn.Sequential(nn.Linear(width, width), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(width, num_classes))
-        elif architecture == "EfficientNet":
-            backbone.classifier[1] = nn.Linear(backbone.classifier[1].in_features, num_classes)
-        else:
-            backbone.fc = nn.Linear(backbone.fc.in_features, num_classes)
-        for module in backbone.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = BATCH_NORM_MOMENTUM
-        self.backbone = backbone
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.backbone(x)
-        return logits
-
-
-def imagenet_weights(architecture: str) -> dict[str, Tensor]:
-    """torchvision's ImageNet state dict, from its cache or by download, checked by hash. Raises UserError when there is neither."""
-    url = WEIGHTS[architecture]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    published = cached.stem.rpartition("-")[2]  # the file's name ends with the first digits of its sha256
-    if cached.is_file() and not sha256_of_file(cached).startswith(published):
-        raise UserError(f"{cached} is damaged: its sha256 does not begin with {published}; remove it, or download {url} again")
-    try:
-        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, weights_only=True)
-    except (URLError, TimeoutError, ConnectionError) as error:
-        raise UserError(
-            f"pretrained: true needs the ImageNet weights of {architecture}, which are neither cached nor can be downloaded "
-            f"({error}); download {url} elsewhere to {cached}, or set pretrained to false"
-        ) from error
-    except RuntimeError as error:  # torch.hub's word for a wrong hash
-        raise UserError(f"the download of {url} is damaged ({error}); try again") from error
-    return state
-
-
-def build_network(architecture: str, num_classes: int, pretrained: bool = False) -> nn.Module:
-    """A network in channels-last layout, for any name in ``PRECISION``."""
-    network = ReferenceCNN(num_classes) if architecture == "ReferenceCNN" else Student(architecture, num_classes, pretrained)
-    return network.to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -139,7 +64,7 @@ class Classifier:
     def logits(self, images: Tensor) -> Tensor:
         """float32 (B, classes) of uint8 images (B, height, width, 3), in the architecture's precision."""
         device = images.device.type
-        precision = PRECISION[device][self.architecture]
+        precision = precision_of(self.architecture, device)
         inputs = self.preprocessing(images)
         with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
             output: Tensor = self.network(inputs)
@@ -198,7 +123,9 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def student_preprocessing(resolution: int, pretrained: bool, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> Preprocessing:
-    """ImageNet's statistics for pre-trained weights, else those of the training images."""
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if pretrained else channel_statistics(images, rows)
+def student_preprocessing(
+    architecture: str, resolution: int, pretrained: bool, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]
+) -> Preprocessing:
+    """The statistics that pre-trained weights expect, else those of the training images."""
+    mean, std = pretrained_statistics(architecture) if pretrained else channel_statistics(images, rows)
     return Preprocessing((resolution, resolution), _three(mean), _three(std))

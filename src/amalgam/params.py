@@ -17,6 +17,8 @@ from pydantic.fields import FieldInfo
 from amalgam.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
+STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
+TIMM = "timm/"
 TASK_NAME = re.compile(r"task[A-Z]\w*")
 
 Location = tuple[str | int, ...]
@@ -34,6 +36,13 @@ def _distinct(names: list[str]) -> list[str]:
     return names
 
 
+def _known_model(name: str) -> str:
+    if name not in STUDENTS and not name.startswith(TIMM):
+        raise ValueError(f"'{name}' is refused: it should be {', '.join(STUDENTS)} or {TIMM} and a name of timm's")
+    return name
+
+
+StudentModel = Annotated[str, AfterValidator(_known_model)]
 TeacherName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w+.-]*$", max_length=60)]
 ClassName = Annotated[str, StringConstraints(min_length=1)]
 Classes = Annotated[list[ClassName], Field(min_length=2), AfterValidator(_distinct)]
@@ -50,13 +59,21 @@ class Section(BaseModel):
 class StudentSettings(Section):
     """What makes a student from prepared images and teachers; each task may override any of these keys."""
 
-    student_model: Literal["MobileNetV3", "EfficientNet", "ResNet18"] = Field(
-        description="Student architecture: MobileNetV3 (small; 1.3 M parameters, the fastest), EfficientNet (B0; 4 M) or "
-        "ResNet18 (11 M). Larger ones are more accurate with enough images and epochs, and slower."
+    student_model: StudentModel = Field(
+        description="Student architecture: MobileNetV3 (small; 1.3 M parameters, the fastest), EfficientNet (B0; 4 M), ResNet18 "
+        "(11 M), or timm/ and a name of that library, as timm/tf_efficientnet_lite0. Larger ones are more accurate with enough "
+        "images and epochs, and slower."
     )
     pretrained: bool = Field(
-        description="true starts from torchvision's ImageNet weights (downloaded once), false from random weights. Prefer "
-        "true for photographs, false where the images look nothing like photographs or a comparison must be from scratch."
+        description="true starts from published ImageNet weights (downloaded once) or from student_weights, false from random "
+        "weights. Prefer true for photographs, false where the images look nothing like photographs or a comparison must be from "
+        "scratch."
+    )
+    student_weights: str | None = Field(
+        min_length=1,
+        description="A file of weights to start from instead of the published ones: .safetensors or a PyTorch state dict of the "
+        "student's architecture, of any number of classes (the head starts anew); a relative path counts from the repository root. "
+        "After changing the file under the same name: make refetch.",
     )
     student_resolution: int = Field(
         ge=16,
@@ -352,6 +369,8 @@ class Params(StudentSettings):
 
 def impossible(settings: StudentSettings) -> str | None:
     """What in these settings contradicts itself, and the remedy."""
+    if settings.student_weights and not settings.pretrained:
+        return f"student_weights {settings.student_weights} is of no use with pretrained false; set one to null or the other to true"
     if settings.label_fraction < 1 and settings.alpha > 0 and settings.stored_teachers != "all":
         return (
             f"label_fraction {settings.label_fraction:g} learns unlabelled images from all teachers, but stored_teachers is "

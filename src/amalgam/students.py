@@ -20,7 +20,8 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file, write_json
 from amalgam.inference import device
-from amalgam.models import Classifier, build_network, load_classifier, save_classifier, save_weights, student_preprocessing
+from amalgam.models import Classifier, load_classifier, save_classifier, save_weights, student_preprocessing
+from amalgam.networks import build_network
 from amalgam.trainer import Epoch, Fit
 
 
@@ -31,14 +32,16 @@ class Architecture:
     name: str
     resolution: int
     pretrained: bool
+    weights: Path | None = None  # to start from instead of the published ones
 
 
 def new_student(architecture: Architecture, label_sets: LabelSets, split: PreparedSplit, seed: int) -> Classifier:
     """An untrained student of the union's classes on this process's device, its random weights drawn from ``seed``."""
+    name, pretrained = architecture.name, architecture.pretrained
+    preprocessing = student_preprocessing(name, architecture.resolution, pretrained, split.images, split.training_rows)
     torch.manual_seed(seed)
-    preprocessing = student_preprocessing(architecture.resolution, architecture.pretrained, split.images, split.training_rows)
-    network = build_network(architecture.name, len(label_sets.classes), architecture.pretrained)
-    return Classifier(architecture.name, network, label_sets.classes, preprocessing).to(device())
+    network = build_network(name, len(label_sets.classes), pretrained, architecture.weights)
+    return Classifier(name, network, label_sets.classes, preprocessing).to(device())
 
 
 def write_student(student: Classifier, result: Fit, task: str, details: dict[str, Any], folder: Path) -> None:

@@ -20,7 +20,8 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_arrays
 from amalgam.inference import device, predict_logits, view_batches
-from amalgam.models import Classifier, Preprocessing, build_network, channel_statistics, load_classifier, save_classifier
+from amalgam.models import Classifier, Preprocessing, channel_statistics, load_classifier, save_classifier
+from amalgam.networks import build_network
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.trainer import Batch, Epoch, Fit, Optimization, StepLoss, Validation, fit, mixed, score, shuffled_batches, steps_per_epoch
 from amalgam.views import draw_view

@@ -1,0 +1,180 @@
+"""Networks by name: the reference CNN, torchvision's and timm's, from random or pre-trained weights."""
+
+import difflib
+import pickle
+from pathlib import Path
+from typing import Any, cast
+from urllib.error import URLError
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from amalgam.errors import UserError
+from amalgam.files import sha256_of_file
+from amalgam.params import TIMM
+from amalgam.reference_cnn import ReferenceCNN
+
+State = dict[str, Tensor]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# The faster precision of each architecture, fixed so that results do not depend on what a machine happens to prefer.
+PRECISION = {
+    "cpu": {"ReferenceCNN": torch.bfloat16, "ResNet18": torch.bfloat16, "MobileNetV3": torch.float32, "EfficientNet": torch.float32},
+    "cuda": dict.fromkeys(("ReferenceCNN", "ResNet18", "MobileNetV3", "EfficientNet"), torch.bfloat16),
+}
+OTHERS_PRECISION = {"cpu": torch.float32, "cuda": torch.bfloat16}
+
+# torchvision's MobileNetV3 has 0.01: with few images its running statistics lag epochs behind the weights, and validation with them.
+BATCH_NORM_MOMENTUM = 0.1
+
+WEIGHTS = {
+    "MobileNetV3": torchvision.models.MobileNet_V3_Small_Weights.IMAGENET1K_V1.url,
+    "EfficientNet": torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1.url,
+    "ResNet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url,
+}
+HEADS = {"MobileNetV3": "classifier", "EfficientNet": "classifier", "ResNet18": "fc"}
+WRAPPINGS = ("state_dict", "model_state_dict", "model")  # under which checkpoints keep a network's weights
+
+
+class Student(nn.Module):
+    """A backbone whose head knows ``num_classes`` classes (state dict names prefixed ``backbone.``).
+
+    ``pretrained`` starts from ``weights``, or from the published ones where None; the head is always new.
+    """
+
+    def __init__(self, architecture: str, num_classes: int, pretrained: bool = False, weights: Path | None = None) -> None:
+        super().__init__()
+        backbone = _timm_model(architecture, num_classes) if architecture.startswith(TIMM) else _torchvision_model(architecture)
+        head = backbone.default_cfg["classifier"] if architecture.startswith(TIMM) else HEADS[architecture]
+        if pretrained:
+            state = imagenet_weights(architecture) if weights is None else read_state(weights)
+            load_body(backbone, state, head, architecture, str(weights or "the published weights"))
+        if not architecture.startswith(TIMM):
+            _replace_head(backbone, architecture, num_classes)
+        for module in backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = BATCH_NORM_MOMENTUM
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.backbone(x)
+        return logits
+
+
+def _torchvision_model(architecture: str) -> Any:
+    if architecture == "MobileNetV3":
+        return torchvision.models.mobilenet_v3_small()
+    return torchvision.models.efficientnet_b0() if architecture == "EfficientNet" else torchvision.models.resnet18()
+
+
+def _replace_head(backbone: Any, architecture: str, num_classes: int) -> None:
+    """The reference's heads."""
+    if architecture == "MobileNetV3":
+        width = backbone.classifier[0].in_features
+        backbone.classifier = nn.Sequential(nn.Linear(width, width), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(width, num_classes))
+    elif architecture == "EfficientNet":
+        backbone.classifier[1] = nn.Linear(backbone.classifier[1].in_features, num_classes)
+    else:
+        backbone.fc = nn.Linear(backbone.fc.in_features, num_classes)
+
+
+def _timm_model(architecture: str, num_classes: int, pretrained: bool = False) -> Any:
+    """A model of timm's by its name there. Raises UserError if there is none, suggesting the nearest."""
+    import timm
+
+    name = architecture.removeprefix(TIMM)
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise UserError(
+            f"student_model {architecture}: timm has no model '{name}'; {'did you mean ' + ', '.join(close) if close else 'see'}"
+        )
+    return timm.create_model(name, num_classes=num_classes, pretrained=pretrained)
+
+
+def imagenet_weights(architecture: str) -> State:
+    """The published state dict, from its library's cache or by download. Raises UserError when there is neither."""
+    if architecture.startswith(TIMM):
+        try:
+            return cast(State, _timm_model(architecture, 1000, pretrained=True).state_dict())
+        except OSError as error:
+            raise UserError(
+                f"pretrained: true needs the published weights of {architecture}, which are neither cached nor can be downloaded "
+                f"({str(error).splitlines()[0]}); set student_weights to a file of them, or pretrained to false"
+            ) from error
+    url = WEIGHTS[architecture]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    published = cached.stem.rpartition("-")[2]  # the file's name ends with the first digits of its sha256
+    if cached.is_file() and not sha256_of_file(cached).startswith(published):
+        raise UserError(f"{cached} is damaged: its sha256 does not begin with {published}; remove it, or download {url} again")
+    try:
+        state: State = torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, weights_only=True)
+    except (URLError, TimeoutError, ConnectionError) as error:
+        raise UserError(
+            f"pretrained: true needs the ImageNet weights of {architecture}, which are neither cached nor can be downloaded "
+            f"({error}); download {url} elsewhere to {cached}, or set pretrained to false"
+        ) from error
+    except RuntimeError as error:  # torch.hub's word for a wrong hash
+        raise UserError(f"the download of {url} is damaged ({error}); try again") from error
+    return state
+
+
+def read_state(path: Path) -> State:
+    """A network's weights from a .safetensors file or a PyTorch checkpoint, of which no code is run.
+
+    Raises UserError if the file is missing, damaged, unsafe or holds no weights.
+    """
+    if not path.is_file():
+        raise UserError(f"the weights {path} do not exist")
+    try:
+        found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged, or no file of plain weights ({str(error).splitlines()[0]})") from error
+    for wrapping in WRAPPINGS:
+        if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
+            found = found[wrapping]
+    if not (isinstance(found, dict) and found and all(isinstance(value, Tensor) for value in found.values())):
+        raise UserError(f"{path} holds no state dict: names with a tensor each")
+    for prefix in ("module.", "backbone."):
+        if all(name.startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return {name: value.clone() for name, value in found.items()}  # names may share memory
+
+
+def load_body(network: nn.Module, state: State, head: str, architecture: str, origin: str) -> None:
+    """Load everything but the head. Raises UserError unless the names and shapes are those of the architecture."""
+    own = {name: value for name, value in network.state_dict().items() if not name.startswith(f"{head}.")}
+    given = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
+    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
+    foreign = [name for name in given if name not in own]
+    shaped = [name for name in own if name in given and own[name].shape != given[name].shape]
+    for names, problem in ((missing, "lacks"), (foreign, "has unknown"), (shaped, "has another shape for")):
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise UserError(f"{origin}: not the weights of {architecture}: it {problem} {shown}")
+    if not all(value.isfinite().all() for value in given.values()):
+        raise UserError(f"{origin}: some weights are not finite")
+    network.load_state_dict(given, strict=False)
+
+
+def pretrained_statistics(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel with which the published weights were trained."""
+    if not architecture.startswith(TIMM):
+        return IMAGENET_MEAN, IMAGENET_STD
+    config = _timm_model(architecture, 2).default_cfg
+    return tuple(config["mean"]), tuple(config["std"])
+
+
+def precision_of(architecture: str, device: str) -> torch.dtype:
+    return PRECISION[device].get(architecture, OTHERS_PRECISION[device])
+
+
+def build_network(architecture: str, num_classes: int, pretrained: bool = False, weights: Path | None = None) -> nn.Module:
+    """A network in channels-last layout: the reference CNN or a student's."""
+    if architecture == "ReferenceCNN":
+        return ReferenceCNN(num_classes).to(memory_format=torch.channels_last)
+    return Student(architecture, num_classes, pretrained, weights).to(memory_format=torch.channels_last)

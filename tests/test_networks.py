@@ -1,0 +1,184 @@
+"""Networks by name: architectures, heads, and weights from files and libraries."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from amalgam.errors import UserError
+from amalgam.files import sha256_of_file
+from amalgam.models import save_weights
+from amalgam.networks import WEIGHTS, build_network, imagenet_weights, pretrained_statistics, read_state
+
+SMALL = "timm/test_efficientnet"  # a model of timm's for tests
+
+
+def test_the_reference_cnn_has_the_published_names_and_size() -> None:
+    names = {name.rpartition(".")[0] for name in build_network("ReferenceCNN", 5).state_dict()}
+    assert names == {
+        "conv1.conv", "conv1.bn", "residual1.main_path.0.conv", "residual1.main_path.0.bn", "residual1.shortcut",
+        "residual2.main_path.0.conv", "residual2.main_path.0.bn", "residual2.main_path.1.conv", "residual2.main_path.1.bn",
+        "residual2.shortcut", "conv2.conv", "conv2.bn", "conv3.0.depthwise", "conv3.0.pointwise", "conv3.0.bn", "classifier.3",
+    }  # fmt: skip
+    assert 1.3e6 < sum(p.numel() for p in build_network("ReferenceCNN", 5).parameters()) < 1.5e6
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head"),
+    [
+        ("MobileNetV3", {"classifier.0.weight": (576, 576), "classifier.3.weight": (3, 576)}),
+        ("EfficientNet", {"classifier.1.weight": (3, 1280)}),
+        ("ResNet18", {"fc.weight": (3, 512)}),
+    ],
+)
+def test_students_have_the_reference_heads_under_the_published_prefix(architecture: str, head: dict[str, tuple[int, int]]) -> None:
+    network = build_network(architecture, 3)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert all(name.startswith("backbone.") for name in shapes)
+    for name, shape in head.items():
+        assert shapes[f"backbone.{name}"] == shape
+    assert network.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("architecture", ["MobileNetV3", "EfficientNet", "ResNet18"])
+def test_running_statistics_follow_the_weights_within_an_epoch_of_few_images(architecture: str) -> None:
+    """After 40 steps on one batch, evaluation must see nearly what training sees."""
+    torch.manual_seed(0)
+    network = build_network(architecture, 3)
+    batch = torch.randn(8, 3, 32, 32) * 3 + 5
+    with torch.no_grad():
+        network.train()
+        for _ in range(40):
+            network(batch)
+        first = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+        seen: list[torch.Tensor] = []
+        first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        network.eval()(batch)
+    assert first.running_mean is not None
+    torch.testing.assert_close(first.running_mean, seen[0].mean(dim=(0, 2, 3)), atol=0.05, rtol=0.05)
+
+
+def test_without_network_pretrained_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there: what no network looks like
+    with pytest.raises(UserError, match=r"pretrained: true needs the ImageNet weights of ResNet18.*elsewhere to .*resnet18-f37072fd\.pth"):
+        imagenet_weights("ResNet18")
+
+
+def test_pretrained_weights_are_taken_from_the_cache_and_the_head_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a file in torch's cache whose hash its name carries, everything but the head comes from it."""
+    torch.manual_seed(1)
+    published = torchvision.models.mobilenet_v3_small().state_dict()
+    torch.save(published, tmp_path / "weights.pth")
+    name = f"mobilenet-{sha256_of_file(tmp_path / 'weights.pth')[:8]}.pth"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setitem(WEIGHTS, "MobileNetV3", f"http://127.0.0.1:9/{name}")
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "weights.pth").rename(tmp_path / "hub" / "checkpoints" / name)
+    student = build_network("MobileNetV3", 3, pretrained=True).state_dict()
+    for key, tensor in published.items():
+        if key.startswith("features."):
+            torch.testing.assert_close(student[f"backbone.{key}"], tensor)
+    assert student["backbone.classifier.3.weight"].shape == (3, 576)
+
+
+def test_a_damaged_cached_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / WEIGHTS["ResNet18"].rpartition("/")[2]
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"<html>moved</html>")
+    with pytest.raises(UserError, match=r"resnet18-f37072fd\.pth is damaged: its sha256 does not begin with f37072fd"):
+        imagenet_weights("ResNet18")
+
+
+def test_any_of_timms_models_can_be_a_student() -> None:
+    network = build_network(SMALL, 7)
+    assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+    assert all(name.startswith("backbone.") for name in network.state_dict())
+
+
+def test_an_unknown_model_of_timms_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"timm has no model 'tf_efficientnet_litte0'; did you mean .*tf_efficientnet_lite0"):
+        build_network("timm/tf_efficientnet_litte0", 3)
+
+
+def supplied(path: Path, **changes: torch.Tensor) -> Path:
+    """Weights of ``SMALL`` for its own 1000 classes, some replaced."""
+    torch.manual_seed(5)
+    state = timm.create_model(SMALL.removeprefix("timm/")).state_dict() | changes
+    save_weights(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_a_file_of_weights_is_where_a_student_starts(name: str, tmp_path: Path) -> None:
+    path = supplied(tmp_path / name)
+    student, given = build_network(SMALL, 3, True, path).state_dict(), read_state(path)
+    for key, tensor in given.items():
+        if not key.startswith("classifier."):
+            torch.testing.assert_close(student[f"backbone.{key}"], tensor, rtol=0, atol=0)
+    assert student["backbone.classifier.weight"].shape[0] == 3
+
+
+def test_a_students_own_checkpoint_or_a_wrapped_one_is_read_too(tmp_path: Path) -> None:
+    student = build_network(SMALL, 3)
+    save_weights(student.state_dict(), tmp_path / "best.safetensors")
+    body = {name.removeprefix("backbone."): value for name, value in student.state_dict().items()}
+    torch.save({"model": {f"module.{name}": value for name, value in body.items()}, "epoch": 3}, tmp_path / "w.pth")
+    for name in ("best.safetensors", "w.pth"):
+        again = build_network(SMALL, 4, True, tmp_path / name)
+        torch.testing.assert_close(again.state_dict()["backbone.conv_stem.weight"], student.state_dict()["backbone.conv_stem.weight"])
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_reason(tmp_path: Path) -> None:
+    stem = "conv_stem.weight"
+    for changes, message in (
+        ({stem: torch.zeros(1, 3, 3, 3)}, f"not the weights of {SMALL}: it has another shape for {stem}"),
+        ({"surplus": torch.zeros(1)}, "it has unknown surplus"),
+        (
+            {stem: torch.full_like(timm.create_model(SMALL.removeprefix("timm/")).conv_stem.weight.data, torch.nan)},
+            "some weights are not finite",
+        ),
+    ):
+        path = supplied(tmp_path / "weights.pth", **changes)
+        with pytest.raises(UserError, match=message):
+            build_network(SMALL, 3, True, path)
+    partial = dict(list(read_state(supplied(tmp_path / "weights.pth")).items())[5:])
+    torch.save(partial, tmp_path / "partial.pth")
+    with pytest.raises(UserError, match=r"it lacks conv_stem\.weight, .* more"):
+        build_network(SMALL, 3, True, tmp_path / "partial.pth")
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch harmed",)
+
+
+def test_files_that_are_no_plain_weights_are_refused_and_nothing_in_them_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"weight": Malicious()}, protocol=2))
+    torch.save({"weight": Malicious()}, tmp_path / "evil2.pth")
+    (tmp_path / "page.pth").write_text("<html>moved</html>")
+    (tmp_path / "page.safetensors").write_text("<html>moved</html>")
+    torch.save({"epoch": 3, "note": "no weights"}, tmp_path / "other.pth")
+    for name, message in (
+        ("evil.pth", "no file of plain weights"),
+        ("evil2.pth", "no file of plain weights"),
+        ("page.pth", "damaged"),
+        ("page.safetensors", "damaged"),
+        ("other.pth", "holds no state dict"),
+        ("absent.pth", "do not exist"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_state(tmp_path / name)
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_statistics_are_those_of_the_weights() -> None:
+    assert pretrained_statistics("ResNet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert pretrained_statistics("timm/tf_efficientnet_lite0") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
