@@ -29,9 +29,9 @@ def main() -> None:
     }
     views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, params.data_seed, settings.view_zoom, settings.view_colour)
     covering_only = settings.stored_teachers == "covering"
-    with progress_bar(f"targets {task}", settings.views, "view") as (on_view, _):
+    with progress_bar(f"targets {task}", views.stored, "view") as (on_view, _):
         write_targets(TARGETS / task, split, label_sets, teachers, views, covering_only, on_view)
-    print(f"targets {task}: {len(teachers)} teachers on {settings.views} views of {len(split.training_rows)} images")
+    print(f"targets {task}: {len(teachers)} teachers on {views.stored} views of {len(split.training_rows)} images")
 
 
 if __name__ == "__main__":

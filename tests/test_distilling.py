@@ -290,6 +290,14 @@ def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(split: PreparedSplit
     assert found(0.0).rank[0] == pytest.approx((logits.argmax(1) == padded.argmax(1)).mean())
 
 
+def test_without_views_every_epoch_sees_the_images_as_they_are(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", views=ViewSettings(0, 3, True, 5))
+    assert len(list((tmp_path / "targets").glob("view-*.npy"))) == 1
+    plain = sorted(image.tobytes() for image in split.images[split.training_rows])
+    for epoch in range(2):
+        assert sorted(image.numpy().tobytes() for batch in batches_of(split, targets, 7, epoch) for image in batch.images) == plain
+
+
 def test_stored_validation_logits_are_every_teachers_on_the_images_as_they_are(
     split: PreparedSplit, teachers: Teachers, tmp_path: Path
 ) -> None:

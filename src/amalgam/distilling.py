@@ -86,7 +86,7 @@ def train_student(
 
 def view_of_epoch(split: PreparedSplit, targets: StoredTargets, pupils: Pupils, teaching: Teaching, epoch: int) -> Iterator[Batch]:
     """The epoch's batches: images of its view with the logits that the teachers gave on exactly those pixels."""
-    index = epoch % targets.settings.views
+    index = epoch % targets.settings.stored
     view = targets.settings.view(index, len(split.images))
     logits = targets.logits(index)
     random = np.random.default_rng([teaching.seed, epoch, 1])  # 1: not the stream that shuffles

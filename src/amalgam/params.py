@@ -198,10 +198,10 @@ class StudentSettings(Section):
         description="Optional suffix of the MLflow run's name. It changes no result, but a new name is a new run.",
     )
     views: int = Field(
-        ge=1,
+        ge=0,
         le=10000,
         description="Augmented views of each image on which the teachers are run beforehand; epoch e uses view e mod views. "
-        "Raise it, up to num_epochs, against over-fitting; lower it to save the teachers' time.",
+        "Raise it, up to num_epochs, against over-fitting; lower it to save the teachers' time; 0 shows every image as it is.",
     )
     view_zoom: float = Field(
         gt=0,

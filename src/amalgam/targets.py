@@ -24,12 +24,12 @@ from amalgam.files import read_json, sha256_of_arrays, whole_folder, write_json
 from amalgam.inference import predict_logits
 from amalgam.models import Classifier
 from amalgam.provenance import code_hash, execution_record, fingerprint
-from amalgam.views import View, draw_view
+from amalgam.views import View, draw_view, plain_view
 
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """Which views there are; shifts in pixels of the stored image."""
+    """Which views there are, none augmented if ``views`` is 0; shifts in pixels of the stored image."""
 
     views: int
     crop: int
@@ -38,7 +38,15 @@ class ViewSettings:
     zoom: float = 1.0
     colour: float = 0.0
 
+    @property
+    def stored(self) -> int:
+        """How many views are stored."""
+        return max(self.views, 1)
+
     def view(self, index: int, count: int) -> View:
+        """How view ``index`` shows ``count`` images."""
+        if self.views == 0:
+            return plain_view(count)
         return draw_view(count, index, self.data_seed, self.crop, self.flip, self.zoom, self.colour)
 
 
@@ -95,7 +103,7 @@ def write_targets(
     knows = np.append(label_sets.covering(), np.full((len(teachers), 1), True), axis=1)  # the last column, −1, is for no label
     covers = knows[:, split.labels[rows]] if covering_only else np.full((len(teachers), len(rows)), True)
     with whole_folder(folder) as work:
-        for index in range(settings.views):
+        for index in range(settings.stored):
             parts = []
             for number, (classifier, sha256) in enumerate(teachers.values()):
                 part = np.full((len(rows), len(classifier.classes)), np.nan, dtype=np.float16)
@@ -104,7 +112,7 @@ def write_targets(
             np.save(work / view_file(index), np.concatenate(parts, axis=1))
             on_view()
         held_out = split.validation_rows
-        plain = ViewSettings(1, 0, False, 0)
+        plain = ViewSettings(0, 0, False, 0)
         every = [_view_logits(classifier, sha256, split, held_out, plain, 0) for classifier, sha256 in teachers.values()]
         np.save(work / VALIDATION_FILE, np.concatenate(every, axis=1))
         write_json(
@@ -129,7 +137,7 @@ def _view_logits(
         logits = predict_logits(classifier, split.images, rows, settings.view(index, len(split.images)))
         np.save(folder / "logits.npy", logits.astype(np.float16))
 
-    view = {**asdict(settings), "views": index}  # this view, however many there are
+    view = {**asdict(settings), "views": index} if settings.views else "plain"  # this view, however many there are
     key = fingerprint(
         teacher=classifier.manifest() | {"weights_sha256": sha256},
         images=split.content,

@@ -1,0 +1,287 @@
+"""Accuracy of students by target, objective and recipe: the tables of docs/experiments.md.
+
+    export PYTHONPATH=src:.
+    python benchmarks/accuracy.py tune  images.zip --task A    every row on its grid, first seed, validation alone
+    python benchmarks/accuracy.py run   images.zip --task A    the chosen settings, every seed; then the test images, once
+    python benchmarks/accuracy.py table            --task A    Markdown, from what has been run
+
+``tune`` writes its choice into accuracy.chosen.yaml, which is committed before ``run``; ``run`` refuses rows without a choice.
+What was computed is kept under .amalgam/accuracy and not computed again. ``--jobs 2`` runs two trainings of one thread each.
+"""
+
+import argparse
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from filelock import FileLock
+from stages import teachers as teacher_stage
+from stages import train as student_stage
+
+from amalgam.dataset import LabelSets, PreparedSplit, prepare_split, stored_size
+from amalgam.distilling import train_student
+from amalgam.evaluation import predict, teacher_controls
+from amalgam.files import read_json, whole_folder, write_json
+from amalgam.models import Classifier
+from amalgam.params import Params, StudentSettings, load_params
+from amalgam.provenance import configure_execution, fingerprint
+from amalgam.sources import folder as folder_source
+from amalgam.sources.raw import SPLITS, read_classes, read_split
+from amalgam.students import Architecture, load_student, new_student, write_student
+from amalgam.targets import StoredTargets, ViewSettings, write_targets
+from amalgam.teachers import OwnImages, load_teachers, provide_teacher, train_teacher
+
+ROOT = Path(__file__).parent.parent
+
+WORK = ROOT / ".amalgam" / "accuracy"
+PROTOCOL = Path(__file__).with_suffix(".yaml")
+CHOSEN = PROTOCOL.with_suffix(".chosen.yaml")
+RESAMPLES = 10_000
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    task: str
+    row: str
+    settings: Settings  # what differs from params.yaml
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        return WORK / "runs" / fingerprint(task=self.task, settings=self.settings, seed=self.seed, teacher=protocol()["teacher"])[:16]
+
+
+def protocol() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load(PROTOCOL.read_text(encoding="utf-8"))
+    return read
+
+
+def chosen() -> dict[str, dict[str, Settings]]:
+    return yaml.safe_load(CHOSEN.read_text(encoding="utf-8")) if CHOSEN.exists() else {}
+
+
+def parameters(seed: int) -> Params:
+    shipped = load_params(ROOT / "params.yaml")
+    teacher = shipped.teacher.model_copy(update=protocol()["teacher"] | {"seed": seed})
+    return shipped.model_copy(update={"source": "folder", "data_seed": seed, "teacher": teacher})
+
+
+def student_settings(job: Job) -> StudentSettings:
+    shipped = parameters(job.seed)
+    values = {name: getattr(shipped, name) for name in StudentSettings.model_fields}
+    return StudentSettings.model_validate(values | protocol()["common"] | job.settings | {"seed": job.seed})
+
+
+# ── Data, teachers, targets: once for each seed ──────────────────────────────────────────────────────────────────────
+
+
+def once(folder: Path, make: Any) -> Path:
+    """``folder``, made by ``make(work)`` if it is not there; other processes wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not folder.is_dir():
+            with whole_folder(folder) as work:
+                make(work)
+    return folder
+
+
+def prepared(archive: Path | None, seed: int, task: str) -> Path:
+    params = parameters(seed)
+
+    def fetch(work: Path) -> None:
+        assert archive is not None, "give the archive"
+        folder_source.fetch(work, Path.cwd(), str(archive), None, int(50e9))
+
+    raw = once(WORK / "raw", fetch)
+
+    def prepare(work: Path) -> None:
+        available = read_classes(raw)
+        label_sets = LabelSets.of_task(params.folder.tasks[task], available, "folder", task)
+        splits = [read_split(raw, split) for split in SPLITS]
+        size = stored_size(splits, available, label_sets.classes, None)
+        for split, name, fraction in zip(splits, ("trainval", "test"), (params.val_fraction, 0.0), strict=True):
+            prepare_split([split], available, label_sets.classes, size, fraction, seed, work / name)
+        label_sets.write(work)
+
+    return once(WORK / f"seed{seed}" / "prepared" / task, prepare)
+
+
+def trained_teachers(folder: Path, seed: int, task: str) -> Path:
+    label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder / "trainval")
+    recipe = teacher_stage.recipe(parameters(seed))
+
+    def provide(work: Path) -> None:
+        for name in label_sets.teachers:
+            own = OwnImages.of(name, label_sets, split)
+            provide_teacher(own, recipe, work / name, partial(train_teacher, own, recipe))
+
+    return once(WORK / f"seed{seed}" / "models" / task, provide)
+
+
+def stored_targets(folder: Path, models: Path, job: Job, settings: StudentSettings) -> StoredTargets:
+    label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder / "trainval")
+    augmentation = parameters(job.seed).folder.augmentation
+    views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, job.seed, settings.view_zoom, settings.view_colour)
+
+    def write(work: Path) -> None:
+        found = load_teachers(models, label_sets)
+        known = {name: (teacher, read_json(models / name / "manifest.json")["weights_sha256"]) for name, teacher in found.items()}
+        write_targets(work, split, label_sets, known, views, settings.stored_teachers == "covering")
+
+    name = f"{settings.views}-{settings.view_zoom:g}-{settings.view_colour:g}-{settings.stored_teachers}"
+    return StoredTargets.read(once(WORK / f"seed{job.seed}" / "targets" / job.task / name, write), split, label_sets)
+
+
+# ── One training ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def train(job: Job, archive: Path | None) -> float:
+    """Train one student unless it is there; its validation accuracy in percent."""
+    settings = student_settings(job)
+    folder = prepared(archive, job.seed, job.task)
+    targets = stored_targets(folder, trained_teachers(folder, job.seed, job.task), job, settings)
+    label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder / "trainval")
+
+    def make(work: Path) -> None:
+        student = new_student(architecture(settings), label_sets, split, settings.seed)
+        how, lesson = student_stage.optimization(settings), student_stage.teaching(settings)
+        result = train_student(student, label_sets, split, targets, how, lesson)
+        seconds = round(sum(record.seconds for record in result.history), 1)
+        write_student(student, result, job.task, {"settings": settings.model_dump(), "seconds": seconds}, work)
+
+    done = once(job.folder, make)
+    accuracy = float(read_json(done / "metrics.json")[job.task]["val_accuracy"])
+    print(f"{job.task} {job.row} {job.settings} seed {job.seed}: validation {accuracy} %", flush=True)
+    return accuracy
+
+
+def architecture(settings: StudentSettings) -> Architecture:
+    weights = Path(settings.student_weights) if settings.student_weights else None
+    return Architecture(settings.student_model, settings.student_resolution, settings.pretrained, weights)
+
+
+def test(job: Job) -> None:
+    """Look at the test images with a trained student, and with its teachers."""
+    folder = prepared(None, job.seed, job.task)
+    label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder / "test")
+    if not (job.folder / "right.npy").exists():
+        student: Classifier = load_student(job.folder, label_sets)
+        found = predict(student, split)
+        np.save(job.folder / "right.npy", found.predicted == found.labels)
+    controls = WORK / f"seed{job.seed}" / f"controls-{job.task}.json"
+    if not controls.exists():
+        measured = teacher_controls(load_teachers(WORK / f"seed{job.seed}" / "models" / job.task, label_sets), label_sets, split)
+        write_json(controls, {"own": measured.own, "oracle-routed": measured.oracle_routed, "unrouted": measured.unrouted})
+
+
+# ── The commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def work(jobs: Iterable[tuple[Job, Path | None, bool]], processes: int) -> list[float]:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=configure_execution) as pool:
+        return list(pool.map(one, jobs))
+
+
+def one(item: tuple[Job, Path | None, bool]) -> float:
+    job, archive, look = item
+    accuracy = train(job, archive)
+    if look:
+        test(job)
+    return accuracy
+
+
+def tune(task: str, archive: Path, processes: int, rows: dict[str, Settings]) -> None:
+    """Every row on the grid with the first seed; the best by validation goes into the choice."""
+    grid, seed = protocol()["grid"], protocol()["seeds"][0]
+    jobs = [Job(task, row, settings | point, seed) for row, settings in rows.items() for point in grid]
+    accuracies = work([(job, archive, False) for job in jobs], processes)
+    choice = chosen()
+    for index, row in enumerate(rows):
+        own = accuracies[index * len(grid) : (index + 1) * len(grid)]
+        choice.setdefault(task, {})[row] = grid[int(np.argmax(own))]
+    CHOSEN.write_text(yaml.safe_dump(choice, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def final_jobs(task: str, rows: dict[str, Settings]) -> list[Job]:
+    choice = chosen().get(task, {})
+    lacking = [row for row in rows if row not in choice]
+    if lacking:
+        raise SystemExit(f"no choice for {', '.join(lacking)} of {task}; tune them first, and commit {CHOSEN.name}")
+    return [Job(task, row, settings | choice[row], seed) for seed in protocol()["seeds"] for row, settings in rows.items()]
+
+
+def interval(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Difference of accuracies (percent) of two rows, right (seeds, images), and its 95 % bootstrap interval over seeds and images."""
+    difference = 100 * (first.astype(float) - second)
+    random = np.random.default_rng(0)
+    seeds, images = difference.shape
+    means = [difference[random.integers(0, seeds, seeds)][:, random.integers(0, images, images)].mean() for _ in range(RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)
+
+
+def table(task: str, rows: dict[str, Settings]) -> str:
+    """Markdown: a line a row whose seeds have all been run, then the controls."""
+    done: dict[str, list[Job]] = {}
+    for job in final_jobs(task, rows):
+        if (job.folder / "right.npy").exists():
+            done.setdefault(job.row, []).append(job)
+    right = {row: np.stack([np.load(job.folder / "right.npy") for job in jobs]) for row, jobs in done.items()}
+    control = protocol()["control"]
+    lines = ["| row | chosen | validation % | test % | less label-only (95 %) |", "|---|---|---|---|---|"]
+    for row, jobs in done.items():
+        validation = [read_json(job.folder / "metrics.json")[task]["val_accuracy"] for job in jobs]
+        tests = 100 * right[row].mean(axis=1)
+        less = "–"
+        if row != control and control in right and right[control].shape == right[row].shape:
+            less = "{:+.1f} ({:+.1f} … {:+.1f})".format(*interval(right[row], right[control]))
+        point = ", ".join(f"{name} {value:g}" for name, value in chosen()[task][row].items())
+        spread = f" ± {tests.std(ddof=1):.1f}" if len(tests) > 1 else ""
+        lines.append(f"| {row} | {point} | {np.mean(validation):.1f} | {tests.mean():.1f}{spread} | {less} |")
+    controls = [
+        read_json(WORK / f"seed{seed}" / f"controls-{task}.json")
+        for seed in protocol()["seeds"]
+        if (WORK / f"seed{seed}" / f"controls-{task}.json").exists()
+    ]
+    for name in ("oracle-routed", "unrouted"):
+        values = [found[name] for found in controls]
+        lines.append(f"| *teachers, {name}* | | | {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["tune", "run", "table"])
+    parser.add_argument(
+        "archive", type=Path, nargs="?", help="train/<class>/* and test/<class>/* with the classes of params.yaml's block folder"
+    )
+    parser.add_argument("--task", required=True, help="A or B")
+    parser.add_argument("--rows", nargs="*", help="these alone")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    arguments = parser.parse_args()
+    os.environ.setdefault("DVC_ROOT", str(ROOT))
+    task = f"task{arguments.task}"
+    rows = {row: settings for row, settings in protocol()["rows"].items() if not arguments.rows or row in arguments.rows}
+    archive = arguments.archive and arguments.archive.resolve()
+    if arguments.command == "tune":
+        tune(task, archive, arguments.jobs, rows)
+    elif arguments.command == "run":
+        work([(job, archive, True) for job in final_jobs(task, rows)], arguments.jobs)
+    if arguments.command != "tune":
+        print(table(task, rows))
+
+
+if __name__ == "__main__":
+    main()
