@@ -5,7 +5,8 @@
     python benchmarks/accuracy.py run   images.zip --task A    the chosen settings, every seed; then the test images, once
     python benchmarks/accuracy.py table            --task A    Markdown, from what has been run
 
-``tune`` writes its choice into accuracy.chosen.yaml, which is committed before ``run``; ``run`` refuses rows without a choice.
+``tune`` writes its choice beside the protocol, into accuracy.chosen.yaml, which is committed before ``run``; ``run`` refuses rows
+without a choice. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none.
 What was computed is kept under .amalgam/accuracy and not computed again. ``--jobs 2`` runs two trainings of one thread each.
 """
 
@@ -14,7 +15,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,7 @@ from amalgam.teachers import OwnImages, load_teachers, provide_teacher, train_te
 ROOT = Path(__file__).parent.parent
 
 WORK = ROOT / ".amalgam" / "accuracy"
-PROTOCOL = Path(__file__).with_suffix(".yaml")
-CHOSEN = PROTOCOL.with_suffix(".chosen.yaml")
+PROTOCOL = "ACCURACY_PROTOCOL"  # the environment variable that tells trainings in other processes which
 RESAMPLES = 10_000
 
 Settings = dict[str, Any]
@@ -60,16 +60,22 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        return WORK / "runs" / fingerprint(task=self.task, settings=self.settings, seed=self.seed, teacher=protocol()["teacher"])[:16]
+        common = {name: protocol()[name] for name in ("teacher", "common")}
+        return WORK / "runs" / fingerprint(task=self.task, settings=self.settings, seed=self.seed, **common)[:16]
 
 
+@cache
 def protocol() -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load(PROTOCOL.read_text(encoding="utf-8"))
+    read: dict[str, Any] = yaml.safe_load(Path(os.environ[PROTOCOL]).read_text(encoding="utf-8"))
     return read
 
 
+def choice_file() -> Path:
+    return Path(os.environ[PROTOCOL]).with_suffix(".chosen.yaml")
+
+
 def chosen() -> dict[str, dict[str, Settings]]:
-    return yaml.safe_load(CHOSEN.read_text(encoding="utf-8")) if CHOSEN.exists() else {}
+    return yaml.safe_load(choice_file().read_text(encoding="utf-8")) if choice_file().exists() else {}
 
 
 def parameters(seed: int) -> Params:
@@ -211,14 +217,14 @@ def tune(task: str, archive: Path, processes: int, rows: dict[str, Settings]) ->
     for index, row in enumerate(rows):
         own = accuracies[index * len(grid) : (index + 1) * len(grid)]
         choice.setdefault(task, {})[row] = grid[int(np.argmax(own))]
-    CHOSEN.write_text(yaml.safe_dump(choice, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    choice_file().write_text(yaml.safe_dump(choice, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def final_jobs(task: str, rows: dict[str, Settings]) -> list[Job]:
     choice = chosen().get(task, {})
     lacking = [row for row in rows if row not in choice]
     if lacking:
-        raise SystemExit(f"no choice for {', '.join(lacking)} of {task}; tune them first, and commit {CHOSEN.name}")
+        raise SystemExit(f"no choice for {', '.join(lacking)} of {task}; tune them first, and commit {choice_file().name}")
     return [Job(task, row, settings | choice[row], seed) for seed in protocol()["seeds"] for row, settings in rows.items()]
 
 
@@ -239,12 +245,12 @@ def table(task: str, rows: dict[str, Settings]) -> str:
         if (job.folder / "right.npy").exists():
             done.setdefault(job.row, []).append(job)
     right = {row: np.stack([np.load(job.folder / "right.npy") for job in jobs]) for row, jobs in done.items()}
-    control = protocol()["control"]
-    lines = ["| row | chosen | validation % | test % | less label-only (95 %) |", "|---|---|---|---|---|"]
+    lines = ["| row | chosen | validation % | test % | gain over label-only (95 %) |", "|---|---|---|---|---|"]
     for row, jobs in done.items():
         validation = [read_json(job.folder / "metrics.json")[task]["val_accuracy"] for job in jobs]
         tests = 100 * right[row].mean(axis=1)
         less = "–"
+        control = protocol()["controls"].get(row, protocol()["control"])
         if row != control and control in right and right[control].shape == right[row].shape:
             less = "{:+.1f} ({:+.1f} … {:+.1f})".format(*interval(right[row], right[control]))
         point = ", ".join(f"{name} {value:g}" for name, value in chosen()[task][row].items())
@@ -268,10 +274,12 @@ def main() -> None:
         "archive", type=Path, nargs="?", help="train/<class>/* and test/<class>/* with the classes of params.yaml's block folder"
     )
     parser.add_argument("--task", required=True, help="A or B")
+    parser.add_argument("--protocol", type=Path, default=Path(__file__).with_suffix(".yaml"), help="rows, grid, seeds")
     parser.add_argument("--rows", nargs="*", help="these alone")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     arguments = parser.parse_args()
     os.environ.setdefault("DVC_ROOT", str(ROOT))
+    os.environ[PROTOCOL] = str(arguments.protocol.resolve())
     task = f"task{arguments.task}"
     rows = {row: settings for row, settings in protocol()["rows"].items() if not arguments.rows or row in arguments.rows}
     archive = arguments.archive and arguments.archive.resolve()

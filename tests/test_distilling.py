@@ -298,6 +298,15 @@ def test_without_views_every_epoch_sees_the_images_as_they_are(split: PreparedSp
         assert sorted(image.numpy().tobytes() for batch in batches_of(split, targets, 7, epoch) for image in batch.images) == plain
 
 
+def test_without_teachers_every_epoch_sees_a_new_view(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", covering=True, views=ViewSettings(1, 2, True, 5))
+    teaching = replace(TEACHING, alpha=0.0, batch_size=24)
+    pupils = Pupils.of(split, SETS.classes, targets, teaching)
+    shown = [next(view_of_epoch(split, targets, pupils, teaching, epoch)) for epoch in range(3)]
+    assert all(batch.teacher_logits is None for batch in shown)
+    assert len({b"".join(sorted(image.numpy().tobytes() for image in batch.images)) for batch in shown}) == 3
+
+
 def test_stored_validation_logits_are_every_teachers_on_the_images_as_they_are(
     split: PreparedSplit, teachers: Teachers, tmp_path: Path
 ) -> None:

@@ -70,7 +70,7 @@ def train_student(
     on_step: Callable[[], None] = lambda: None,
     on_epoch: Callable[[Epoch], None] = lambda record: None,
 ) -> Fit:
-    """Train ``student`` in place; epoch e sees view e mod views, in an order that follows from (seed, e)."""
+    """Train ``student`` in place; epoch e sees view e mod views (a new one at alpha 0), in an order that follows from (seed, e)."""
     pupils = Pupils.of(split, label_sets.classes, targets, teaching)
     return fit(
         student,
@@ -85,15 +85,18 @@ def train_student(
 
 
 def view_of_epoch(split: PreparedSplit, targets: StoredTargets, pupils: Pupils, teaching: Teaching, epoch: int) -> Iterator[Batch]:
-    """The epoch's batches: images of its view with the logits that the teachers gave on exactly those pixels."""
-    index = epoch % targets.settings.stored
+    """The epoch's batches: images of its view with the logits that the teachers gave on exactly those pixels.
+
+    Without teachers (alpha 0) nothing limits the number of views, and every epoch sees a new one.
+    """
+    index = epoch if teaching.alpha == 0 else epoch % targets.settings.stored
     view = targets.settings.view(index, len(split.images))
-    logits = targets.logits(index)
+    logits = None if teaching.alpha == 0 else targets.logits(index)
     random = np.random.default_rng([teaching.seed, epoch, 1])  # 1: not the stream that shuffles
     for chosen in shuffled_batches(np.arange(len(pupils.rows)), teaching.batch_size, teaching.seed, epoch):
         _, images = next(view_batches(split.images, pupils.rows[chosen], view, len(chosen)))
-        batch = Batch(images, _to_device(pupils.labels[chosen]), _to_device(logits[pupils.places[chosen]]))
-        yield mixed(batch, teaching.mixup, random)
+        said = None if logits is None else _to_device(logits[pupils.places[chosen]])
+        yield mixed(Batch(images, _to_device(pupils.labels[chosen]), said), teaching.mixup, random)
 
 
 def student_loss(label_sets: LabelSets, teaching: Teaching) -> Callable[[torch.Tensor, Batch], StepLoss]:
