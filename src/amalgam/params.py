@@ -201,7 +201,8 @@ class StudentSettings(Section):
         ge=0,
         le=10000,
         description="Augmented views of each image on which the teachers are run beforehand; epoch e uses view e mod views (each a "
-        "new one at alpha 0). Raise it, up to num_epochs, against over-fitting; lower it to save the teachers' time; 0 shows every image as it is.",
+        "new one at alpha 0). Raise it, up to num_epochs, against over-fitting; lower it to save the teachers' time; 0 shows "
+        "every image as it is.",
     )
     view_zoom: float = Field(
         gt=0,
