@@ -18,6 +18,7 @@ ITERATIONS = 100
 TOLERANCE = 1e-7  # of the gradient, whose entries are differences of probabilities
 RIDGE = 1e-9  # regularises directions in which the loss is flat; they carry no gradient
 LEAST_PROBABILITY = 1e-12  # a class that is impossible for a teacher would be at minus infinity
+ROUNDING = 1e-13  # by which a sum of double precision may err
 SUFFICIENT = 1e-4  # share of the predicted decrease that a step must bring (Armijo)
 
 
@@ -77,7 +78,7 @@ def _backtrack(u: Tensor, step: Tensor, gradient: Tensor, value: Tensor, p: Tens
     for _ in range(50):
         moved = u - length[:, None] * step
         found, q = _loss(moved, p, sets)
-        short = found > value - SUFFICIENT * length * promised + 1e-15
+        short = found > value - SUFFICIENT * length * promised + ROUNDING * (1 + value.abs())
         if not short.any():
             break
         length = torch.where(short, length / 2, length)
