@@ -7,6 +7,7 @@ from pathlib import Path
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.evaluation import predict, teacher_controls, write_evaluation
 from amalgam.files import read_json, sha256_of_file
+from amalgam.notes import run_note
 from amalgam.provenance import configure_execution, fingerprint
 from amalgam.stage import run_stage, stage_params
 from amalgam.students import load_student
@@ -38,7 +39,9 @@ def track(task: str) -> None:
     metrics |= {name: found[name] for name in MORE_METRICS if found[name] is not None}
     metrics |= {metric_name("teacher_accuracy", name): value for name, value in found["teacher_accuracy"].items()}
     files = sorted(folder.iterdir())
-    known = add_evaluation(run["run_id"], fingerprint(files={file.name: sha256_of_file(file) for file in files}), metrics, files)
+    architecture, trained = read_json(STUDENTS / task / "student.json")["architecture"], read_json(STUDENTS / task / "metrics.json")[task]
+    note = run_note(task, architecture, trained, found, run["commands"], run["dirty"])
+    known = add_evaluation(run["run_id"], fingerprint(files={file.name: sha256_of_file(file) for file in files}), metrics, files, note)
     if not known:
         print(f"{task}: this MLflow store has no run {run['run_id']}; the test results stand in {folder} alone")
 

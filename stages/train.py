@@ -10,26 +10,23 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import Pupils, Teaching, train_student
 from amalgam.errors import UserError
 from amalgam.files import repository_root, whole_folder, write_json
+from amalgam.inference import device_name
 from amalgam.models import save_weights
-from amalgam.params import Params, StudentSettings
+from amalgam.notes import changed_settings, repeat, run_name, run_note
+from amalgam.params import PARAMS_FILE, Params, StudentSettings
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution, execution_record
 from amalgam.stage import check_task, run_stage, stage_params, task_argument
 from amalgam.store import STORE
 from amalgam.students import Architecture, epoch_row, new_student, student_metrics, write_student
 from amalgam.targets import StoredTargets
-from amalgam.tracking import Tracker, training_run
+from amalgam.tracking import Tracker, code_commit, code_is_dirty, committed_params, training_run
 from amalgam.trainer import DivergedError, Epoch, Fit, Optimization, steps_per_epoch
 
 PREPARED = Path("outputs/prepared")
 TARGETS = Path("outputs/targets")
 STUDENTS = Path("outputs/students")
 SUPPLIED = Path("fetched/models/students")
-
-
-def run_name(settings: StudentSettings) -> str:
-    name = f"{settings.student_model} α{settings.alpha:g} T{settings.temperature:g} s{settings.seed}"
-    return f"{name} {settings.run}".strip()
 
 
 def run_params(params: Params, settings: StudentSettings) -> dict[str, Any]:
@@ -94,7 +91,10 @@ def main() -> None:
     settings = params.student(task)
     configure_execution()
     started = time.perf_counter()
-    tags = {"task": task, "source": params.source, "student": settings.student_model}
+    tags = {"task": task, "source": params.source, "student": settings.student_model, "target": settings.target, "device": device_name()}
+    committed = committed_params()
+    changed = changed_settings(PARAMS_FILE.read_text(encoding="utf-8"), committed) if committed else {}
+    commands, dirty = repeat(code_commit(), changed), code_is_dirty()
     with (
         whole_folder(STUDENTS / task) as work,
         training_run(task, run_name(settings), run_params(params, settings), tags) as tracker,
@@ -106,7 +106,8 @@ def main() -> None:
         tracker.metrics(best | {"best_epoch": result.best_epoch, "seconds": seconds})
         for name in ("best.safetensors", "student.json", "history.csv"):
             tracker.file(work / name, "student")
-        write_json(work / "run.json", {"run_id": tracker.run_id, "seconds": seconds})
+        write_json(work / "run.json", {"run_id": tracker.run_id, "seconds": seconds, "commands": commands, "dirty": dirty})
+        tracker.note(run_note(task, settings.student_model, metrics, None, commands, dirty))
     accuracy = metrics.get("val_accuracy")
     chosen = "no validation images" if accuracy is None else f"validation accuracy {accuracy} %"
     print(f"student {task}: epoch {result.best_epoch} of {settings.num_epochs}, {chosen}, {seconds} s")

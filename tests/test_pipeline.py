@@ -172,7 +172,11 @@ def test_a_run_holds_all_that_is_promised(finished: Repository) -> None:
     finished.set_params(seed=7, run="again")
     finished.repro()
     (run,) = runs_of(finished)
-    assert run.info.run_name == "MobileNetV3 α0.5 T4 s7 again"
+    assert run.info.run_name == "MobileNetV3 α0.5 T4 blocks s7 again"
+    note = run.data.tags["mlflow.note.content"]
+    assert "-S seed=7 -S run=again" in note
+    assert f"git checkout {finished.run('git', 'rev-parse', 'HEAD').stdout.strip()}" in note
+    assert "**student, test images**" in note
     assert {
         "alpha",
         "temperature",

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import platform
+import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from amalgam.errors import UserError
-from amalgam.tracking import add_evaluation, connect, training_run
+from amalgam.tracking import add_evaluation, code_is_dirty, committed_params, connect, context_tags, training_run
 
 
 @pytest.fixture
@@ -61,17 +63,57 @@ def test_an_evaluation_is_logged_once(root: Path) -> None:
     picture = Path("matrix.png")
     picture.write_bytes(b"png")
     for _ in range(2):
-        assert add_evaluation(run_id, "fingerprint", {"test_accuracy": 91.0}, [picture])
+        assert add_evaluation(run_id, "fingerprint", {"test_accuracy": 91.0}, [picture], "note")
     assert len(connect().get_metric_history(run_id, "test_accuracy")) == 1
-    assert add_evaluation(run_id, "another", {"test_accuracy": 92.0}, [picture])
+    assert add_evaluation(run_id, "another", {"test_accuracy": 92.0}, [picture], "note")
     assert connect().get_run(run_id).data.metrics["test_accuracy"] == 92.0
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_run_says_which_code_data_and_teachers_made_it(root: Path) -> None:
+    """In the folder where it runs: commit, whether the code differs from it, what data.dvc and models.dvc pin."""
+    git("init", "-q")
+    git("config", "user.name", "Tester")
+    git("config", "user.email", "tester@example.org")
+    Path("src").mkdir()
+    Path("src/code.py").write_text("a = 1\n")
+    Path("params.yaml").write_text("alpha: 0.5\n")
+    Path("data.dvc").write_text("outs:\n- md5: abc.dir\n  path: data\n")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    assert code_is_dirty() is False
+    Path("params.yaml").write_text("alpha: 0.9\n")
+    assert code_is_dirty() is False, "parameters are recorded apart"
+    assert committed_params() == "alpha: 0.5"
+    Path("src/code.py").write_text("a = 2\n")
+    tags = context_tags()
+    assert tags["git.commit"] == git("rev-parse", "HEAD")
+    assert tags["git.dirty"] == "true"
+    assert tags["dvc.data"] == "abc.dir"
+    assert "dvc.models" not in tags
+    assert tags["host"] == platform.node()
+
+
+def test_without_git_a_run_is_tracked_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "git.commit" not in context_tags()
+    assert connect().get_run(one_run()).info.status == "FINISHED"
+
+
+def test_the_note_is_what_the_page_shows(root: Path) -> None:
+    run_id = one_run()
+    add_evaluation(run_id, "x", {}, [], "**good**")
+    assert connect().get_run(run_id).data.tags["mlflow.note.content"] == "**good**"
 
 
 def test_an_unknown_or_deleted_run_is_reported(root: Path) -> None:
     run_id = one_run()
     connect().delete_run(run_id)
-    assert not add_evaluation(run_id, "x", {}, [])
-    assert not add_evaluation("0" * 32, "x", {}, [])
+    assert not add_evaluation(run_id, "x", {}, [], "")
+    assert not add_evaluation("0" * 32, "x", {}, [], "")
 
 
 def test_a_deleted_experiment_says_how_to_restore_it(root: Path) -> None:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from amalgam.models import Classifier
+from amalgam.provenance import cpu_model
 from amalgam.views import View, plain_view
 
 BATCH = 256
@@ -14,6 +15,10 @@ BATCH = 256
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_model()}, {torch.get_num_threads()} threads"
 
 
 def view_batches(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], view: View, size: int) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -18,7 +18,7 @@ from amalgam.errors import UserError
 PACKAGE = Path(__file__).parent
 
 # Modules that cannot change what a stage writes: parameters count by their values, the others only show or report.
-NEUTRAL = frozenset({"errors", "params", "progress", "stage", "store", "summary", "tracking"})
+NEUTRAL = frozenset({"errors", "notes", "params", "progress", "stage", "store", "summary", "tracking"})
 
 THREADS_VARIABLE = "AMALGAM_THREADS"
 

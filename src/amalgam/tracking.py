@@ -4,8 +4,10 @@ Without ``MLFLOW_TRACKING_URI`` the store is ``mlflow.db`` with artifacts in ``m
 repository, where ``mlflow ui`` looks, also for stages that run in a temporary copy of it.
 """
 
+import getpass
 import logging
 import os
+import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+import yaml
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -22,8 +25,10 @@ from mlflow.utils.time import get_current_time_millis
 
 from amalgam.errors import UserError
 from amalgam.files import repository_root
+from amalgam.params import PARAMS_FILE
 
 EVALUATION_TAG = "amalgam.evaluation"
+NOTE_TAG = "mlflow.note.content"  # what MLflow shows as the run's description
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
@@ -40,6 +45,9 @@ class Tracker:
 
     def file(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.run_id, str(path), folder)
+
+    def note(self, markdown: str) -> None:
+        self.tags({NOTE_TAG: markdown})
 
     def tags(self, values: dict[str, str]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in values.items()])
@@ -103,16 +111,49 @@ def training_run(task: str, name: str, params: dict[str, Any], tags: dict[str, s
 
 
 def context_tags() -> dict[str, str]:
-    """Where a run comes from: DVC's stage and experiment, and the git commit whose code ran (a queued one's is its baseline)."""
+    """Where a run comes from: DVC's stage and experiment, the code, the pinned data and teachers, and the machine."""
     variables = {"dvc.stage": "DVC_STAGE", "dvc.experiment": "DVC_EXP_NAME", "dvc.baseline": "DVC_EXP_BASELINE_REV"}
     tags = {tag: os.environ[variable] for tag, variable in variables.items() if os.environ.get(variable)}
-    if "dvc.baseline" in tags:
-        return tags | {"git.commit": tags["dvc.baseline"]}
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository_root(), capture_output=True, text=True, check=False)
-    return tags | ({"git.commit": found.stdout.strip()} if found.returncode == 0 else {})
+    commit = code_commit()
+    if commit:
+        tags |= {"git.commit": commit, "git.dirty": str(code_is_dirty()).lower(), "mlflow.source.git.commit": commit}
+    tags |= {f"dvc.{name}": pinned for name, pinned in ((name, _pinned(Path(f"{name}.dvc"))) for name in ("data", "models")) if pinned}
+    return tags | {"host": platform.node(), "mlflow.user": getpass.getuser(), "mlflow.source.type": "LOCAL"}
 
 
-def add_evaluation(run_id: str, fingerprint: str, metrics: dict[str, float], files: list[Path]) -> bool:
+def code_commit() -> str | None:
+    """The commit whose code runs: an experiment's baseline, whatever HEAD may be by now."""
+    return os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD")
+
+
+def code_is_dirty() -> bool:
+    """Whether the code differs from its commit; parameters are recorded apart."""
+    return bool(_git("status", "--porcelain", "--", "src", "stages", "dvc.yaml"))
+
+
+def committed_params() -> str | None:
+    """params.yaml as the commit holds it."""
+    return _git("show", f"{code_commit()}:{PARAMS_FILE}")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git answers in the current folder, which is the experiment's own copy of the repository; None if it fails."""
+    try:
+        found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def _pinned(file: Path) -> str | None:
+    """The hash of what a .dvc file pins."""
+    if not file.is_file():
+        return None
+    found: str | None = yaml.safe_load(file.read_text(encoding="utf-8"))["outs"][0].get("md5")
+    return found
+
+
+def add_evaluation(run_id: str, fingerprint: str, metrics: dict[str, float], files: list[Path], note: str) -> bool:
     """Add test results to a training's run, once for each fingerprint. Returns False if the store has no such run."""
     client = connect()
     run = _find(client, run_id)
@@ -123,6 +164,7 @@ def add_evaluation(run_id: str, fingerprint: str, metrics: dict[str, float], fil
         tracker.metrics(metrics)
         for path in files:
             tracker.file(path, "evaluation")
+        tracker.note(note)
         tracker.tags({EVALUATION_TAG: fingerprint})
     return True
 
