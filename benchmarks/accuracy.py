@@ -27,9 +27,10 @@ from filelock import FileLock
 from stages import teachers as teacher_stage
 from stages import train as student_stage
 
+from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit, prepare_split, stored_size
 from amalgam.distilling import train_student
-from amalgam.evaluation import predict, teacher_controls
+from amalgam.evaluation import predict
 from amalgam.files import read_json, whole_folder, write_json
 from amalgam.models import Classifier
 from amalgam.params import Params, StudentSettings, load_params

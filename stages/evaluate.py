@@ -4,8 +4,9 @@ import argparse
 import re
 from pathlib import Path
 
+from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.evaluation import predict, teacher_controls, write_evaluation
+from amalgam.evaluation import predict, write_evaluation
 from amalgam.files import read_json, sha256_of_file
 from amalgam.notes import run_note
 from amalgam.provenance import configure_execution, fingerprint
@@ -28,7 +29,7 @@ def evaluate(task: str) -> None:
     split = PreparedSplit.read(PREPARED / task / "test")
     controls = teacher_controls(load_teachers(MODELS / task, label_sets), label_sets, split)
     predictions = predict(load_student(STUDENTS / task, label_sets), split)
-    write_evaluation(task, STUDENTS / task / "best.safetensors", predictions, controls, label_sets.covering(), EVALUATION / task)
+    write_evaluation(task, STUDENTS / task / "best.safetensors", predictions, controls, label_sets, split, EVALUATION / task)
 
 
 def track(task: str) -> None:

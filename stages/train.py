@@ -64,7 +64,8 @@ def train(task: str, settings: StudentSettings, tracker: Tracker, folder: Path) 
 
         def on_epoch(record: Epoch) -> None:
             show(record)
-            tracker.metrics(epoch_row(record) | {"epoch_seconds": record.seconds}, record.epoch)
+            speed = {"epoch_seconds": record.seconds, "images_per_second": record.images_per_second}
+            tracker.metrics(epoch_row(record) | speed, record.epoch)
 
         try:
             result = train_student(student, label_sets, split, targets, optimization(settings), lesson, on_step, on_epoch)

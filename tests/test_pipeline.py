@@ -188,7 +188,16 @@ def test_a_run_holds_all_that_is_promised(finished: Repository) -> None:
         "val_fraction",
     } <= run.data.params.keys()
     mlflow = client(finished)
-    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "epoch_seconds", "train_loss_distillation"):
+    for name in (
+        "train_loss",
+        "train_accuracy",
+        "val_loss",
+        "val_accuracy",
+        "lr",
+        "images_per_second",
+        "train_loss_distillation",
+        "teacher_agreement/warm",
+    ):
         assert [point.step for point in mlflow.get_metric_history(run.info.run_id, name)] == [1, 2], name
     for name in ("best_val_accuracy", "seconds", "test_accuracy", "test_accuracy/red", "teacher_accuracy/warm"):
         assert name in run.data.metrics

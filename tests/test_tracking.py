@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import platform
 import subprocess
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -101,6 +102,17 @@ def test_without_git_a_run_is_tracked_all_the_same(root: Path, monkeypatch: pyte
     monkeypatch.setenv("PATH", "/nowhere")
     assert "git.commit" not in context_tags()
     assert connect().get_run(one_run()).info.status == "FINISHED"
+
+
+def test_the_machines_load_is_logged_while_training_runs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    with training_run("taskA", "name", {}, {}) as tracker:
+        for _ in range(100):  # two samples, however busy the machine
+            if "system/cpu_utilization_percentage" in connect().get_run(tracker.run_id).data.metrics:
+                break
+            time.sleep(0.2)
+    metrics = connect().get_run(tracker.run_id).data.metrics
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= metrics.keys()
 
 
 def test_the_note_is_what_the_page_shows(root: Path) -> None:

@@ -6,12 +6,11 @@
     outputs/evaluation/<task>/metrics.json          the few numbers that DVC compares
     outputs/evaluation/<task>/predictions.csv       one row a test image: name, actual, predicted, confidence
     outputs/evaluation/<task>/confusion_matrix.csv  counts, a row an actual class, a column a predicted one
-    outputs/evaluation/<task>/confusion_matrix.png  the same as a picture
-    outputs/evaluation/<task>/reliability.png       how often the student is right, by how sure it is
-
-Controls are what the teachers themselves reach on the same images: *oracle-routed*, where someone tells for each image which
-teachers know its class, and *unrouted*, where nobody does; either way the most probable class of the mean of their zero-padded
-distributions.
+    outputs/evaluation/<task>/*.png                 confusion_matrix (counts) and confusion_matrix_normalized (percent);
+                                                    reliability: how often the student is right, by how sure it is;
+                                                    responsibility: which teacher knows which class;
+                                                    agreement: how often student and teacher prefer the same class;
+                                                    sample_predictions: some test images, right in green, wrong in red
 """
 
 import csv
@@ -24,14 +23,16 @@ import numpy.typing as npt
 import torch
 from sklearn.metrics import confusion_matrix
 
+from amalgam.controls import Controls, agreement
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import whole_folder, write_json
 from amalgam.inference import predict_logits
-from amalgam.losses import Knowledge, LabelBlocks, teacher_weights, union_target
 from amalgam.metrics import Reliability, accuracy_interval, reliability, shared_class_accuracy, split_errors
 from amalgam.models import Classifier
-from amalgam.plots import save_confusion_matrix, save_reliability
+from amalgam.plots import save_confusion_matrix, save_matrix, save_reliability, save_samples
 from amalgam.trainer import score
+
+SAMPLES = 20  # images in the picture of sample predictions
 
 
 @dataclass(frozen=True)
@@ -80,41 +81,6 @@ def predict(student: Classifier, split: PreparedSplit) -> Predictions:
     return Predictions(student.classes, split.names, split.labels, logits)
 
 
-@dataclass(frozen=True)
-class Controls:
-    """What the teachers reach on the test images, in percent."""
-
-    own: dict[str, float]  # each on its own classes
-    oracle_routed: float
-    unrouted: float
-
-
-def teacher_controls(teachers: dict[str, Classifier], label_sets: LabelSets, split: PreparedSplit) -> Controls:
-    """Run every teacher on every test image."""
-    logits = {name: predict_logits(teacher, split.images, np.arange(len(split.images))) for name, teacher in teachers.items()}
-    covering = torch.from_numpy(label_sets.covering().T[split.labels])  # (N, teachers)
-    side_by_side = torch.from_numpy(np.concatenate(list(logits.values()), axis=1))
-    return Controls(
-        {name: own_accuracy(values, label_sets.columns(name), split.labels) for name, values in logits.items()},
-        routed_accuracy(side_by_side, covering, label_sets, split.labels),
-        routed_accuracy(side_by_side, torch.ones_like(covering), label_sets, split.labels),
-    )
-
-
-def own_accuracy(logits: npt.NDArray[np.float32], columns: list[int], labels: npt.NDArray[np.int64]) -> float:
-    """A teacher's accuracy, in percent, on the images of its own classes; ``columns`` are these in the union, ascending."""
-    own = np.isin(labels, columns)
-    return round(100 * score(logits[own], np.searchsorted(columns, labels[own])).accuracy, 2)
-
-
-def routed_accuracy(logits: torch.Tensor, active: torch.Tensor, label_sets: LabelSets, labels: npt.NDArray[np.int64]) -> float:
-    """Accuracy, in percent, of the mean of the active teachers' zero-padded distributions; logits (N, Σ|Lᵢ|), active (N, teachers)."""
-    blocks = LabelBlocks([label_sets.columns(name) for name in label_sets.teachers], len(label_sets.classes))
-    knowledge = Knowledge(blocks, blocks.of_teachers(logits, active), active, torch.from_numpy(labels))
-    target = union_target(knowledge, "mean", teacher_weights(knowledge, "mean", 1.0))
-    return round(float(100 * (target.argmax(1).numpy() == labels).mean()), 2)
-
-
 def results(task: str, model_path: Path, predictions: Predictions, controls: Controls, covering: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """``covering`` (teachers, classes) says who knows what."""
     labels, predicted = predictions.labels, predictions.predicted
@@ -148,17 +114,42 @@ def compared(found: dict[str, Any], test_loss: float) -> dict[str, float]:
 
 
 def write_evaluation(
-    task: str, model_path: Path, predictions: Predictions, controls: Controls, covering: npt.NDArray[np.bool_], folder: Path
+    task: str, model_path: Path, predictions: Predictions, controls: Controls, label_sets: LabelSets, split: PreparedSplit, folder: Path
 ) -> None:
-    found = results(task, model_path, predictions, controls, covering)
+    found = results(task, model_path, predictions, controls, label_sets.covering())
     with whole_folder(folder) as work:
         write_json(work / "results.json", found)
         write_json(work / "metrics.json", {task: compared(found, score(predictions.logits, predictions.labels).loss)})
         write_predictions(predictions, work / "predictions.csv")
         write_confusion(predictions, work / "confusion_matrix.csv")
-        title = f"{task}: {predictions.accuracy} %"
-        save_confusion_matrix(predictions.confusion, predictions.classes, title, work / "confusion_matrix.png")
-        save_reliability(predictions.reliability, task, work / "reliability.png")
+        draw(task, predictions, controls, label_sets, split, work)
+
+
+def draw(task: str, predictions: Predictions, controls: Controls, label_sets: LabelSets, split: PreparedSplit, folder: Path) -> None:
+    """All pictures."""
+    title = f"{task}: {predictions.accuracy} %"
+    save_confusion_matrix(predictions.confusion, predictions.classes, title, folder / "confusion_matrix.png")
+    normalized = folder / "confusion_matrix_normalized.png"
+    save_confusion_matrix(predictions.confusion, predictions.classes, f"{title}; rows in percent", normalized, in_percent=True)
+    save_reliability(predictions.reliability, task, folder / "reliability.png")
+    teachers, classes, covering = list(label_sets.teachers), label_sets.classes, label_sets.covering()
+    known = np.where(covering, 1.0, np.nan)
+    save_matrix(known, teachers, classes, f"{task}: who knows what", folder / "responsibility.png", written=False)
+    same = agreement(predictions.logits, predictions.labels, controls.choices, label_sets)
+    save_matrix(same, teachers, classes, f"{task}: student and teacher agree, %", folder / "agreement.png")
+    draw_samples(predictions, label_sets, split, folder / "sample_predictions.png")
+
+
+def draw_samples(predictions: Predictions, label_sets: LabelSets, split: PreparedSplit, path: Path) -> None:
+    """Some test images, always the same ones, with their actual class, the teachers that know it, and the predicted class."""
+    count = min(SAMPLES, len(predictions.labels))
+    rows = np.sort(np.random.default_rng(0).choice(len(predictions.labels), count, replace=False))
+    titles = []
+    for row in rows:
+        actual, guess = predictions.classes[predictions.labels[row]], predictions.classes[predictions.predicted[row]]
+        who = ", ".join(name for name, classes in label_sets.teachers.items() if actual in classes)
+        titles.append(f"True: {actual}\n({who})\nPred: {guess} {'✓' if guess == actual else '✗'}")
+    save_samples(split.images[rows], titles, (predictions.labels == predictions.predicted)[rows], path)
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:

@@ -10,27 +10,69 @@ import numpy.typing as npt
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from amalgam.metrics import Reliability
 
+SAMPLES_A_ROW = 5
 WRITTEN_UP_TO = 30  # classes; beyond, counts in the cells could not be read
 
 
-def save_confusion_matrix(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str, path: Path) -> None:
-    """Draw counts (C, C), actual × predicted, coloured by the share of each actual class."""
-    side = 2.5 + 0.42 * len(classes) if len(classes) <= WRITTEN_UP_TO else 2.5 + 0.16 * len(classes)
+def save_confusion_matrix(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str, path: Path, in_percent: bool = False) -> None:
+    """Draw counts (C, C), actual × predicted, coloured by the share of each actual class; the cells say counts, or percent of the row."""
+    few = len(classes) <= WRITTEN_UP_TO
+    side = 2.5 + (0.42 if few else 0.16) * len(classes)
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     display = ConfusionMatrixDisplay(shares, display_labels=list(classes))
     display.plot(ax=axes, include_values=False, cmap="Blues", xticks_rotation="vertical", colorbar=False)
-    if len(classes) <= WRITTEN_UP_TO:
+    if few:
         for (row, column), count in np.ndenumerate(counts):
             if count:
-                ink = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=ink, fontsize=8)
-    axes.tick_params(labelsize=9 if len(classes) <= WRITTEN_UP_TO else 6)
+                text = f"{100 * shares[row, column]:.0f}" if in_percent else str(count)
+                axes.text(column, row, text, ha="center", va="center", color=_ink(shares[row, column]), fontsize=8)
+    axes.tick_params(labelsize=9 if few else 6)
     axes.set(xlabel="predicted", ylabel="actual", title=title)
+    _save(figure, path)
+
+
+def save_matrix(
+    values: npt.NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], title: str, path: Path, written: bool = True
+) -> None:
+    """Draw values (rows, columns), the larger the darker; NaN stays white."""
+    few = len(columns) <= WRITTEN_UP_TO
+    figure, axes = plt.subplots(figsize=(2.5 + (0.42 if few else 0.16) * len(columns), 1.8 + 0.35 * len(rows)), layout="constrained")
+    highest = float(np.nanmax(values))
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=1.25 * highest, aspect="auto")
+    axes.set_xticks(range(len(columns)), list(columns), rotation="vertical", fontsize=9 if few else 6)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=9)
+    if written and few:
+        for (row, column), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=_ink(value / (1.25 * highest)), fontsize=8)
+    axes.set_title(title)
+    _save(figure, path)
+
+
+def save_samples(images: npt.NDArray[np.uint8], titles: Sequence[str], right: npt.NDArray[np.bool_], path: Path) -> None:
+    """Draw images (N, height, width, 3) in a grid, the titles of right predictions in green, of wrong ones in red."""
+    columns = min(SAMPLES_A_ROW, len(images))
+    rows = -(-len(images) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(2.2 * columns, 2.6 * rows), layout="constrained", squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, title, is_right in zip(grid.flat, images, titles, right, strict=False):
+        axes.imshow(image, interpolation="nearest")
+        axes.set_title(title, fontsize=9, color="tab:green" if is_right else "tab:red")
+    _save(figure, path)
+
+
+def _ink(darkness: float) -> str:
+    return "white" if darkness > 0.5 else "black"
+
+
+def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)
 
@@ -43,5 +85,4 @@ def save_reliability(found: Reliability, task: str, path: Path) -> None:
     axes.scatter(found.confidence, found.accuracy, s=10 + 600 * found.share, alpha=0.7)
     error = f"{100 * found.expected_calibration_error:.1f} %"
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy", title=f"{task}: calibration error {error}")
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    plt.close(figure)
+    _save(figure, path)

@@ -21,6 +21,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.time import get_current_time_millis
 
 from amalgam.errors import UserError
@@ -28,6 +29,7 @@ from amalgam.files import repository_root
 from amalgam.params import PARAMS_FILE
 
 EVALUATION_TAG = "amalgam.evaluation"
+SECONDS_BETWEEN_SAMPLES = 10  # of the machine's load
 NOTE_TAG = "mlflow.note.content"  # what MLflow shows as the run's description
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
@@ -103,11 +105,24 @@ def training_run(task: str, name: str, params: dict[str, Any], tags: dict[str, s
     tracker = Tracker(client, run.info.run_id)
     try:
         client.log_batch(tracker.run_id, params=[Param(key, str(value)) for key, value in params.items()])
-        yield tracker
+        with _system_metrics(tracker.run_id, client.tracking_uri):
+            yield tracker
     except BaseException:
         client.set_terminated(tracker.run_id, "FAILED")
         raise
     client.set_terminated(tracker.run_id, "FINISHED")
+
+
+@contextmanager
+def _system_metrics(run_id: str, uri: str) -> Iterator[None]:
+    """Log the machine's load beside the training's metrics."""
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+    monitor = SystemMetricsMonitor(run_id, SECONDS_BETWEEN_SAMPLES, tracking_uri=uri)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
 
 
 def context_tags() -> dict[str, str]:

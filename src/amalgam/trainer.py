@@ -103,6 +103,7 @@ class Epoch:
     watched: dict[str, float] = field(default_factory=dict)
     validation: Validation | None = None
     seconds: float = 0.0
+    images_per_second: float = 0.0  # in training, validation aside
 
 
 @dataclass
@@ -220,9 +221,10 @@ def fit(
             sums = _train_epoch(classifier, batches(number - 1), loss, update, on_step)
         except FloatingPointError as error:
             raise DivergedError(f"the loss is no longer finite in epoch {number}, {error}; lower lr", result) from error
+        speed = sums.images / (time.perf_counter() - started)
         validation = validate(average.classifier)
         lr = float(optimizer.param_groups[0]["lr"])
-        record = sums.epoch(number, lr, validation, time.perf_counter() - started)
+        record = replace(sums.epoch(number, lr, validation), seconds=time.perf_counter() - started, images_per_second=speed)
         result.history.append(record)
         rank = validation.rank if validation else (number, 0.0)
         if rank > best_rank:
@@ -269,11 +271,11 @@ class _Sums:
                 if not all(map(math.isfinite, values.values())):
                     raise FloatingPointError(f"step {step} ({', '.join(f'{name} {value:g}' for name, value in values.items())})")
 
-    def epoch(self, number: int, lr: float, validation: Validation | None, seconds: float) -> Epoch:
+    def epoch(self, number: int, lr: float, validation: Validation | None) -> Epoch:
         means = {name: float(value) / self.images for name, value in self.terms.items()}
         accuracy = int(self.correct) / int(self.labelled) if int(self.labelled) else None
         watched = {name: float(total) / max(float(count), 1) for name, (total, count) in self.watched.items()}
-        return Epoch(number, lr, sum(means.values()), accuracy, means, watched, validation, seconds)
+        return Epoch(number, lr, sum(means.values()), accuracy, means, watched, validation)
 
 
 def _train_epoch(

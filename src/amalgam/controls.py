@@ -1,0 +1,71 @@
+"""What the teachers themselves reach on the images on which a student is evaluated.
+
+*Oracle-routed*: someone tells for each image which teachers know its class. *Unrouted*: nobody does. Either way the most probable
+class of the mean of their zero-padded distributions is their answer.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.inference import predict_logits
+from amalgam.losses import Knowledge, LabelBlocks, teacher_weights, union_target
+from amalgam.models import Classifier
+from amalgam.trainer import score
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Accuracies in percent, and what each teacher said."""
+
+    own: dict[str, float]  # each on the images of its own classes
+    oracle_routed: float
+    unrouted: float
+    choices: npt.NDArray[np.int64]  # (teachers, N): the union's index of each teacher's most probable class
+
+
+def teacher_controls(teachers: dict[str, Classifier], label_sets: LabelSets, split: PreparedSplit) -> Controls:
+    """Run every teacher on every image."""
+    logits = {name: predict_logits(teacher, split.images, np.arange(len(split.images))) for name, teacher in teachers.items()}
+    covering = torch.from_numpy(label_sets.covering().T[split.labels])  # (N, teachers)
+    side_by_side = torch.from_numpy(np.concatenate(list(logits.values()), axis=1))
+    return Controls(
+        {name: own_accuracy(values, label_sets.columns(name), split.labels) for name, values in logits.items()},
+        routed_accuracy(side_by_side, covering, label_sets, split.labels),
+        routed_accuracy(side_by_side, torch.ones_like(covering), label_sets, split.labels),
+        np.stack([np.array(label_sets.columns(name))[values.argmax(1)] for name, values in logits.items()]),
+    )
+
+
+def own_accuracy(logits: npt.NDArray[np.float32], columns: list[int], labels: npt.NDArray[np.int64]) -> float:
+    """A teacher's accuracy, in percent, on the images of its own classes; ``columns`` are these in the union, ascending."""
+    own = np.isin(labels, columns)
+    return round(100 * score(logits[own], np.searchsorted(columns, labels[own])).accuracy, 2)
+
+
+def routed_accuracy(logits: torch.Tensor, active: torch.Tensor, label_sets: LabelSets, labels: npt.NDArray[np.int64]) -> float:
+    """Accuracy, in percent, of the mean of the active teachers' zero-padded distributions; logits (N, Σ|Lᵢ|), active (N, teachers)."""
+    blocks = LabelBlocks([label_sets.columns(name) for name in label_sets.teachers], len(label_sets.classes))
+    knowledge = Knowledge(blocks, blocks.of_teachers(logits, active), active, torch.from_numpy(labels))
+    target = union_target(knowledge, "mean", teacher_weights(knowledge, "mean", 1.0))
+    return round(float(100 * (target.argmax(1).numpy() == labels).mean()), 2)
+
+
+def agreement(
+    logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], choices: npt.NDArray[np.int64], label_sets: LabelSets
+) -> npt.NDArray[np.float64]:
+    """How often student, logits (N, C), and teacher prefer the same of the teacher's classes, in percent.
+
+    (teachers, classes), by the image's actual class; NaN where the teacher does not know it, or no image shows it.
+    """
+    covering = label_sets.covering()
+    shares = np.full(covering.shape, np.nan)
+    for number, name in enumerate(label_sets.teachers):
+        columns = np.array(label_sets.columns(name))
+        same = columns[logits[:, columns].argmax(1)] == choices[number]
+        for label in columns[np.isin(columns, labels)]:
+            shares[number, label] = 100 * same[labels == label].mean()
+    return shares

@@ -1,0 +1,49 @@
+"""What teachers reach without a student, by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from amalgam.controls import agreement, teacher_controls
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.models import Classifier, Preprocessing
+
+
+class Brightness(nn.Module):
+    """Says 1 for bright images, else 0."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bright = x.mean(dim=(1, 2, 3))
+        return torch.stack([0.5 - bright, bright - 0.5], dim=1)
+
+
+def test_controls_by_hand() -> None:
+    """Teacher t knows b (dark) and d (bright), teacher u knows a and c, and is less sure of the same.
+
+    On their own classes t is right on 3 of 4 images, u on 2 of 2. Routed by an oracle, they are right on 5 of 6 together; with
+    nobody to route, t is always the surer one, and right on its own 3 of 6.
+    """
+    label_sets = LabelSets(("a", "b", "c", "d"), {"t": ("b", "d"), "u": ("a", "c")})
+    labels = np.array([0, 1, 1, 2, 3, 3])
+    brightness = np.array([0, 0, 255, 255, 255, 255])
+    images = np.broadcast_to(brightness[:, None, None, None], (6, 4, 4, 3)).astype(np.uint8)
+    split = PreparedSplit(images, labels, np.zeros(6, bool), [""] * 6, "x")
+    sure, unsure = (Preprocessing((4, 4), (0.5 - 0.5 * s,) * 3, (s,) * 3) for s in (1.0, 2.0))
+    teachers = {
+        "t": Classifier("MobileNetV3", Brightness(), ("b", "d"), sure),
+        "u": Classifier("MobileNetV3", Brightness(), ("a", "c"), unsure),
+    }
+    controls = teacher_controls(teachers, label_sets, split)
+    assert controls.own == {"t": 75.0, "u": 100.0}
+    assert controls.oracle_routed == pytest.approx(100 * 5 / 6, abs=0.01)
+    assert controls.unrouted == 50.0
+    np.testing.assert_array_equal(controls.choices, [[1, 1, 3, 3, 3, 3], [0, 0, 2, 2, 2, 2]])
+
+
+def test_agreement_by_hand() -> None:
+    """Of class a's two images student and teacher t agree on one; u does not know a. On b's only image u alone agrees."""
+    label_sets = LabelSets(("a", "b", "c"), {"t": ("a", "b"), "u": ("b", "c")})
+    logits = np.array([[3, 2, 1], [1, 2, 9], [1, 0, 2]], dtype=np.float32)  # t's classes: a, b, a; u's: b, c, c
+    found = agreement(logits, np.array([0, 0, 1]), np.array([[0, 0, 1], [1, 1, 2]]), label_sets)
+    np.testing.assert_array_equal(found[:, :2], [[50, 0], [np.nan, 100]])
