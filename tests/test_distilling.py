@@ -281,13 +281,15 @@ def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(split: PreparedSplit
 
     assert found(1.0).score is None
     visible = visible_labels(labels, SETS.classes, 0.5, VIEWS.data_seed) >= 0
-    assert found(0.5).rank[0] == pytest.approx((logits.argmax(1) == labels)[visible].mean())
+    some, share = found(0.5), (logits.argmax(1) == labels)[visible].mean()
+    assert some.score == pytest.approx(share)
+    assert some.error == pytest.approx(math.sqrt(share * (1 - share) / visible.sum()))
     theirs = targets.validation_logits().astype(np.float64)
     padded = np.zeros((len(rows), 3))
     for columns, block in (([0, 1], theirs[:, :2]), ([1, 2], theirs[:, 2:])):
         shares = np.exp(block) / np.exp(block).sum(1, keepdims=True)
         padded[:, columns] += shares / 2
-    assert found(0.0).rank[0] == pytest.approx((logits.argmax(1) == padded.argmax(1)).mean())
+    assert found(0.0).score == pytest.approx((logits.argmax(1) == padded.argmax(1)).mean())
 
 
 def test_without_views_every_epoch_sees_the_images_as_they_are(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_a_history_without_validation_or_labels_keeps_the_columns_that_plots_nam
 
 
 def test_what_chose_the_epoch_is_logged_where_it_is_not_the_accuracy() -> None:
-    row = epoch_row(record(1, 0.5, 0.75, Validation(1.0, 0.5, (0.25, -1.0))))
+    row = epoch_row(record(1, 0.5, 0.75, Validation(1.0, 0.5, 0.25)))
     assert (row["val_accuracy"], row["val_score"], row["train_accuracy"]) == (50, 25, 75)
     assert "val_score" not in epoch_row(record(1, 0.5, 0.75, Validation(1.0, 0.5)))
 

@@ -132,6 +132,16 @@ def test_the_best_validation_accuracy_chooses_and_loss_breaks_ties() -> None:
     assert not torch.equal(result.best["head.weight"], result.last["head.weight"])
 
 
+def test_a_score_from_few_images_keeps_the_latest_epoch_that_it_cannot_tell_from_the_best() -> None:
+    scores = [0.5, 0.8, 0.75, 0.6]
+    result, _ = run([Validation(0.9, 0.5, score, 0.1) for score in scores])
+    assert result.best_epoch == 3
+    exact, _ = run([Validation(0.9, 0.5, score) for score in scores])
+    assert exact.best_epoch == 2
+    risen, _ = run([Validation(0.9, 0.5, score, 0.1) for score in (0.5, 0.55, 0.45, 0.9)])
+    assert risen.best_epoch == 4
+
+
 def test_without_validation_the_last_epoch_is_taken() -> None:
     result, _ = run()
     assert result.best_epoch == 4

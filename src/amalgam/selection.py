@@ -1,5 +1,6 @@
 """Choosing the epoch: how good a student is on the validation images, seen with no more labels than it may use."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.inference import predict_logits
-from amalgam.losses import Knowledge, LabelBlocks, kl, teacher_weights, union_target
+from amalgam.losses import Knowledge, LabelBlocks, teacher_weights, union_target
 from amalgam.models import Classifier
 from amalgam.params import Target
 from amalgam.targets import StoredTargets
@@ -29,7 +30,8 @@ def validate(
 ) -> Validation | None:
     """Loss and accuracy on the validation images; the epoch is chosen by those labels alone that the student may use.
 
-    Where it may use some, by the accuracy on these; where none, by the agreement with the teachers, none of them ruled out.
+    Where it may use some, by the accuracy on these; where none, by the agreement with the teachers, none of them ruled out. Either
+    is a small sample, so the latest epoch within one standard error of the best is kept.
     """
     rows = split.validation_rows
     if not len(rows):
@@ -40,11 +42,15 @@ def validate(
         return found
     visible = visible_labels(labels, label_sets.classes, rules.label_fraction, targets.settings.data_seed)
     if rules.label_fraction > 0:
-        return found._replace(score=score(logits[visible >= 0], visible[visible >= 0]).rank)
+        return scored(found, (logits.argmax(1) == visible)[visible >= 0])
     consensus = teachers_consensus(targets.validation_logits(), label_sets, rules)
-    agreement = float((consensus.argmax(1) == logits.argmax(1)).mean())
-    divergence = float(kl(torch.from_numpy(consensus), torch.from_numpy(logits).log_softmax(1)).mean())
-    return found._replace(score=(agreement, -divergence))
+    return scored(found, consensus.argmax(1) == logits.argmax(1))
+
+
+def scored(found: Validation, right: npt.NDArray[np.bool_]) -> Validation:
+    """``found``, chosen by how many of few answers (N,) are right; its binomial standard error goes with it."""
+    share = float(right.mean())
+    return found._replace(score=share, error=math.sqrt(share * (1 - share) / len(right)))
 
 
 def teachers_consensus(teacher_logits: npt.NDArray[np.float16], label_sets: LabelSets, rules: SelectionRules) -> npt.NDArray[np.float32]:

@@ -82,8 +82,8 @@ def epoch_row(record: Epoch) -> dict[str, float]:
     row |= {f"train_loss_{name}": value for name, value in record.terms.items()}
     if record.validation:
         row |= {"val_loss": record.validation.loss, "val_accuracy": 100 * record.validation.accuracy}
-        if record.validation.score:
-            row["val_score"] = 100 * record.validation.score[0]
+        if record.validation.score is not None:
+            row["val_score"] = 100 * record.validation.score
     return row | record.watched
 
 

@@ -84,11 +84,12 @@ class Validation(NamedTuple):
 
     loss: float  # mean cross-entropy
     accuracy: float  # 0 … 1
-    score: tuple[float, float] | None = None  # what chooses the epoch where not these, the higher the better
+    score: float | None = None  # what chooses the epoch where not these, the higher the better
+    error: float = 0.0  # the score's standard error: among epochs that it cannot tell apart, the latest is kept
 
     @property
     def rank(self) -> tuple[float, float]:
-        return (self.accuracy, -self.loss) if self.score is None else self.score
+        return (self.accuracy, -self.loss) if self.score is None else (self.score, 0.0)
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,8 @@ def fit(
 ) -> Fit:
     """Train ``classifier`` in place; keep the weights that rank best in validation, or the last without one.
 
+    A score from few images chooses the latest epoch within one standard error of the best.
+
     ``batches(epoch)`` yields ``steps`` batches. With an average of the weights, it is what is validated and kept. Raises
     DivergedError if the loss stops being finite.
     """
@@ -227,9 +230,9 @@ def fit(
         record = replace(sums.epoch(number, lr, validation), seconds=time.perf_counter() - started, images_per_second=speed)
         result.history.append(record)
         rank = validation.rank if validation else (number, 0.0)
-        if rank > best_rank:
-            best_rank, result.best_epoch = rank, number
-            result.best = _copy(average.classifier)
+        if rank > best_rank or (validation and validation.error and rank[0] >= best_rank[0] - validation.error):
+            result.best_epoch, result.best = number, _copy(average.classifier)
+        best_rank = max(best_rank, rank)
         on_epoch(record)
     result.last = _copy(average.classifier)
     return result
