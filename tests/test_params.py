@@ -165,6 +165,10 @@ def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
     [
         ({"student_weights: null": "student_weights: a.pth"}, r"student_weights a\.pth is of no use with pretrained false"),
         (
+            {"target: blocks": "target: stacked"},
+            "target stacked learns from labels how all teachers belong together, but stored_teachers is covering",
+        ),
+        (
             {"label_fraction: 1.0": "label_fraction: 0.5"},
             "label_fraction 0.5 learns unlabelled images from all teachers, but stored_teachers is",
         ),

@@ -16,6 +16,7 @@ from amalgam.losses import Distilled, LabelBlocks, distillation, label_loss
 from amalgam.models import Classifier
 from amalgam.params import Objective, Target
 from amalgam.selection import SelectionRules, validate
+from amalgam.stacking import MOST_IMAGES, Stacking, fit_stacking
 from amalgam.targets import StoredTargets
 from amalgam.trainer import Batch, Epoch, Fit, Optimization, StepLoss, Terms, fit, mixed, shuffled_batches, steps_per_epoch
 
@@ -37,6 +38,10 @@ class Teaching:
     seed: int
 
     @property
+    def needs_stacking(self) -> bool:
+        return self.target == "stacked" and self.alpha > 0
+
+    @property
     def selection(self) -> SelectionRules:
         return SelectionRules(self.label_fraction, self.target, self.confidence_temperature)
 
@@ -54,8 +59,12 @@ class Pupils:
         """All training images, or those with a label where the teachers have no say. Raises UserError if the store lacks what they need."""
         rows = split.training_rows
         labels = visible_labels(split.labels[rows], classes, teaching.label_fraction, targets.settings.data_seed)
-        if teaching.alpha > 0 and teaching.label_fraction < 1 and targets.stored_teachers != "all":
-            raise UserError(f"{targets.folder} holds covering teachers only, but label_fraction is below 1; set stored_teachers to all")
+        needs_all = teaching.label_fraction < 1 or teaching.needs_stacking
+        if teaching.alpha > 0 and needs_all and targets.stored_teachers != "all":
+            raise UserError(
+                f"{targets.folder} holds covering teachers only, but label_fraction {teaching.label_fraction:g} with target "
+                f"{teaching.target} needs all; set stored_teachers to all"
+            )
         places = np.arange(len(rows)) if teaching.alpha > 0 else np.flatnonzero(labels >= 0)
         return cls(rows[places], places, labels[places])
 
@@ -77,7 +86,7 @@ def train_student(
         optimization,
         steps_per_epoch(len(pupils.rows), teaching.batch_size),
         lambda epoch: view_of_epoch(split, targets, pupils, teaching, epoch),
-        student_loss(label_sets, teaching),
+        student_loss(label_sets, teaching, learn_stacking(targets, pupils) if teaching.needs_stacking else None),
         partial(validate, split=split, targets=targets, label_sets=label_sets, rules=teaching.selection),
         on_step,
         on_epoch,
@@ -99,12 +108,21 @@ def view_of_epoch(split: PreparedSplit, targets: StoredTargets, pupils: Pupils, 
         yield mixed(Batch(images, _to_device(pupils.labels[chosen]), said), teaching.mixup, random)
 
 
-def student_loss(label_sets: LabelSets, teaching: Teaching) -> Callable[[torch.Tensor, Batch], StepLoss]:
+def learn_stacking(targets: StoredTargets, pupils: Pupils) -> Stacking:
+    """How the teachers' answers belong together, from all stored views of the images whose label may be used."""
+    labelled = pupils.labels >= 0
+    places, labels = pupils.places[labelled], pupils.labels[labelled]
+    views = range(min(targets.settings.stored, max(MOST_IMAGES // len(labels), 1)))
+    return fit_stacking(np.concatenate([targets.logits(view)[places] for view in views]), np.tile(labels, len(views)))
+
+
+def student_loss(label_sets: LabelSets, teaching: Teaching, stacking: Stacking | None = None) -> Callable[[torch.Tensor, Batch], StepLoss]:
     """The loss (1 − α)·labels + α·distillation of a batch; of a mixed one the mean over both images, weighted by their shares."""
     names = list(label_sets.teachers)
     blocks = LabelBlocks([label_sets.columns(name) for name in names], len(label_sets.classes), device())
     knows = np.append(label_sets.covering().T, np.full((1, len(names)), True), axis=0)  # the last row, −1, is for no label
     active_for = torch.from_numpy(knows).to(device())  # (C + 1, teachers)
+    combine = None if stacking is None else stacking.to(device())
 
     def single(logits: torch.Tensor, batch: Batch) -> StepLoss:
         terms: Terms = {}
@@ -125,6 +143,7 @@ def student_loss(label_sets: LabelSets, teaching: Teaching) -> Callable[[torch.T
                 teaching.temperature,
                 teaching.standardize_logits,
                 teaching.confidence_temperature,
+                combine,
             )
             terms["distillation"] = teaching.alpha * found.loss
             watched = by_teacher(names, active, found)

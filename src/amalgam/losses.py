@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from amalgam.joint import joint_estimate
 from amalgam.params import Objective, Target
+from amalgam.stacking import Stacking
 
 DKD_TARGET, DKD_OTHERS = 1.0, 8.0  # weights of DKD's two parts (Zhao et al., CVPR 2022, CIFAR-100)
 DIST_ROWS, DIST_COLUMNS = 1.0, 1.0  # weights of DIST's two relations (Huang et al., NeurIPS 2022)
@@ -103,11 +104,12 @@ def distillation(
     temperature: float,
     standardize: bool = False,
     confidence_temperature: float = 1.0,
+    stacking: Stacking | None = None,
 ) -> Distilled:
     """How far the student's ``logits`` (B, C) are from what its active teachers say.
 
     ``target`` blocks compares inside each active teacher's label set, and takes the mean over them; the others form one
-    distribution over the union. ``labels`` (B,) are used by dkd alone.
+    distribution over the union. ``labels`` (B,) are used by dkd alone; target stacked needs ``stacking`` and every teacher's logits.
     """
     theirs, mine = blocks.of_teachers(teacher_logits, active), blocks.of_student(logits)
     if standardize:
@@ -119,7 +121,12 @@ def distillation(
         loss = block_objective(inside, knowledge, objective)
     else:
         whole = (standardized(logits) if standardize else logits) / temperature
-        loss = union_objective(whole, union_target(knowledge, target, weight), labels, objective)
+        if stacking is None:
+            wanted = union_target(knowledge, target, weight)
+        else:
+            stacked = stacking(teacher_logits)
+            wanted = torch.softmax((standardized(stacked) if standardize else stacked) / temperature, dim=1)
+        loss = union_objective(whole, wanted, labels, objective)
     with torch.no_grad():
         divergence = block_divergence(inside, knowledge)
         agreement = blocks.softmax(inside).argmax(2) == blocks.softmax(theirs).argmax(2)
@@ -137,7 +144,7 @@ def teacher_weights(knowledge: Knowledge, target: Target, confidence_temperature
 
 
 def union_target(knowledge: Knowledge, target: Target, weight: Tensor) -> Tensor:
-    """One distribution over the union (B, C): weighted zero-padded distributions, or the joint estimate."""
+    """One distribution over the union (B, C) from the teachers alone: weighted zero-padded distributions, or the joint estimate."""
     blocks = knowledge.blocks
     if target == "joint":
         return torch.softmax(joint_estimate(blocks.softmax(knowledge.logits), knowledge.active, blocks.place), dim=1)

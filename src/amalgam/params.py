@@ -23,7 +23,7 @@ TASK_NAME = re.compile(r"task[A-Z]\w*")
 
 Location = tuple[str | int, ...]
 
-Target = Literal["mean", "blocks", "joint", "confidence"]
+Target = Literal["mean", "blocks", "joint", "confidence", "stacked"]
 Objective = Literal["kl", "dkd", "dist"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 SchedulerName = Literal["step", "cosine", "one_cycle"]
@@ -96,7 +96,9 @@ class StudentSettings(Section):
     target: Target = Field(
         description="What the student learns from the teachers of an image. blocks: each teacher's distribution, inside its own "
         "classes. mean: the mean of their distributions, padded with zeros to all classes. confidence: the same, weighted by how "
-        "sure each teacher is, for images without label. joint: the one distribution over all classes that agrees best with them."
+        "sure each teacher is, for images without label. joint: the one distribution over all classes that agrees best with them. "
+        "stacked: what a linear classifier, fitted on the labelled images, makes of all teachers' logits (needs stored_teachers "
+        "all and some labels)."
     )
     objective: Objective = Field(
         description="How the distance to the target is measured. kl: Kullback-Leibler divergence. dkd: its part about the image's "
@@ -376,6 +378,11 @@ def impossible(settings: StudentSettings) -> str | None:
         return (
             f"label_fraction {settings.label_fraction:g} learns unlabelled images from all teachers, but stored_teachers is "
             f"{settings.stored_teachers}; set stored_teachers to all, or label_fraction to 1"
+        )
+    if settings.target == "stacked" and settings.alpha > 0 and (settings.stored_teachers != "all" or settings.label_fraction == 0):
+        return (
+            "target stacked learns from labels how all teachers belong together, but stored_teachers is "
+            f"{settings.stored_teachers} and label_fraction {settings.label_fraction:g}; set the first to all, the second above 0"
         )
     if settings.label_fraction == 0 and settings.alpha < 1:
         return (

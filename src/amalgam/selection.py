@@ -60,6 +60,6 @@ def teachers_consensus(teacher_logits: npt.NDArray[np.float16], label_sets: Labe
     logits = torch.from_numpy(teacher_logits)
     active = torch.full((len(logits), len(label_sets.teachers)), True)
     knowledge = Knowledge(blocks, blocks.of_teachers(logits, active), active, torch.full((len(logits),), -1))
-    target: Target = "mean" if rules.target == "blocks" else rules.target
+    target: Target = rules.target if rules.target in ("joint", "confidence") else "mean"
     weight = teacher_weights(knowledge, target, rules.confidence_temperature)
     return union_target(knowledge, target, weight).numpy()

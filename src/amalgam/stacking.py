@@ -1,0 +1,47 @@
+"""Stacking: learning from few labels how the teachers' answers belong together (Wolpert, *Stacked Generalization*, 1992).
+
+No teacher says how likely its classes are beside another's. A linear classifier on all teachers' logits, fitted on the images whose label
+may be used, does: a few of each class tell which answers go with which class.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+INVERSE_PENALTY = 0.1  # scikit-learn's C, on standardised logits
+MOST_IMAGES = 20_000  # to fit on; more change little
+ITERATIONS = 2_000
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """From all teachers' logits to logits over the union, calibrated at temperature 1."""
+
+    weight: Tensor  # (Σ|Lᵢ|, C)
+    bias: Tensor  # (C,)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(B, C) of the teachers' logits (B, Σ|Lᵢ|)."""
+        return logits.float() @ self.weight + self.bias
+
+    def to(self, device: torch.device) -> "Stacking":
+        return Stacking(self.weight.to(device), self.bias.to(device))
+
+
+def fit_stacking(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]) -> Stacking:
+    """Fit on teachers' logits (N, Σ|Lᵢ|) of images with labels (N,), at least one of each class."""
+    if len(labels) > MOST_IMAGES:
+        chosen = np.random.default_rng(0).choice(len(labels), MOST_IMAGES, replace=False)
+        logits, labels = logits[chosen], labels[chosen]
+    scaler = StandardScaler().fit(logits.astype(np.float64))
+    model = LogisticRegression(C=INVERSE_PENALTY, max_iter=ITERATIONS).fit(scaler.transform(logits.astype(np.float64)), labels)
+    weight, bias = model.coef_.T, model.intercept_
+    if len(model.classes_) == 2:  # scikit-learn keeps one of the two
+        weight, bias = np.hstack([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
+    weight = weight / scaler.scale_[:, None]
+    return Stacking(torch.from_numpy(weight).float(), torch.from_numpy(bias - scaler.mean_ @ weight).float())

@@ -1,0 +1,59 @@
+"""Stacking: what labels say about how the teachers belong together."""
+
+import numpy as np
+import pytest
+import torch
+
+from amalgam.losses import LabelBlocks, distillation
+from amalgam.stacking import MOST_IMAGES, fit_stacking
+
+
+def overconfident_teachers(count: int, seed: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Two teachers of the first and the second half of the classes; the second is ten times as sure of everything, right or wrong."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    logits = random.normal(0, 0.5, (count, classes))
+    logits[np.arange(count), labels] += 3
+    logits[:, classes // 2 :] *= 10
+    return logits, labels
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_few_labels_tell_whom_to_believe(classes: int) -> None:
+    few, known = overconfident_teachers(5 * classes, 0, classes)
+    many, truth = overconfident_teachers(400, 1, classes)
+    by_confidence = (many.argmax(1) == truth).mean()
+    stacked = fit_stacking(few, known)(torch.from_numpy(many)).argmax(1).numpy()
+    assert by_confidence < 0.9
+    assert (stacked == truth).mean() > 0.97
+
+
+def test_it_is_the_regression_that_scikit_learn_predicts_with() -> None:
+    """Scaling folded into the weights, calibrated at temperature 1."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    for classes in (2, 3):
+        logits, labels = overconfident_teachers(60, 2, classes)
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(logits, labels)
+        found = torch.softmax(fit_stacking(logits, labels)(torch.from_numpy(logits)), 1)
+        np.testing.assert_allclose(found.numpy(), model.predict_proba(logits), atol=1e-3)
+
+
+def test_many_images_are_sampled() -> None:
+    logits, labels = overconfident_teachers(MOST_IMAGES + 100, 3)
+    torch.testing.assert_close(fit_stacking(logits, labels).weight, fit_stacking(logits, labels).weight, rtol=0, atol=0)
+
+
+def test_the_student_learns_the_stacked_distribution() -> None:
+    logits, labels = overconfident_teachers(40, 4)
+    stacking = fit_stacking(logits, labels)
+    teachers = torch.from_numpy(logits).float()
+    active, unknown = torch.ones(40, 2, dtype=torch.bool), torch.full((40,), -1)
+    blocks = LabelBlocks([[0, 1], [2, 3]], 4)
+    found = distillation(stacking(teachers), teachers, active, unknown, blocks, "stacked", "kl", 2.0, stacking=stacking)
+    assert found.loss.item() == pytest.approx(0, abs=1e-5)
+    other = distillation(torch.zeros(40, 4), teachers, active, unknown, blocks, "stacked", "kl", 2.0, stacking=stacking)
+    p = torch.softmax(stacking(teachers) / 2, 1)
+    assert other.loss.item() == pytest.approx(4 * float((p * (p.log() + np.log(4))).sum(1).mean()), rel=1e-4)
