@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.distilling import Pupils, Teaching, learn_stacking, student_loss, train_student, view_of_epoch
@@ -260,6 +261,24 @@ def test_stacking_is_fitted_on_visible_labels_alone(split: PreparedSplit, teache
     logits = np.concatenate([targets.logits(view)[visible] for view in range(3)])
     expected = fit_stacking(logits, np.tile(pupils.labels[visible], 3))
     torch.testing.assert_close(learn_stacking(targets, pupils).weight, expected.weight)
+
+
+def test_an_image_without_label_is_learnt_from_the_teachers_alone(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    """The loss, image by image: (1 − α)·CE + α·KD with a label, KD without."""
+    targets = stored(split, teachers, tmp_path / "targets")
+    teaching = replace(TEACHING, alpha=0.3, label_fraction=0.5, batch_size=24)
+    batch = next(view_of_epoch(split, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, 0))
+    logits, total = torch.randn(24, 3), 0.0
+    for row in range(24):
+        assert batch.teacher_logits is not None
+        one = Batch(batch.images[row : row + 1], batch.labels[row : row + 1], batch.teacher_logits[row : row + 1])
+        terms = student_loss(SETS, replace(teaching, alpha=1.0))(logits[row : row + 1], one).terms
+        if one.labels.item() < 0:
+            total += terms["distillation"].item()
+        else:
+            total += 0.3 * terms["distillation"].item() + 0.7 * functional.cross_entropy(logits[row : row + 1], one.labels).item()
+    found = student_loss(SETS, teaching)(logits, batch).terms
+    assert sum(value.item() for value in found.values()) == pytest.approx(total / 24, rel=1e-4)
 
 
 def test_few_labels_and_covering_teachers_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:

@@ -345,9 +345,9 @@ def test_agreement_and_weights_say_which_teacher() -> None:
 # ── Labels ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_label_loss_is_a_mean_over_the_labelled() -> None:
+def test_the_label_loss_of_an_image_without_label_is_zero() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [5.0, 1.0]])
-    expected = (math.log(1 + math.exp(-2)) + math.log(2)) / 2
+    expected = (math.log(1 + math.exp(-2)) + math.log(2)) / 3
     assert label_loss(logits, torch.tensor([0, 1, -1]), 0.0).item() == pytest.approx(expected, abs=1e-6)
     assert label_loss(logits, torch.tensor([-1, -1, -1]), 0.1).item() == 0
 

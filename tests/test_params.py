@@ -173,8 +173,8 @@ def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
             "label_fraction 0.5 learns unlabelled images from all teachers, but stored_teachers is",
         ),
         (
-            {"label_fraction: 1.0": "label_fraction: 0", "stored_teachers: covering": "stored_teachers: all"},
-            "label_fraction 0 leaves no label to learn from, but alpha 0.5 weighs labels with 0.5; set alpha to 1",
+            {"label_fraction: 1.0": "label_fraction: 0", "alpha: 0.5": "alpha: 0"},
+            "label_fraction 0 with alpha 0 leaves nothing to learn from",
         ),
     ],
 )

@@ -117,7 +117,10 @@ def learn_stacking(targets: StoredTargets, pupils: Pupils) -> Stacking:
 
 
 def student_loss(label_sets: LabelSets, teaching: Teaching, stacking: Stacking | None = None) -> Callable[[torch.Tensor, Batch], StepLoss]:
-    """The loss (1 − α)·labels + α·distillation of a batch; of a mixed one the mean over both images, weighted by their shares."""
+    """A batch's mean of (1 − α)·cross-entropy + α·distillation, for an image without label the distillation alone.
+
+    Of a mixed batch the mean over both images, weighted by their shares.
+    """
     names = list(label_sets.teachers)
     blocks = LabelBlocks([label_sets.columns(name) for name in names], len(label_sets.classes), device())
     knows = np.append(label_sets.covering().T, np.full((1, len(names)), True), axis=0)  # the last row, −1, is for no label
@@ -145,7 +148,8 @@ def student_loss(label_sets: LabelSets, teaching: Teaching, stacking: Stacking |
                 teaching.confidence_temperature,
                 combine,
             )
-            terms["distillation"] = teaching.alpha * found.loss
+            share = torch.where(batch.labels < 0, 1.0, teaching.alpha)
+            terms["distillation"] = (share * found.losses).mean()
             watched = by_teacher(names, active, found)
         return StepLoss(terms, watched)
 

@@ -81,10 +81,15 @@ class Knowledge(NamedTuple):
 class Distilled:
     """The distillation loss and, for the record, what each teacher had to do with it."""
 
-    loss: Tensor  # scalar, T² included
+    losses: Tensor  # (B,), T² included; where an objective relates images to each other, each has an equal part
     weight: Tensor  # (B, n): each teacher's share in an image's target; rows sum to one
     divergence: Tensor  # (B, n): T² · KL inside each teacher's label set
     agreement: Tensor  # bool (B, n): whether teacher and student prefer the same class of that set
+
+    @property
+    def loss(self) -> Tensor:
+        """The mean over the batch."""
+        return self.losses.mean()
 
 
 def standardized(logits: Tensor) -> Tensor:
@@ -118,7 +123,7 @@ def distillation(
     weight = teacher_weights(knowledge, target, confidence_temperature)
     inside = (blocks.standardize(mine) if standardize else mine) / temperature
     if target == "blocks":
-        loss = block_objective(inside, knowledge, objective)
+        losses = block_objective(inside, knowledge, objective)
     else:
         whole = (standardized(logits) if standardize else logits) / temperature
         if stacking is None:
@@ -126,11 +131,11 @@ def distillation(
         else:
             stacked = stacking(teacher_logits)
             wanted = torch.softmax((standardized(stacked) if standardize else stacked) / temperature, dim=1)
-        loss = union_objective(whole, wanted, labels, objective)
+        losses = union_objective(whole, wanted, labels, objective)
     with torch.no_grad():
         divergence = block_divergence(inside, knowledge)
         agreement = blocks.softmax(inside).argmax(2) == blocks.softmax(theirs).argmax(2)
-    return Distilled(temperature**2 * loss, weight, temperature**2 * divergence, agreement)
+    return Distilled(temperature**2 * losses, weight, temperature**2 * divergence, agreement)
 
 
 def teacher_weights(knowledge: Knowledge, target: Target, confidence_temperature: float) -> Tensor:
@@ -152,25 +157,25 @@ def union_target(knowledge: Knowledge, target: Target, weight: Tensor) -> Tensor
 
 
 def union_objective(logits: Tensor, target: Tensor, labels: Tensor, objective: Objective) -> Tensor:
-    """A scalar: the objective between ``target`` (B, C) and the student's ``logits`` (B, C) / T, T² left out."""
+    """The objective (B,) between ``target`` (B, C) and the student's ``logits`` (B, C) / T, T² left out."""
     every = torch.ones_like(target, dtype=torch.bool)
     if objective == "dist":
-        return dist(torch.softmax(logits, dim=1), target, every)
+        return dist(torch.softmax(logits, dim=1), target, every).expand(len(logits))
     log_student = functional.log_softmax(logits, dim=1)
     if objective == "kl":
-        return kl(target, log_student).mean()
+        return kl(target, log_student)
     place = torch.where(labels < 0, target.argmax(1), labels)
-    return dkd(target, log_student, functional.one_hot(place, target.shape[1]).bool(), every).mean()
+    return dkd(target, log_student, functional.one_hot(place, target.shape[1]).bool(), every)
 
 
 def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective) -> Tensor:
-    """A scalar: the objective inside each active teacher's label set (B, n, K), mean over an image's active teachers; T² left out."""
+    """The objective (B,) inside each active teacher's label set (B, n, K), mean over an image's active teachers; T² left out."""
     blocks, active = knowledge.blocks, knowledge.active
     theirs = blocks.softmax(knowledge.logits)
     if objective == "dist":
         of_teachers = [values.transpose(0, 1) for values in (blocks.softmax(logits), theirs, active[..., None] & blocks.valid)]
         per_teacher = dist(of_teachers[0], of_teachers[1], of_teachers[2])  # (n,)
-        return (per_teacher * active.sum(0)).sum() / active.sum()
+        return ((per_teacher * active.sum(0)).sum() / active.sum()).expand(len(logits))
     if objective == "kl":
         values = block_divergence(logits, knowledge)
     else:
@@ -178,7 +183,7 @@ def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective) 
         likeliest = functional.one_hot(theirs.argmax(2), theirs.shape[2]).bool()
         place = torch.where((knowledge.labels < 0)[:, None, None], likeliest, known)
         values = dkd(theirs, blocks.log_softmax(logits), place, blocks.valid)
-    return (torch.where(active, values, 0.0).sum(1) / active.sum(1)).mean()
+    return torch.where(active, values, 0.0).sum(1) / active.sum(1)
 
 
 def block_divergence(logits: Tensor, knowledge: Knowledge) -> Tensor:
@@ -228,6 +233,5 @@ def _relation(student: Tensor, target: Tensor, counted: Tensor) -> Tensor:
 
 
 def label_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy (B, C), mean over the images whose label may be used; zero if there is none."""
-    total = functional.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
-    return total / (labels >= 0).sum().clamp(min=1)
+    """Cross-entropy of logits (B, C), zero for an image whose label may not be used; mean over the batch."""
+    return functional.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum") / len(labels)

@@ -84,8 +84,9 @@ class StudentSettings(Section):
     alpha: float = Field(
         ge=0,
         le=1,
-        description="Weight of the teachers in the loss, 0 to 1: 0 learns from labels only, 1 from teachers only. Raise it to "
-        "lean on good teachers or when over-fitting; lower it where the teachers may be wrong.",
+        description="Weight of the teachers in the loss of a labelled image, 0 to 1: 0 learns from labels only, 1 from teachers only. "
+        "Raise it to lean on good teachers or when over-fitting; lower it where the teachers may be wrong. Above 0, images without "
+        "label are learnt from the teachers alone.",
     )
     temperature: float = Field(
         gt=0,
@@ -384,11 +385,8 @@ def impossible(settings: StudentSettings) -> str | None:
             "target stacked learns from labels how all teachers belong together, but stored_teachers is "
             f"{settings.stored_teachers} and label_fraction {settings.label_fraction:g}; set the first to all, the second above 0"
         )
-    if settings.label_fraction == 0 and settings.alpha < 1:
-        return (
-            f"label_fraction 0 leaves no label to learn from, but alpha {settings.alpha:g} weighs labels with {1 - settings.alpha:g}; "
-            "set alpha to 1"
-        )
+    if settings.label_fraction == 0 and settings.alpha == 0:
+        return "label_fraction 0 with alpha 0 leaves nothing to learn from; raise one of them"
     return None
 
 
