@@ -26,7 +26,7 @@ from amalgam.trainer import DivergedError, Epoch, Fit, Optimization, steps_per_e
 PREPARED = Path("outputs/prepared")
 TARGETS = Path("outputs/targets")
 STUDENTS = Path("outputs/students")
-SUPPLIED = Path("fetched/models/students")
+SUPPLIED = Path("fetched/weights")
 
 
 def run_params(params: Params, settings: StudentSettings) -> dict[str, Any]:

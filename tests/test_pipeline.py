@@ -18,8 +18,9 @@ from amalgam.models import save_weights
 from amalgam.networks import build_network
 from conftest import Repository, stages_run, write_images
 
-ALL = {"fetch", "preprocess", "teachers", "targets-taskA", "targets-taskB", "train-taskA", "train-taskB", "evaluate"}
+ALL = {"fetch", "weights", "preprocess", "teachers", "targets-taskA", "targets-taskB", "train-taskA", "train-taskB", "evaluate"}
 TRAINING = {"train-taskA", "train-taskB", "evaluate"}
+METRICS = {"test_accuracy", "test_loss", "test_ece", "oracle_routed_teachers", "unrouted_teachers"}
 DETERMINISTIC = ("best.safetensors", "last.safetensors", "student.json", "history.csv", "metrics.json")
 
 
@@ -46,6 +47,7 @@ def test_the_graph_is_the_documented_one(finished: Repository) -> None:
     stages = [name or f"{pinned}.dvc" for name, pinned in re.findall(r"Running stage '(.+)'|Importing '.+' -> '(.+)'", output)]
     order = {name: stages.index(name) for name in stages}
     chain = ["fetch", "data.dvc", "preprocess", "teachers", "models.dvc"]
+    assert order["weights"] < order["teachers"], "what does not fit is refused before anything is trained"
     assert [name for name in stages if name in chain] == chain
     for task in ("taskA", "taskB"):
         assert order["models.dvc"] < order[f"targets-{task}"] < order[f"train-{task}"] < order["evaluate"]
@@ -90,7 +92,7 @@ def test_a_class_of_one_task_re_runs_no_training_of_the_other(finished: Reposito
     finished.set_params(folder__tasks=tasks)
     store = finished.root / ".amalgam" / "teachers"
     before = len(list(store.glob("*/manifest.json")))
-    assert finished.repro() == ALL - {"fetch", "targets-taskA", "train-taskA"}
+    assert finished.repro() == ALL - {"fetch", "weights", "targets-taskA", "train-taskA"}
     assert len(list(store.glob("*/manifest.json"))) == before + 1, "one teacher's classes changed, and it alone was trained"
 
 
@@ -136,7 +138,7 @@ def test_evaluation_prints_a_table_and_writes_what_dvc_shows(finished: Repositor
         assert str(found["overall_accuracy"]) in row
         assert all(f"{name} {value:g}" in row for name, value in found["teacher_accuracy"].items())
     shown = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
-    assert shown["outputs/evaluation/taskA/metrics.json"]["data"]["taskA"].keys() == {"test_accuracy", "test_loss"}
+    assert shown["outputs/evaluation/taskA/metrics.json"]["data"]["taskA"].keys() == METRICS
     page = finished.run("dvc", "plots", "show").stdout.strip()
     html = Path(page.removeprefix("file://")).read_text()
     for expected in ("learning curve", "predictions.csv", "confusion_matrix.png"):
@@ -248,7 +250,7 @@ def test_a_wrong_parameter_ends_in_one_message_before_any_work(finished: Reposit
     assert (finished.root / "outputs/students/taskB/run.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("stage", ["fetch", "preprocess", "teachers", "targets", "train", "evaluate"])
+@pytest.mark.parametrize("stage", ["fetch", "weights", "preprocess", "teachers", "targets", "train", "evaluate"])
 def test_every_stage_validates_all_parameters_first(finished: Repository, stage: str) -> None:
     finished.edit("params.yaml", lambda text: text + "alpah: 1\n")
     task = ("--task", "A") if stage in ("targets", "train") else ()
@@ -305,7 +307,7 @@ def test_a_changed_archive_is_noticed_by_the_documented_command(finished: Reposi
     shutil.copyfile(finished.root / "images/train/red/000.png", finished.root / "images/train/red/new.png")
     assert finished.repro() == set()
     assert stages_run(finished.run("dvc", "repro", "--force", "--single-item", "fetch").stdout) == {"fetch"}
-    assert finished.repro() == ALL - {"fetch"}
+    assert finished.repro() == ALL - {"fetch", "weights"}
 
 
 def test_stages_are_silent_in_a_log(finished: Repository) -> None:
@@ -344,12 +346,12 @@ def test_students_from_images_without_any_label(finished: Repository) -> None:
 
 
 def test_a_student_starts_from_a_file_of_weights(finished: Repository) -> None:
-    """The file is copied by fetch, so that others can train from it too; one that does not exist stops the first stage."""
+    """The file is copied, so that others can train from it too; one that does not exist stops before any work."""
     save_weights(build_network("timm/test_efficientnet", 5).state_dict(), finished.root / "start.safetensors")
     settings = {"student_model": "timm/test_efficientnet", "pretrained": True, "student_weights": "start.safetensors"}
     finished.set_params(**{f"taskA__{name}": value for name, value in settings.items()})
-    assert finished.repro() == {"fetch", "train-taskA", "evaluate"}
-    assert read(finished, "fetched/models/students/taskA/supplied.json")["file"] == "start.safetensors"
+    assert finished.repro() == {"weights", "train-taskA", "evaluate"}
+    assert read(finished, "fetched/weights/taskA/supplied.json")["file"] == "start.safetensors"
     (finished.root / "start.safetensors").unlink()
     finished.set_params(taskA__lr=1e-3)
     assert finished.repro() == {"train-taskA", "evaluate"}

@@ -16,7 +16,7 @@ from amalgam.trainer import Epoch, Validation
 with progress_bar("student taskA", 3, "step") as (advance, show):
     for number in (1, 2, 3):
         advance()
-        show(Epoch(number, 0.1, 0.5, 0.75, {}, Validation(0.4, 0.625)))
+        show(Epoch(number, 0.1, 0.5, 0.75, {}, validation=Validation(0.4, 0.625)))
 """
 COMMAND = [sys.executable, "-c", SCRIPT]
 

@@ -66,7 +66,7 @@ def test_the_closure_follows_imports_but_not_into_neutral_modules() -> None:
 
 
 def test_fetch_and_preprocess_do_not_import_torch_or_mlflow() -> None:
-    for script in ("preprocess", "fetch"):
+    for script in ("preprocess", "fetch", "weights"):
         code = f"import sys; sys.path.insert(0, 'stages'); import {script}; print({{'torch', 'mlflow'}} & set(sys.modules))"
         found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         assert found.stdout.strip() == "set()"

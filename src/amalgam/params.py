@@ -73,7 +73,7 @@ class StudentSettings(Section):
         min_length=1,
         description="A file of weights to start from instead of the published ones: .safetensors or a PyTorch state dict of the "
         "student's architecture, of any number of classes (the head starts anew); a relative path counts from the repository root. "
-        "After changing the file under the same name: make refetch.",
+        "After changing the file under the same name: dvc repro --force --single-item weights.",
     )
     student_resolution: int = Field(
         ge=16,

@@ -1,0 +1,36 @@
+"""Check and copy the weights that students start from, where a file of them is given."""
+
+from pathlib import Path
+
+from amalgam.files import repository_root, sha256_of_file, whole_folder, write_json
+from amalgam.params import StudentSettings
+from amalgam.stage import run_stage, stage_params
+
+WEIGHTS = Path("fetched/weights")
+
+
+def supply(settings: StudentSettings, folder: Path) -> None:
+    """Write the weights of one task, or that there are none. Raises UserError unless they fit the student."""
+    supplied = None
+    if settings.student_weights:
+        from amalgam.models import save_weights
+        from amalgam.networks import build_network, read_state
+
+        path = repository_root() / Path(settings.student_weights).expanduser()
+        state = read_state(path)
+        build_network(settings.student_model, 2, True, path)  # refuses what does not fit
+        save_weights(state, folder / "weights.safetensors")
+        supplied = {"file": path.name, "sha256": sha256_of_file(path)}
+    write_json(folder / "supplied.json", supplied)
+
+
+def main() -> None:
+    params = stage_params()
+    with whole_folder(WEIGHTS) as work:
+        for task in params.task_names:
+            (work / task).mkdir()
+            supply(params.student(task), work / task)
+
+
+if __name__ == "__main__":
+    run_stage(main)
