@@ -44,7 +44,7 @@ format: $(STAMP)  ## put the code into its style
 	ruff format .
 
 test: lint  ## lint, types and tests
-	python -m pytest -m "not slow"
+	python -m pytest --numprocesses auto -m "not slow"
 
 test-slow: $(STAMP)  ## the tests that take minutes: the shipped main job
 	python -m pytest -m slow

@@ -1,7 +1,6 @@
 """Look at the test images once: evaluate every task's student and teachers, and add the results to the training's run."""
 
 import argparse
-import re
 from pathlib import Path
 
 from amalgam.controls import teacher_controls
@@ -36,21 +35,15 @@ def track(task: str) -> None:
     folder = EVALUATION / task
     run, found = read_json(STUDENTS / task / "run.json"), read_json(folder / "results.json")
     metrics = read_json(folder / "metrics.json")[task]
-    metrics |= {metric_name("test_accuracy", name): value for name, value in found["per_class_accuracy"].items()}
+    metrics |= {f"test_accuracy/{name}": value for name, value in found["per_class_accuracy"].items()}
     metrics |= {name: found[name] for name in MORE_METRICS if found[name] is not None}
-    metrics |= {metric_name("teacher_accuracy", name): value for name, value in found["teacher_accuracy"].items()}
+    metrics |= {f"teacher_accuracy/{name}": value for name, value in found["teacher_accuracy"].items()}
     files = sorted(folder.iterdir())
     architecture, trained = read_json(STUDENTS / task / "student.json")["architecture"], read_json(STUDENTS / task / "metrics.json")[task]
     note = run_note(task, architecture, trained, found, run["commands"], run["dirty"])
     known = add_evaluation(run["run_id"], fingerprint(files={file.name: sha256_of_file(file) for file in files}), metrics, files, note)
     if not known:
         print(f"{task}: this MLflow store has no run {run['run_id']}; the test results stand in {folder} alone")
-
-
-def metric_name(kind: str, name: str) -> str:
-    """A name that MLflow accepts: it allows word characters and - . space : / only."""
-    allowed = re.sub(r"[^-. :/\w]", "_", name)
-    return f"{kind}/{allowed}"
 
 
 def row(task: str) -> list[str]:

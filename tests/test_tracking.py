@@ -115,6 +115,12 @@ def test_the_machines_load_is_logged_while_training_runs(root: Path, monkeypatch
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= metrics.keys()
 
 
+def test_any_name_of_a_teacher_or_class_can_be_logged(root: Path) -> None:
+    with training_run("taskA", "name", {}, {}) as tracker:
+        tracker.metrics({"teacher_weight/fruit+vegetables": 0.5, "test_accuracy/größe (m²)": 1.0})
+    assert {"teacher_weight/fruit_vegetables", "test_accuracy/größe _m²_"} <= connect().get_run(tracker.run_id).data.metrics.keys()
+
+
 def test_the_note_is_what_the_page_shows(root: Path) -> None:
     run_id = one_run()
     add_evaluation(run_id, "x", {}, [], "**good**")

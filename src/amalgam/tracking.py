@@ -8,6 +8,7 @@ import getpass
 import logging
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,8 +43,9 @@ class Tracker:
         self.run_id = run_id
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Log values by name; a character that MLflow does not allow in one (as + in a teacher's) becomes an underscore."""
         now = get_current_time_millis()
-        self.client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+        self.client.log_batch(self.run_id, metrics=[Metric(_allowed(name), value, now, step) for name, value in values.items()])
 
     def file(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.run_id, str(path), folder)
@@ -53,6 +55,10 @@ class Tracker:
 
     def tags(self, values: dict[str, str]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in values.items()])
+
+
+def _allowed(name: str) -> str:
+    return re.sub(r"[^-. :/\w]", "_", name)
 
 
 def connect() -> MlflowClient:
