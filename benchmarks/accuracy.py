@@ -6,7 +6,8 @@
     python benchmarks/accuracy.py table            --task A    Markdown, from what has been run
 
 ``tune`` writes its choice beside the protocol, into accuracy.chosen.yaml, which is committed before ``run``; ``run`` refuses rows
-without a choice. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none.
+without a choice. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none. Each training's validation accuracy,
+and which test images it got right, go into accuracy.results.json beside the protocol: ``table`` reads nothing else.
 What was computed is kept under .amalgam/accuracy and not computed again. ``--jobs 2`` runs two trainings of one thread each.
 """
 
@@ -60,9 +61,13 @@ class Job:
     seed: int
 
     @property
-    def folder(self) -> Path:
+    def key(self) -> str:
         common = {name: protocol()[name] for name in ("teacher", "common")}
-        return WORK / "runs" / fingerprint(task=self.task, settings=self.settings, seed=self.seed, **common)[:16]
+        return fingerprint(task=self.task, settings=self.settings, seed=self.seed, **common)[:16]
+
+    @property
+    def folder(self) -> Path:
+        return WORK / "runs" / self.key
 
 
 @cache
@@ -77,6 +82,21 @@ def choice_file() -> Path:
 
 def chosen() -> dict[str, dict[str, Settings]]:
     return yaml.safe_load(choice_file().read_text(encoding="utf-8")) if choice_file().exists() else {}
+
+
+def results_file() -> Path:
+    return Path(os.environ[PROTOCOL]).with_suffix(".results.json")
+
+
+def results() -> dict[str, Any]:
+    return read_json(results_file()) if results_file().exists() else {}
+
+
+def record(key: str, found: dict[str, Any]) -> None:
+    """Keep what one training, or one seed's teachers, came to."""
+    with FileLock(WORK / "results.lock"):
+        known = results()
+        write_json(results_file(), dict(sorted((known | {key: known.get(key, {}) | found}).items())))
 
 
 def parameters(seed: int) -> Params:
@@ -170,6 +190,9 @@ def train(job: Job, archive: Path | None) -> float:
 
     done = once(job.folder, make)
     accuracy = float(read_json(done / "metrics.json")[job.task]["val_accuracy"])
+    seconds = read_json(done / "student.json")["seconds"]
+    about = {"task": job.task, "row": job.row, "settings": job.settings, "seed": job.seed}
+    record(job.key, about | {"validation": accuracy, "seconds": seconds})
     print(f"{job.task} {job.row} {job.settings} seed {job.seed}: validation {accuracy} %", flush=True)
     return accuracy
 
@@ -183,14 +206,17 @@ def test(job: Job) -> None:
     """Look at the test images with a trained student, and with its teachers."""
     folder = prepared(None, job.seed, job.task)
     label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder / "test")
-    if not (job.folder / "right.npy").exists():
-        student: Classifier = load_student(job.folder, label_sets)
-        found = predict(student, split)
-        np.save(job.folder / "right.npy", found.predicted == found.labels)
-    controls = WORK / f"seed{job.seed}" / f"controls-{job.task}.json"
-    if not controls.exists():
+    if "right" not in results()[job.key]:
+        found = predict(load_student(job.folder, label_sets), split)
+        record(job.key, {"images": len(found.labels), "right": np.packbits(found.predicted == found.labels).tobytes().hex()})
+    controls = f"teachers {job.task} seed {job.seed}"
+    if controls not in results():
         measured = teacher_controls(load_teachers(WORK / f"seed{job.seed}" / "models" / job.task, label_sets), label_sets, split)
-        write_json(controls, {"own": measured.own, "oracle-routed": measured.oracle_routed, "unrouted": measured.unrouted})
+        record(controls, {"own": measured.own, "oracle-routed": measured.oracle_routed, "unrouted": measured.unrouted})
+
+
+def right_images(found: dict[str, Any]) -> npt.NDArray[np.bool_]:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(found["right"]), np.uint8), count=found["images"]).astype(bool)
 
 
 # ── The commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -240,32 +266,33 @@ def interval(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> tup
 
 
 def table(task: str, rows: dict[str, Settings]) -> str:
-    """Markdown: a line a row whose seeds have all been run, then the controls."""
-    done: dict[str, list[Job]] = {}
+    """Markdown: a line a row of which every seed has been run, then the controls."""
+    known, seeds = results(), protocol()["seeds"]
+    done: dict[str, list[dict[str, Any]]] = {}
     for job in final_jobs(task, rows):
-        if (job.folder / "right.npy").exists():
-            done.setdefault(job.row, []).append(job)
-    right = {row: np.stack([np.load(job.folder / "right.npy") for job in jobs]) for row, jobs in done.items()}
-    lines = ["| row | chosen | validation % | test % | gain over label-only (95 %) |", "|---|---|---|---|---|"]
-    for row, jobs in done.items():
-        validation = [read_json(job.folder / "metrics.json")[task]["val_accuracy"] for job in jobs]
-        tests = 100 * right[row].mean(axis=1)
-        less = "–"
+        if "right" in known.get(job.key, {}):
+            done.setdefault(job.row, []).append(known[job.key])
+    done = {row: found for row, found in done.items() if len(found) == len(seeds)}
+    right = {row: np.stack([right_images(run) for run in found]) for row, found in done.items()}
+    lines = ["| row | chosen | validation % | test % | gain over its control (95 %) |", "|---|---|---|---|---|"]
+    for row, found in done.items():
         control = protocol()["controls"].get(row, protocol()["control"])
-        if row != control and control in right and right[control].shape == right[row].shape:
-            less = "{:+.1f} ({:+.1f} … {:+.1f})".format(*interval(right[row], right[control]))
+        gain = "–"
+        if row != control and control in right:
+            gain = "{:+.1f} ({:+.1f} … {:+.1f})".format(*interval(right[row], right[control]))
         point = ", ".join(f"{name} {value:g}" for name, value in chosen()[task][row].items())
-        spread = f" ± {tests.std(ddof=1):.1f}" if len(tests) > 1 else ""
-        lines.append(f"| {row} | {point} | {np.mean(validation):.1f} | {tests.mean():.1f}{spread} | {less} |")
-    controls = [
-        read_json(WORK / f"seed{seed}" / f"controls-{task}.json")
-        for seed in protocol()["seeds"]
-        if (WORK / f"seed{seed}" / f"controls-{task}.json").exists()
-    ]
+        validation = np.mean([run["validation"] for run in found])
+        lines.append(f"| {row} | {point} | {validation:.1f} | {with_spread(100 * right[row].mean(axis=1))} | {gain} |")
     for name in ("oracle-routed", "unrouted"):
-        values = [found[name] for found in controls]
-        lines.append(f"| *teachers, {name}* | | | {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} | |")
+        teachers = [f"teachers {task} seed {seed}" for seed in seeds]
+        values = [known[key][name] for key in teachers if key in known]
+        if values:
+            lines.append(f"| *teachers, {name}* | | | {with_spread(np.array(values))} | |")
     return "\n".join(lines)
+
+
+def with_spread(values: npt.NDArray[np.float64]) -> str:
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def main() -> None:
