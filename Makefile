@@ -1,6 +1,6 @@
 # Two commands: `make repro` runs the main job, `make test` the tests. Both create the environment first.
 .DEFAULT_GOAL := help
-.PHONY: help install repro results refetch ui test test-slow lint format lock
+.PHONY: help install repro results refetch ui sync champion crown test test-slow lint format lock
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -31,8 +31,18 @@ refetch: $(STAMP)  ## look at the source again (a changed archive or folder), th
 results: $(STAMP)  ## print the last evaluation's table
 	PYTHONPATH=src python stages/evaluate.py --show
 
-ui: $(STAMP)  ## open MLflow's pages at http://127.0.0.1:5000
+ui: sync  ## show MLflow's pages at http://127.0.0.1:5000
+	@echo 'In the page, choose "Model training" at the top left once: the browser remembers it.'
 	mlflow ui
+
+sync: $(STAMP)  ## send to MLflow what it lacks of the students and evaluations in outputs/
+	PYTHONPATH=src python stages/sync.py
+
+champion: $(STAMP)  ## print each task's champion, the best student by validation accuracy
+	PYTHONPATH=src python stages/champion.py
+
+crown: $(STAMP)  ## make a run's student champion: make crown TASK=taskA RUN=its id
+	PYTHONPATH=src python stages/champion.py --crown $(TASK) $(RUN)
 
 lint: $(STAMP)  ## style and types
 	ruff check .

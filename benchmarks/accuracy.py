@@ -33,7 +33,6 @@ from amalgam.dataset import LabelSets, PreparedSplit, prepare_split, stored_size
 from amalgam.distilling import train_student
 from amalgam.evaluation import predict
 from amalgam.files import read_json, whole_folder, write_json
-from amalgam.models import Classifier
 from amalgam.params import Params, StudentSettings, load_params
 from amalgam.provenance import configure_execution, fingerprint
 from amalgam.sources import folder as folder_source

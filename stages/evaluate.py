@@ -1,26 +1,26 @@
 """Look at the test images once: evaluate every task's student and teachers, and add the results to the training's run."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.evaluation import predict, write_evaluation
-from amalgam.files import read_json, sha256_of_file
-from amalgam.notes import run_note
-from amalgam.provenance import configure_execution, fingerprint
+from amalgam.files import read_json
+from amalgam.provenance import configure_execution
+from amalgam.record import RunRecord
 from amalgam.stage import run_stage, stage_params
 from amalgam.students import load_student
 from amalgam.summary import table
 from amalgam.teachers import load_teachers
-from amalgam.tracking import add_evaluation
+from amalgam.tracking.publish import attempt, publish_evaluation
 
 PREPARED = Path("outputs/prepared")
 MODELS = Path("models")
 STUDENTS = Path("outputs/students")
 EVALUATION = Path("outputs/evaluation")
-MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy")
-HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", "best epoch", "seconds", "MLflow run")
+HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", "best epoch", "seconds", "MLflow run", "of experiment")
 
 
 def evaluate(task: str) -> None:
@@ -31,23 +31,8 @@ def evaluate(task: str) -> None:
     write_evaluation(task, STUDENTS / task / "best.safetensors", predictions, controls, label_sets, split, EVALUATION / task)
 
 
-def track(task: str) -> None:
-    folder = EVALUATION / task
-    run, found = read_json(STUDENTS / task / "run.json"), read_json(folder / "results.json")
-    metrics = read_json(folder / "metrics.json")[task]
-    metrics |= {f"test_accuracy/{name}": value for name, value in found["per_class_accuracy"].items()}
-    metrics |= {name: found[name] for name in MORE_METRICS if found[name] is not None}
-    metrics |= {f"teacher_accuracy/{name}": value for name, value in found["teacher_accuracy"].items()}
-    files = sorted(folder.iterdir())
-    architecture, trained = read_json(STUDENTS / task / "student.json")["architecture"], read_json(STUDENTS / task / "metrics.json")[task]
-    note = run_note(task, architecture, trained, found, run["commands"], run["dirty"])
-    known = add_evaluation(run["run_id"], fingerprint(files={file.name: sha256_of_file(file) for file in files}), metrics, files, note)
-    if not known:
-        print(f"{task}: this MLflow store has no run {run['run_id']}; the test results stand in {folder} alone")
-
-
 def row(task: str) -> list[str]:
-    student, run = read_json(STUDENTS / task / "student.json"), read_json(STUDENTS / task / "run.json")
+    student, run = read_json(STUDENTS / task / "student.json"), RunRecord.read(STUDENTS / task)
     trained, found = read_json(STUDENTS / task / "metrics.json")[task], read_json(EVALUATION / task / "results.json")
     teachers = ", ".join(f"{name} {accuracy:g}" for name, accuracy in found["teacher_accuracy"].items())
     epochs = f"{student['best_epoch']} of {student['settings']['num_epochs']}"
@@ -58,8 +43,9 @@ def row(task: str) -> list[str]:
         trained.get("val_accuracy", "–"),
         found["overall_accuracy"],
         epochs,
-        run["seconds"],
-        run["run_id"],
+        run.seconds,
+        run.run_id,
+        run.tags.get("dvc.experiment", "–"),
     )
     return [task, *map(str, values)]
 
@@ -73,7 +59,7 @@ def main() -> None:
         configure_execution()
         for task in tasks:
             evaluate(task)
-            track(task)
+            attempt(partial(publish_evaluation, STUDENTS / task, EVALUATION / task))
     print(table(HEADER, [row(task) for task in tasks]))
 
 

@@ -2,8 +2,12 @@
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +107,46 @@ class Repository:
         self.run("git", "commit", "-qm", message)
 
 
+class WebServer:
+    """One of ``mlflow``'s servers, in a folder, at a free port of this machine."""
+
+    def __init__(self, folder: Path, *command: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.folder = folder
+        self.command = command
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, log: Path) -> None:
+        """Return when it answers. Raises AssertionError with its log if it ends instead."""
+        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", *self.command, "--port", str(self.port), "--workers", "1"],
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=environment,
+            )
+        while self.process.poll() is None:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
+            except OSError:
+                time.sleep(0.3)
+            else:
+                return
+        raise AssertionError(log.read_text())
+
+    def stop(self) -> None:
+        if self.process:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
 def stages_run(output: str) -> set[str]:
     return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")}
 
@@ -149,6 +193,13 @@ def finished_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository.repro()
     repository.commit("first run")
     return repository.root
+
+
+@pytest.fixture
+def tracked(finished_template: Path, tmp_path: Path) -> Repository:
+    """A copy of the finished repository with its MLflow store, whose paths MLflow knows at another place."""
+    shutil.copytree(finished_template, tmp_path / "moved", symlinks=True)
+    return Repository(tmp_path / "moved")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from amalgam.dataset import LabelSets, PreparedSplit, fit_square, prepare_split, stored_size, validation_mask, visible_labels
+from amalgam.dataset import LabelSets, PreparedSplit, prepare_split, stored_size, validation_mask, visible_labels
 from amalgam.errors import UserError
 from amalgam.sources import folder
 from amalgam.sources.raw import RawSplit, read_classes, read_split, read_unlabeled
@@ -101,14 +101,6 @@ def test_nothing_is_held_out_at_fraction_zero() -> None:
 def test_a_class_of_one_image_cannot_be_split() -> None:
     with pytest.raises(UserError, match="class 'b' has 1 training image"):
         validation_mask(np.array([0, 0, 1]), ["a", "b"], 0.5, 0)
-
-
-def test_fit_square_cuts_the_centre() -> None:
-    pixels = np.zeros((10, 30, 3), dtype=np.uint8)
-    pixels[:, 10:20] = 200
-    np.testing.assert_array_equal(fit_square(pixels, 10), np.full((10, 10, 3), 200))
-    assert fit_square(pixels, 7).shape == (7, 7, 3)
-    assert fit_square(pixels.transpose(1, 0, 2), 16).shape == (16, 16, 3)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import shlex
 
+import numpy as np
 import pytest
 
 from amalgam.notes import changed_settings, repeat, run_name, run_note
@@ -18,6 +19,9 @@ FOUND = {
 }
 
 
+CONFUSION = [["actual", "cat", "dog"], ["cat", "9", "1"], ["dog", "0", "7"]]
+
+
 def settings(**changes: object) -> StudentSettings:
     return load_params(ROOT / "params.yaml").student("taskA").model_copy(update={"alpha": 0.5, "temperature": 4.0, "seed": 42} | changes)
 
@@ -27,12 +31,26 @@ def settings(**changes: object) -> StudentSettings:
     [
         ({}, "MobileNetV3 α0.5 T4 blocks s42"),
         ({"alpha": 0.0}, "MobileNetV3 α0 s42"),
+        ({"lr": 0.01, "run": "again"}, "MobileNetV3 α0.5 T4 blocks s42 lr=0.01 again"),
         ({"target": "joint", "objective": "dkd", "standardize_logits": True}, "MobileNetV3 α0.5 T4 joint-dkd standardized s42"),
         ({"label_fraction": 0.1, "pretrained": True, "run": "again"}, "MobileNetV3 pretrained α0.5 T4 blocks labels 10% s42 again"),
     ],
 )
 def test_a_runs_name_says_what_differs(changes: dict[str, object], name: str) -> None:
-    assert run_name(settings(**changes)) == name
+    assert run_name(settings(**changes), dict.fromkeys(changes, ""), "taskA") == name
+
+
+def test_a_runs_name_says_what_was_changed_for_its_task_or_the_teachers() -> None:
+    changed = {
+        "taskA.num_epochs": "7",
+        "taskB.lr": "1",
+        "batch_size": "8",
+        "taskA.batch_size": "16",
+        "teacher.lr": "0.1",
+        "source": "folder",
+    }
+    name = run_name(settings(num_epochs=7, batch_size=16), changed, "taskA")
+    assert name == "MobileNetV3 α0.5 T4 blocks s42 batch_size=16 num_epochs=7 teacher.lr=0.1"
 
 
 def test_the_commands_repeat_what_was_changed() -> None:
@@ -54,11 +72,21 @@ def test_the_commands_repeat_what_was_changed() -> None:
 
 
 def test_the_note_holds_results_and_commands() -> None:
-    trained = run_note("taskA", "ResNet18", {"val_accuracy": 81.5}, None, "dvc exp run", False)
+    trained = run_note("taskA", "ResNet18", {"val_accuracy": 81.5}, None, None, "dvc exp run", False)
     assert "| student, validation images | 81.5 |" in trained
     assert "test images" not in trained
-    tested = run_note("taskA", "ResNet18", {"val_accuracy": 81.5}, FOUND, "dvc exp run -S alpha=0.9", True)
+    tested = run_note("taskA", "ResNet18", {"val_accuracy": 81.5}, FOUND, CONFUSION, "dvc exp run -S alpha=0.9", True)
     assert "| **student, test images** | **82** (80.1 … 83.9) |" in tested
     assert "| teacher trees, on its own classes | 75.8 |" in tested
+    assert "| actual \\ predicted | cat | dog |\n|---|---|---|\n| **cat** | 9 | 1 |\n| **dog** | · | 7 |" in tested
     assert "```\ndvc exp run -S alpha=0.9\n```" in tested
     assert "changes that no commit holds" in tested
+
+
+def test_of_many_classes_the_note_lists_what_is_most_often_confused() -> None:
+    names = [f"c{i}" for i in range(30)]
+    counts = np.diag(np.full(30, 90))
+    counts[3, 5], counts[7, 1] = 4, 9
+    confusion = [["actual", *names], *([name, *map(str, row)] for name, row in zip(names, counts, strict=True))]
+    note = run_note("taskA", "ResNet18", {}, FOUND, confusion, "dvc exp run", False)
+    assert "| actual | taken for | images |\n|---|---|---|\n| c7 | c1 | 9 |\n| c3 | c5 | 4 |\n" in note

@@ -71,7 +71,7 @@ def test_one_tasks_alpha_re_runs_that_tasks_training(finished: Repository) -> No
 
 def test_readme_and_neutral_code_re_run_nothing(finished: Repository) -> None:
     finished.edit("README.md", append_comment)
-    finished.edit("src/amalgam/tracking.py", append_comment)
+    finished.edit("src/amalgam/tracking/run.py", append_comment)
     finished.edit("src/amalgam/params.py", append_comment)
     assert finished.repro() == set()
 

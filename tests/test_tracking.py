@@ -12,7 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 from amalgam.errors import UserError
-from amalgam.tracking import add_evaluation, code_is_dirty, committed_params, connect, context_tags, training_run
+from amalgam.origin import code_is_dirty, committed_params, origin_tags
+from amalgam.tracking.run import training_run
+from amalgam.tracking.store import connect
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def one_run(task: str = "taskA") -> str:
-    with training_run(task, "name", {"alpha": 0.5}, {"task": task}) as tracker:
+    with training_run(task, "name", {"alpha": 0.5}, {"task": task} | origin_tags()) as tracker:
         for epoch in (1, 2):
             tracker.metrics({"val_accuracy": 10.0 * epoch}, epoch)
         return tracker.run_id
@@ -59,17 +61,6 @@ def test_a_training_that_fails_is_marked_failed(root: Path) -> None:
     assert connect().get_run(tracker.run_id).info.status == "FAILED"
 
 
-def test_an_evaluation_is_logged_once(root: Path) -> None:
-    run_id = one_run()
-    picture = Path("matrix.png")
-    picture.write_bytes(b"png")
-    for _ in range(2):
-        assert add_evaluation(run_id, "fingerprint", {"test_accuracy": 91.0}, [picture], "note")
-    assert len(connect().get_metric_history(run_id, "test_accuracy")) == 1
-    assert add_evaluation(run_id, "another", {"test_accuracy": 92.0}, [picture], "note")
-    assert connect().get_run(run_id).data.metrics["test_accuracy"] == 92.0
-
-
 def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
@@ -90,7 +81,7 @@ def test_a_run_says_which_code_data_and_teachers_made_it(root: Path) -> None:
     assert code_is_dirty() is False, "parameters are recorded apart"
     assert committed_params() == "alpha: 0.5"
     Path("src/code.py").write_text("a = 2\n")
-    tags = context_tags()
+    tags = origin_tags()
     assert tags["git.commit"] == git("rev-parse", "HEAD")
     assert tags["git.dirty"] == "true"
     assert tags["dvc.data"] == "abc.dir"
@@ -100,7 +91,7 @@ def test_a_run_says_which_code_data_and_teachers_made_it(root: Path) -> None:
 
 def test_without_git_a_run_is_tracked_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert "git.commit" not in context_tags()
+    assert "git.commit" not in origin_tags()
     assert connect().get_run(one_run()).info.status == "FINISHED"
 
 
@@ -119,19 +110,6 @@ def test_any_name_of_a_teacher_or_class_can_be_logged(root: Path) -> None:
     with training_run("taskA", "name", {}, {}) as tracker:
         tracker.metrics({"teacher_weight/fruit+vegetables": 0.5, "test_accuracy/größe (m²)": 1.0})
     assert {"teacher_weight/fruit_vegetables", "test_accuracy/größe _m²_"} <= connect().get_run(tracker.run_id).data.metrics.keys()
-
-
-def test_the_note_is_what_the_page_shows(root: Path) -> None:
-    run_id = one_run()
-    add_evaluation(run_id, "x", {}, [], "**good**")
-    assert connect().get_run(run_id).data.tags["mlflow.note.content"] == "**good**"
-
-
-def test_an_unknown_or_deleted_run_is_reported(root: Path) -> None:
-    run_id = one_run()
-    connect().delete_run(run_id)
-    assert not add_evaluation(run_id, "x", {}, [], "")
-    assert not add_evaluation("0" * 32, "x", {}, [], "")
 
 
 def test_a_deleted_experiment_says_how_to_restore_it(root: Path) -> None:

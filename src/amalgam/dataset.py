@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_arrays, whole_folder, write_json
+from amalgam.serving.pixels import fit
 from amalgam.sources.raw import UNLABELED, RawSplit
 
 MIXED_RESOLUTION = 64  # pixels; where the images share no size and the source's resolution is null
@@ -138,16 +138,6 @@ def _classes_in_turn(
         yield np.flatnonzero(labels == label), name, np.random.default_rng([seed[0], own, *seed[1:]])
 
 
-def fit_square(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """Resize the shorter side to ``side`` (bicubic) and cut out the centre: (side, side, 3)."""
-    height, width, _ = pixels.shape
-    scale = side / min(height, width)
-    size = (max(side, round(width * scale)), max(side, round(height * scale)))
-    resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-    top, left = (size[1] - side) // 2, (size[0] - side) // 2
-    return resized[top : top + side, left : left + side]
-
-
 def stored_size(raws: Sequence[RawSplit], raw_classes: Sequence[str], union: Sequence[str], resolution: int | None) -> tuple[int, int]:
     """(height, width) in which all images of a task are stored: ``resolution`` squared, else their common native size.
 
@@ -208,8 +198,7 @@ def _write_images(parts: Sequence[tuple[RawSplit, npt.NDArray[np.int64]]], size:
     _claim_space(path)
 
     def store(raw: RawSplit, row: int, place: int) -> None:
-        pixels = raw.decode(row)
-        images[place] = pixels if pixels.shape[:2] == size else fit_square(pixels, size[0])
+        images[place] = fit(raw.decode(row), size)
 
     start = 0
     with ThreadPoolExecutor() as pool:

@@ -1,20 +1,34 @@
 """What people read of a run: its name, the commands that repeat it, the note on its page."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from amalgam.params import PARAMS_FILE, StudentSettings, read_yaml
 
+# Settings that each run's name says anyhow.
+NAMED = frozenset(
+    ("student_model", "pretrained", "alpha", "temperature", "target", "objective", "standardize_logits", "label_fraction", "seed", "run")
+)
+MATRIX_UP_TO = 20  # classes; beyond, a table would be wider than the page
+CONFUSIONS = 15  # the most frequent ones, listed instead
 
-def run_name(settings: StudentSettings) -> str:
-    """Short, and different where the settings that people compare are: ``MobileNetV3 α0.5 T4 blocks s42``, then ``run``."""
+
+def run_name(settings: StudentSettings, changed: Mapping[str, str], task: str) -> str:
+    """Short, and different where settings are: ``MobileNetV3 α0.5 T4 blocks s42``, what else was ``changed``, then ``run``.
+
+    Of the changed settings, by their dotted keys, those of the teachers count and those of the student that hold for ``task``.
+    """
     words = [settings.student_model, "pretrained" if settings.pretrained else "", f"α{settings.alpha:g}"]
     if settings.alpha > 0:
         objective = "" if settings.objective == "kl" else f"-{settings.objective}"
         words += [f"T{settings.temperature:g}", f"{settings.target}{objective}", "standardized" if settings.standardize_logits else ""]
     labels = "" if settings.label_fraction == 1 else f"labels {100 * settings.label_fraction:g}%"
-    return " ".join(word for word in [*words, labels, f"s{settings.seed}", settings.run] if word)
+    students = set(StudentSettings.model_fields) - NAMED
+    own = [name for name in sorted(students) if name in changed or f"{task}.{name}" in changed]
+    others = [f"{name}={getattr(settings, name)}" for name in own]
+    others += [f"{key}={value}" for key, value in changed.items() if key.startswith("teacher.")]
+    return " ".join(word for word in [*words, labels, f"s{settings.seed}", *others, settings.run] if word)
 
 
 def changed_settings(now: str, then: str) -> dict[str, str]:
@@ -43,9 +57,19 @@ def repeat(commit: str | None, changed: Mapping[str, str]) -> str:
 
 
 def run_note(
-    task: str, architecture: str, trained: Mapping[str, float], found: Mapping[str, Any] | None, commands: str, dirty: bool
+    task: str,
+    architecture: str,
+    trained: Mapping[str, float],
+    found: Mapping[str, Any] | None,
+    confusion: Sequence[Sequence[str]] | None,
+    commands: str,
+    dirty: bool,
 ) -> str:
-    """Markdown: results, the teachers beside them, how to repeat it. ``trained`` are the training's metrics, ``found`` the evaluation's."""
+    """Markdown: results, the teachers beside them, what is confused with what, how to repeat it.
+
+    ``trained`` are the training's metrics; ``found`` and ``confusion`` (a row an actual class, its name first, below a row of the
+    predicted classes' names) are the evaluation's.
+    """
     rows = []
     if "val_accuracy" in trained:
         rows.append(("student, validation images", f"{trained['val_accuracy']:g}"))
@@ -57,4 +81,18 @@ def run_note(
         rows += [(f"teacher {name}, on its own classes", f"{accuracy:g}") for name, accuracy in found["teacher_accuracy"].items()]
     table = "\n".join(["| accuracy in percent | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
     remark = "\n\nThe code had changes that no commit holds: the commands repeat it only with them." if dirty else ""
-    return f"**{architecture}** for {task}\n\n{table}\n\nTo repeat it:\n\n```\n{commands}\n```{remark}\n"
+    matrix = f"\n\n{_confusion_table(confusion)}" if confusion else ""
+    return f"**{architecture}** for {task}\n\n{table}{matrix}\n\nTo repeat it:\n\n```\n{commands}\n```{remark}\n"
+
+
+def _confusion_table(confusion: Sequence[Sequence[str]]) -> str:
+    """The matrix of counts; of many classes, what is most often taken for what."""
+    (_, *classes), *rows = confusion
+    if len(classes) <= MATRIX_UP_TO:
+        lines = [f"| **{actual}** | {' | '.join(count if count != '0' else '·' for count in counts)} |" for actual, *counts in rows]
+        return "\n".join([f"| actual \\ predicted | {' | '.join(classes)} |", "|---" * (len(classes) + 1) + "|", *lines])
+    wrong = [
+        (int(n), actual, name) for actual, *counts in rows for name, n in zip(classes, counts, strict=True) if name != actual and n != "0"
+    ]
+    lines = [f"| {actual} | {name} | {count} |" for count, actual, name in sorted(wrong, key=lambda found: -found[0])[:CONFUSIONS]]
+    return "\n".join(["| actual | taken for | images |", "|---|---|---|", *lines])

@@ -18,7 +18,7 @@ from amalgam.errors import UserError
 PACKAGE = Path(__file__).parent
 
 # Modules that cannot change what a stage writes: parameters count by their values, the others only show or report.
-NEUTRAL = frozenset({"errors", "notes", "params", "progress", "stage", "store", "summary", "tracking"})
+NEUTRAL = frozenset({"errors", "export", "notes", "origin", "params", "progress", "record", "stage", "store", "summary", "tracking"})
 
 THREADS_VARIABLE = "AMALGAM_THREADS"
 
@@ -44,13 +44,18 @@ def module_file(name: str) -> Path:
 def import_closure(start: Iterable[str]) -> list[str]:
     """All amalgam modules reached from ``start``, sorted, without the neutral ones and what only they reach."""
     seen: set[str] = set()
-    waiting = [name for name in start if name not in NEUTRAL]
+    waiting = [name for name in start if not is_neutral(name)]
     while waiting:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            waiting.extend(found for found in imported_modules(module_file(name)) if found not in NEUTRAL)
+            waiting.extend(found for found in imported_modules(module_file(name)) if not is_neutral(found))
     return sorted(seen)
+
+
+def is_neutral(module: str) -> bool:
+    """Whether it is one of the neutral modules, or in a package that is."""
+    return module.partition(".")[0] in NEUTRAL
 
 
 @cache

@@ -14,9 +14,6 @@ Images are ordered by class, then by name, so the same images give the same byte
 that are arrays store each image as a PPM file, the simplest lossless one.
 """
 
-import io
-import struct
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
 from amalgam.errors import UserError
 from amalgam.files import read_json, write_json
+from amalgam.serving import pixels
 
 SPLITS = ("train", "test")
 UNLABELED_SPLIT = "unlabeled"
@@ -58,29 +55,11 @@ class RawSplit:
 
 
 def decode(encoded: bytes, name: str) -> npt.NDArray[np.uint8]:
-    """Decode one image file to uint8 RGB (height, width, 3), upright by its EXIF orientation.
-
-    Sixteen-bit greyscale keeps its high byte; transparency is dropped. Raises UserError that names an unreadable file.
-    """
+    """Decode one image file as ``pixels.decode`` does. Raises UserError that names an unreadable file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(encoded)) as image:
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        raise UserError(f"{name}: not a readable image ({error}); remove or replace it") from error
-    if upright.mode.startswith("I"):
-        return np.repeat((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
-    return np.asarray(upright.convert("RGB"))
+        return pixels.decode(encoded)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}; remove or replace it") from error
 
 
 def encode_ppm(pixels: npt.NDArray[np.uint8]) -> bytes:

@@ -1,0 +1,55 @@
+"""Where a run comes from: DVC's stage and experiment, git's commit, the pinned data and teachers, the machine."""
+
+import getpass
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from amalgam.params import PARAMS_FILE
+
+
+def origin_tags() -> dict[str, str]:
+    """All of it, of the current process and folder, as tags of a run."""
+    variables = {"dvc.stage": "DVC_STAGE", "dvc.experiment": "DVC_EXP_NAME", "dvc.baseline": "DVC_EXP_BASELINE_REV"}
+    tags = {tag: os.environ[variable] for tag, variable in variables.items() if os.environ.get(variable)}
+    commit = code_commit()
+    if commit:
+        tags |= {"git.commit": commit, "git.dirty": str(code_is_dirty()).lower(), "mlflow.source.git.commit": commit}
+    tags |= {f"dvc.{name}": found for name, found in ((name, pinned(name)) for name in ("data", "models")) if found}
+    return tags | {"host": platform.node(), "mlflow.user": getpass.getuser(), "mlflow.source.type": "LOCAL"}
+
+
+def code_commit() -> str | None:
+    """The commit whose code runs: an experiment's baseline, whatever HEAD may be by now."""
+    return os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD")
+
+
+def code_is_dirty() -> bool:
+    """Whether the code differs from its commit; parameters are recorded apart."""
+    return bool(_git("status", "--porcelain", "--", "src", "stages", "dvc.yaml"))
+
+
+def committed_params() -> str | None:
+    """params.yaml as the commit holds it."""
+    return _git("show", f"{code_commit()}:{PARAMS_FILE}")
+
+
+def pinned(name: str) -> str | None:
+    """The hash that ``data.dvc`` or ``models.dvc`` pins; None before DVC has seen what it pins."""
+    file = Path(f"{name}.dvc")
+    if not file.is_file():
+        return None
+    found: str | None = yaml.safe_load(file.read_text(encoding="utf-8"))["outs"][0].get("md5")
+    return found
+
+
+def _git(*arguments: str) -> str | None:
+    """What git answers in the current folder, which is the experiment's own copy of the repository; None if it fails."""
+    try:
+        found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None

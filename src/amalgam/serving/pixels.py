@@ -1,0 +1,49 @@
+"""From an image file, or an image of any size, to the pixels that networks are given."""
+
+import io
+import struct
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def decode(encoded: bytes) -> npt.NDArray[np.uint8]:
+    """One image file as uint8 RGB (height, width, 3), upright by its EXIF orientation.
+
+    Sixteen-bit greyscale keeps its high byte; transparency is dropped. Raises ValueError if the file is no readable image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(encoded)) as image:
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+    except UNREADABLE as error:
+        raise ValueError(f"not a readable image ({error})") from error
+    if upright.mode.startswith("I"):
+        return np.repeat((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+    return np.asarray(upright.convert("RGB"))
+
+
+def fit(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Resize (bicubic) until the image covers ``size`` (height, width) and cut out the centre; as it is where it fits already."""
+    height, width, _ = pixels.shape
+    if (height, width) == size:
+        return pixels
+    scale = max(size[0] / height, size[1] / width)
+    across, down = max(size[1], round(width * scale)), max(size[0], round(height * scale))
+    resized = np.asarray(Image.fromarray(pixels).resize((across, down), Image.Resampling.BICUBIC))
+    top, left = (down - size[0]) // 2, (across - size[1]) // 2
+    return resized[top : top + size[0], left : left + size[1]]

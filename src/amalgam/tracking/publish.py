@@ -1,0 +1,187 @@
+"""From the files of finished stages to MLflow. What is there already is not sent again, so it can be repeated at any time."""
+
+import csv
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from amalgam.errors import UserError
+from amalgam.files import read_json, sha256_of_file
+from amalgam.metrics import mcnemar
+from amalgam.models import load_classifier
+from amalgam.notes import run_note
+from amalgam.provenance import fingerprint
+from amalgam.record import RunRecord
+from amalgam.tracking.registry import DATA_TAG, Candidate, consider, rival
+from amalgam.tracking.run import SEND_LATER, Tracker
+from amalgam.tracking.store import connect, experiment
+
+TRAINING_TAG = "amalgam.training"  # complete: all of it is there
+EVALUATION_TAG = "amalgam.evaluation"  # the fingerprint of what is there
+RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files name
+FILES = ("best.safetensors", "last.safetensors", "student.json", "history.csv")
+MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy")
+PREDICTIONS = "predictions.csv"
+
+
+def attempt(send: Callable[[], list[str]]) -> None:
+    """Print what ``send`` says. If the store does not answer, say so; the results stand in the stage's files all the same."""
+    try:
+        for line in send():
+            print(line)
+    except (UserError, MlflowException) as error:
+        print(f"not in MLflow: {error}; the results stand in outputs/, and {SEND_LATER}", file=sys.stderr)
+
+
+def publish_training(student: Path, restore: bool = False) -> list[str]:
+    """Complete the run of the student in folder ``student``; says what came of it.
+
+    A run that was deleted, or that this store never had, is only mentioned, or with ``restore`` brought back or written anew.
+    """
+    from amalgam.tracking.model import log_model  # slow to import, and of no use to a training before its end
+
+    client, record = connect(), RunRecord.read(student)
+    run = _run_of(client, record, restore)
+    if run is None:
+        return [_absent(record)]
+    if run.data.tags.get(TRAINING_TAG) == "complete":
+        return []
+    tracker = Tracker(client, run.info.run_id)
+    trained = read_json(student / "metrics.json")[record.task]
+    _send_epochs(tracker, run, record, student / "history.csv")
+    best = {f"best_{name}": value for name, value in trained.items() if name != "best_epoch"}
+    tracker.metrics(best | {"best_epoch": trained["best_epoch"], "seconds": record.seconds})
+    for name in FILES:
+        tracker.file(student / name, "student")
+    client.log_inputs(tracker.run_id, datasets=[_dataset(record, "trainval", "training")])
+    log_model(client, tracker.run_id, load_classifier(student / "best.safetensors", student / "student.json"), record.data.size)
+    if EVALUATION_TAG not in run.data.tags:
+        tracker.note(_note(record, student, None, run))
+    client.set_terminated(tracker.run_id, "FINISHED", record.ended)
+    said = []
+    if "val_accuracy" in trained:
+        said.append(consider(client, Candidate(record.task, tracker.run_id, trained["val_accuracy"], data_key(record))))
+    tracker.tags({DATA_TAG: data_key(record), TRAINING_TAG: "complete"})
+    return said
+
+
+def publish_evaluation(student: Path, evaluation: Path) -> list[str]:
+    """Add an evaluation's numbers and files to the student's run, once for each evaluation; says what came of it."""
+    client, record = connect(), RunRecord.read(student)
+    run = _run_of(client, record, restore=False)
+    if run is None:
+        return [_absent(record)]
+    files = sorted(evaluation.iterdir())
+    mark = fingerprint(files={file.name: sha256_of_file(file) for file in files})
+    if run.data.tags.get(EVALUATION_TAG) == mark:
+        return []
+    tracker, found = Tracker(client, run.info.run_id), read_json(evaluation / "results.json")
+    numbers = read_json(evaluation / "metrics.json")[record.task]
+    numbers |= {f"test_accuracy/{name}": value for name, value in found["per_class_accuracy"].items()}
+    numbers |= {name: found[name] for name in MORE_METRICS if found[name] is not None}
+    numbers |= {f"teacher_accuracy/{name}": value for name, value in found["teacher_accuracy"].items()}
+    tracker.metrics(numbers | _against_rival(tracker, record, evaluation / PREDICTIONS))
+    for path in files:
+        tracker.file(path, "evaluation")
+    client.log_inputs(tracker.run_id, datasets=[_dataset(record, "test", "testing")])
+    tracker.note(_note(record, student, evaluation, run))
+    tracker.tags({EVALUATION_TAG: mark})
+    return []
+
+
+def data_key(record: RunRecord) -> str:
+    return fingerprint(content=record.data.content, classes=record.data.classes)[:16]
+
+
+def find_run(client: MlflowClient, run_id: str, experiment_id: str) -> Run | None:
+    """The run, or the one that was restored in its place."""
+    try:
+        run: Run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        found = client.search_runs([experiment_id], f"tags.`{RESTORED_TAG}` = '{run_id}'", ViewType.ALL, 1)
+        return found[0] if found else None
+    return run
+
+
+def _absent(record: RunRecord) -> str:
+    return f"{record.task}: this MLflow store has no run {record.run_id}, or it was deleted; make sync restores it"
+
+
+def _run_of(client: MlflowClient, record: RunRecord, restore: bool) -> Run | None:
+    """The student's run, where it is there and not deleted, or is to be restored."""
+    own = experiment(client, record.task)
+    run = find_run(client, record.run_id, own)
+    if not restore:
+        return run if run and run.info.lifecycle_stage == "active" else None
+    if run is None:
+        tags = record.tags | {RESTORED_TAG: record.run_id, "amalgam.restored_on": datetime.now(UTC).isoformat(timespec="seconds")}
+        run = client.create_run(own, record.started, tags, record.name)
+        Tracker(client, run.info.run_id).params(record.params)
+    elif run.info.lifecycle_stage != "active":
+        client.restore_run(run.info.run_id)
+    return run
+
+
+def _send_epochs(tracker: Tracker, run: Run, record: RunRecord, history: Path) -> None:
+    """Log the epochs that the run lacks, with the time at which they ended."""
+    known = {metric.step for metric in tracker.client.get_metric_history(run.info.run_id, "epoch_seconds")}
+    with history.open(encoding="utf-8", newline="") as file:
+        for row, when in zip(csv.DictReader(file), record.epochs, strict=True):
+            epoch = int(row.pop("epoch"))
+            if epoch not in known:
+                values = {name: float(value) for name, value in row.items() if value}
+                speed = {name: value for name, value in when.items() if name != "ended"}
+                tracker.metrics(values | speed, epoch, int(when["ended"]))
+
+
+def _dataset(record: RunRecord, split: str, context: str) -> DatasetInput:
+    """The images as MLflow shows them: by the source's name and the hash that data.dvc pins."""
+    data = record.data
+    digest = (data.pinned or data.content)[:36]  # MLflow's limit, and the length of DVC's hash of a folder
+    source = {"path": "data.dvc", "md5": data.pinned, "git.commit": record.tags.get("git.commit")}
+    profile = {"classes": len(data.classes)} | ({"images": data.images, "sha256": data.content} if split == "trainval" else {})
+    entry = Dataset(f"{data.source} {record.task} {split}", digest, "dvc", json.dumps(source), None, json.dumps(profile))
+    return DatasetInput(entry, [InputTag("mlflow.data.context", context)])
+
+
+def _note(record: RunRecord, student: Path, evaluation: Path | None, run: Run) -> str:
+    architecture, trained = read_json(student / "student.json")["architecture"], read_json(student / "metrics.json")[record.task]
+    found = read_json(evaluation / "results.json") if evaluation else None
+    confusion = list(csv.reader((evaluation / "confusion_matrix.csv").open(encoding="utf-8", newline=""))) if evaluation else None
+    note = run_note(record.task, architecture, trained, found, confusion, record.commands, record.dirty)
+    restored = run.data.tags.get("amalgam.restored_on")
+    return note + (f"\nWritten anew on {restored} from the student's files: run {record.run_id} was not here.\n" if restored else "")
+
+
+def _against_rival(tracker: Tracker, record: RunRecord, predictions: Path) -> dict[str, float]:
+    """McNemar's test against the champion on the same test images; nothing where there is none, or none to compare."""
+    other = rival(tracker.client, record.task, tracker.run_id)
+    if other is None or other.tags["data"] != data_key(record):
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            theirs = _right(Path(tracker.client.download_artifacts(other.run_id, f"evaluation/{PREDICTIONS}", folder)))
+        except (MlflowException, OSError):  # it was never evaluated, or its files are gone
+            return {}
+    ours = _right(predictions)
+    if list(ours) != list(theirs):
+        return {}
+    tracker.tags({"mcnemar.against": f"champion version {other.version}, run {other.run_id}"})
+    return {"mcnemar_p": mcnemar(np.array(list(ours.values())), np.array(list(theirs.values())))}
+
+
+def _right(predictions: Path) -> dict[tuple[Any, Any], bool]:
+    """Whether the prediction was right, by the image's name and actual class."""
+    with predictions.open(encoding="utf-8", newline="") as file:
+        return {(row["image"], row["actual"]): row["actual"] == row["predicted"] for row in csv.DictReader(file)}

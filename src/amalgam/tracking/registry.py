@@ -1,0 +1,115 @@
+"""The registered models ``amalgam-<task>``: each version was once the task's best student, and ``champion`` names the present one.
+
+A student becomes champion by its validation accuracy alone, against a champion of the same images, classes and validation split.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from amalgam.errors import UserError
+from amalgam.tracking.store import store_lock
+
+ALIAS = "champion"
+DATA_TAG = "amalgam.data"  # of a run; equal where validation accuracies can be compared
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A student that might be champion."""
+
+    task: str
+    run_id: str
+    val_accuracy: float  # percent
+    data: str  # fingerprint of images, classes and split
+
+
+def model_name(task: str) -> str:
+    return f"amalgam-{task}"
+
+
+def model_of(client: MlflowClient, run_id: str) -> str | None:
+    """The id of the run's logged model."""
+    outputs: Any = client.get_run(run_id).outputs
+    return str(outputs.model_outputs[0].model_id) if outputs and outputs.model_outputs else None
+
+
+def champion(client: MlflowClient, task: str) -> ModelVersion | None:
+    """The version that holds the alias."""
+    version = aliases(client, task).get(ALIAS)
+    return None if version is None else client.get_model_version(model_name(task), version)
+
+
+def aliases(client: MlflowClient, task: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = client.get_registered_model(model_name(task)).aliases
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+    return found
+
+
+def consider(client: MlflowClient, candidate: Candidate) -> str:
+    """Make the candidate champion if it is better than the present one; says what came of it and why."""
+    with store_lock():
+        present = champion(client, candidate.task)
+        if present is None:
+            return crown(client, candidate, None, "the first")
+        if present.run_id == candidate.run_id:
+            return f"{candidate.task}: champion, version {present.version}"
+        if present.tags["data"] != candidate.data:
+            return (
+                f"{candidate.task}: not compared with the champion (version {present.version}), which is of other images or classes; "
+                f"to crown this one: make crown TASK={candidate.task} RUN={candidate.run_id}"
+            )
+        before = float(present.tags["val_accuracy"])
+        if candidate.val_accuracy <= before:
+            return f"{candidate.task}: the champion stays, version {present.version} with {before:g} % on validation"
+        return crown(client, candidate, present, f"{candidate.val_accuracy:g} % on validation, before {before:g} %")
+
+
+def crown(client: MlflowClient, candidate: Candidate, present: ModelVersion | None, why: str) -> str:
+    """Register the candidate's model and move the alias to it. Raises UserError if its run has no model."""
+    model_id = model_of(client, candidate.run_id)
+    if model_id is None:
+        raise UserError(f"run {candidate.run_id} has no model; make sync logs that of the present students")
+    name = model_name(candidate.task)
+    try:
+        client.create_registered_model(name, description=f"Students of {candidate.task}; {ALIAS} is the best by validation accuracy.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {"why": why, "val_accuracy": f"{candidate.val_accuracy:g}", "data": candidate.data}
+    if present is not None:
+        tags |= {"took_over_from": f"version {present.version}, run {present.run_id}"}
+    version = client.create_model_version(
+        name, source=f"models:/{model_id}", run_id=candidate.run_id, model_id=model_id, description=why, tags=tags
+    )
+    client.set_registered_model_alias(name, ALIAS, version.version)
+    return f"{candidate.task}: new champion, version {version.version}: {why}"
+
+
+def crown_by_hand(client: MlflowClient, task: str, run_id: str) -> str:
+    """Make the student of a run of this task champion. Raises UserError if there is no such run, or it is unfinished."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"there is no run {run_id} ({error.error_code}); MLflow's page of a run shows its id") from error
+    data, accuracy = run.data.tags.get(DATA_TAG), run.data.metrics.get("best_val_accuracy")
+    if run.data.tags.get("task") != task or data is None or accuracy is None:
+        raise UserError(f"run {run_id} is no finished training of {task} with a validation accuracy")
+    with store_lock():
+        return crown(client, Candidate(task, run_id, accuracy, data), champion(client, task), "by hand")
+
+
+def rival(client: MlflowClient, task: str, run_id: str) -> ModelVersion | None:
+    """Whom a run is to be compared with: the champion, or, if that is the run's own student, the one it took over from."""
+    present = champion(client, task)
+    if present is None or present.run_id != run_id:
+        return present
+    before = present.tags.get("took_over_from")
+    return client.get_model_version(model_name(task), before.split()[1].rstrip(",")) if before else None

@@ -1,0 +1,102 @@
+"""A training's run in MLflow, while it goes on."""
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.time import get_current_time_millis
+
+from amalgam.tracking.store import connect, experiment
+
+SECONDS_BETWEEN_SAMPLES = 10  # of the machine's load
+NOTE_TAG = "mlflow.note.content"  # what MLflow shows as the run's description
+SEND_LATER = "make sync sends what is missing"
+
+
+class Tracker:
+    """Writes to one run."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client = client
+        self.run_id = run_id
+
+    def metrics(self, values: dict[str, float], step: int = 0, at: int | None = None) -> None:
+        """Log values by name, ``at`` milliseconds of the epoch (now).
+
+        A character that MLflow does not allow in a name (as + in a teacher's) becomes an underscore.
+        """
+        moment = get_current_time_millis() if at is None else at
+        self.client.log_batch(self.run_id, metrics=[Metric(allowed(name), value, moment, step) for name, value in values.items()])
+
+    def params(self, values: dict[str, Any]) -> None:
+        self.client.log_batch(self.run_id, params=[Param(key, str(value)) for key, value in values.items()])
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+    def note(self, markdown: str) -> None:
+        self.tags({NOTE_TAG: markdown})
+
+    def tags(self, values: dict[str, str]) -> None:
+        self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in values.items()])
+
+
+class LiveTracker(Tracker):
+    """Shows a training while it goes on. A store that goes away costs the training nothing: it is told once, and no more is sent."""
+
+    lost = False
+
+    def metrics(self, values: dict[str, float], step: int = 0, at: int | None = None) -> None:
+        if not self.lost:
+            try:
+                super().metrics(values, step, at)
+            except MlflowException as error:
+                self.lost = True
+                print(f"MLflow does not take epoch {step} ({error}); training goes on, and afterwards {SEND_LATER}", file=sys.stderr)
+
+    def end(self, status: str) -> None:
+        if not self.lost:
+            try:
+                self.client.set_terminated(self.run_id, status)
+            except MlflowException as error:
+                print(f"MLflow does not take the end of run {self.run_id} ({error})", file=sys.stderr)
+
+
+def allowed(name: str) -> str:
+    return re.sub(r"[^-. :/\w]", "_", name)
+
+
+@contextmanager
+def training_run(task: str, name: str, params: dict[str, Any], tags: dict[str, str]) -> Iterator[LiveTracker]:
+    """A new run in the task's experiment, marked failed if the block raises."""
+    client = connect()
+    run = client.create_run(experiment(client, task), run_name=name, tags=tags)
+    tracker = LiveTracker(client, run.info.run_id)
+    try:
+        tracker.params(params)
+        with _system_metrics(tracker.run_id, client.tracking_uri):
+            yield tracker
+    except BaseException:
+        tracker.end("FAILED")
+        raise
+    tracker.end("FINISHED")
+
+
+@contextmanager
+def _system_metrics(run_id: str, uri: str) -> Iterator[None]:
+    """Log the machine's load beside the training's metrics."""
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+    monitor = SystemMetricsMonitor(run_id, SECONDS_BETWEEN_SAMPLES, tracking_uri=uri)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()

@@ -1,0 +1,107 @@
+"""The user's MLflow store, and the experiments in it.
+
+Without ``MLFLOW_TRACKING_URI`` the store is ``mlflow.db`` with artifacts in ``mlruns/``, both in the root of the user's
+repository, where ``mlflow ui`` looks, also for stages that run in a temporary copy of it.
+"""
+
+import logging
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A server that does not answer is given up after seconds, not minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from amalgam.errors import UserError
+from amalgam.files import repository_root
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+ARTIFACTS = "mlruns"
+ABSOLUTE = (  # where MLflow's database holds a folder of this store
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def connect() -> MlflowClient:
+    """A client of the user's store; the first one creates the local database, while others wait.
+
+    Raises UserError within seconds if the store does not answer.
+    """
+    uri = os.environ.get(URI_VARIABLE)
+    if uri:
+        return _reached(_client(uri), uri)
+    for noisy in ("alembic", "mlflow.store"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    root = repository_root()
+    database = root / "mlflow.db"
+    with store_lock():
+        client = _reached(_client(f"sqlite:///{database}"), str(database))
+        relocate(database, root / ARTIFACTS)
+    return client
+
+
+def _client(uri: str) -> MlflowClient:
+    """Its models are registered in the same store, whatever this process used before."""
+    return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+
+
+def _reached(client: MlflowClient, place: str) -> MlflowClient:
+    """The client, after its store has answered once."""
+    try:
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise UserError(
+            f"the MLflow store {place} does not answer ({error}); correct {URI_VARIABLE}, or start or mend the store"
+        ) from error
+    return client
+
+
+def store_lock() -> FileLock:
+    """Held by one process of this repository at a time."""
+    folder = repository_root() / ".amalgam"
+    folder.mkdir(exist_ok=True)
+    return FileLock(folder / "mlflow.lock")
+
+
+def experiment(client: MlflowClient, name: str) -> str:
+    """The experiment's id; made where missing, its artifacts under the user's repository whatever the current folder."""
+    with store_lock():
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            location = None if os.environ.get(URI_VARIABLE) else (repository_root() / ARTIFACTS / name).as_uri()
+            return str(client.create_experiment(name, artifact_location=location))
+    if found.lifecycle_stage != "active":
+        raise UserError(f"the MLflow experiment '{name}' was deleted; restore it (mlflow experiments restore -x {found.experiment_id})")
+    return str(found.experiment_id)
+
+
+def relocate(database: Path, artifacts: Path) -> None:
+    """Make the paths in a moved or copied store's database those of where it stands now.
+
+    MLflow writes absolute paths alone. What lies elsewhere, or is not there under the new path, is left as it is.
+    """
+    with closing(sqlite3.connect(database)) as connection, connection:
+        locations = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
+        for name, location in locations:
+            ending = f"/{ARTIFACTS}/{name}"
+            moved = location.endswith(ending) and location != (artifacts / name).as_uri()
+            if not moved or not (artifacts / name).is_dir():
+                continue
+            before, now = location.removesuffix(ending), artifacts.parent.as_uri()
+            for table, column in ABSOLUTE:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",  # noqa: S608 (our own names)
+                    (now, len(before) + 1, len(before + ending), before + ending),
+                )

@@ -1,0 +1,62 @@
+"""Each task's champion: the student that models:/amalgam-<task>@champion loads; or make a run's student champion by hand."""
+
+import argparse
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from amalgam.params import load_params
+from amalgam.record import FILE, RunRecord
+from amalgam.stage import check_task, run_stage
+from amalgam.summary import table
+from amalgam.tracking.publish import data_key
+from amalgam.tracking.registry import champion, crown_by_hand
+from amalgam.tracking.store import connect
+
+STUDENTS = Path("outputs/students")
+HEADER = ("task", "version", "run", "val %", "test %", "because", "took over from")
+
+
+def row(client: MlflowClient, task: str) -> list[str]:
+    found = champion(client, task)
+    if found is None:
+        return [task, "none yet", *["–"] * (len(HEADER) - 2)]
+    run = client.get_run(found.run_id)
+    test = run.data.metrics.get("test_accuracy")
+    numbers = [found.tags["val_accuracy"], "–" if test is None else f"{test:g}"]
+    return [
+        task,
+        str(found.version),
+        f"{run.info.run_name} ({found.run_id})",
+        *numbers,
+        found.tags["why"],
+        found.tags.get("took_over_from", "–"),
+    ]
+
+
+def remark(client: MlflowClient, task: str) -> str | None:
+    """Whether the present student cannot be compared with the champion."""
+    found = champion(client, task)
+    if found is None or not (STUDENTS / task / FILE).is_file():
+        return None
+    record = RunRecord.read(STUDENTS / task)
+    if data_key(record) == found.tags["data"]:
+        return None
+    return f"{task}: the present student learnt from other images or classes; to crown it: make crown TASK={task} RUN={record.run_id}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--crown", nargs=2, metavar=("TASK", "RUN"), help="make the student of this run champion, whatever its accuracy")
+    crowned = parser.parse_args().crown
+    client, tasks = connect(), load_params().task_names
+    if crowned:
+        check_task(crowned[0], tasks)
+        print(crown_by_hand(client, *crowned))
+    print(table(HEADER, [row(client, task) for task in tasks]))
+    for line in filter(None, (remark(client, task) for task in tasks)):
+        print(line)
+
+
+if __name__ == "__main__":
+    run_stage(main)

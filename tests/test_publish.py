@@ -1,0 +1,247 @@
+"""What stands in outputs/ can be brought to any MLflow store, whole and once."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+
+from amalgam.metrics import mcnemar
+from conftest import Repository, WebServer
+
+
+def client(repository: Repository) -> MlflowClient:
+    uri = f"sqlite:///{repository.root / 'mlflow.db'}"
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def sync(repository: Repository, uri: str = "") -> str:
+    return repository.run("python", "stages/sync.py", PYTHONPATH="src", MLFLOW_TRACKING_URI=uri).stdout
+
+
+def run_id(repository: Repository, task: str = "taskA") -> str:
+    found: str = json.loads((repository.root / f"outputs/students/{task}/run.json").read_text())["run_id"]
+    return found
+
+
+def runs(mlflow: MlflowClient, task: str = "taskA") -> list[Run]:
+    return list(mlflow.search_runs([mlflow.get_experiment_by_name(task).experiment_id]))
+
+
+def histories(mlflow: MlflowClient, run: Run) -> dict[str, list[tuple[int, float, int]]]:
+    """Every metric but the machine's load, with step and time."""
+    names = [name for name in run.data.metrics if not name.startswith("system/")]
+    return {name: [(m.step, m.value, m.timestamp) for m in mlflow.get_metric_history(run.info.run_id, name)] for name in names}
+
+
+def artifacts(mlflow: MlflowClient, run: Run) -> set[str]:
+    folders = ("student", "evaluation")
+    return {file.path for folder in folders for file in mlflow.list_artifacts(run.info.run_id, folder)}
+
+
+def test_a_run_holds_all_that_its_page_is_to_show(tracked: Repository) -> None:
+    run = client(tracked).get_run(run_id(tracked))
+    assert run.data.metrics.keys() >= {"best_val_accuracy", "test_accuracy", "test_ece", "seconds", "images_per_second", "train_loss", "lr"}
+    assert run.data.tags.keys() >= {"task", "source", "student", "target", "dvc.data", "dvc.models", "git.commit", "git.dirty", "device"}
+    pinned = run.data.tags["dvc.data"]
+    datasets = {entry.tags[0].value: entry.dataset for entry in run.inputs.dataset_inputs}
+    assert {context: data.digest for context, data in datasets.items()} == {"training": pinned, "testing": pinned}
+    assert json.loads(datasets["training"].profile)["classes"] == 4
+    sync(tracked)  # the store was moved: its paths are put right
+    files = artifacts(client(tracked), run)
+    assert {f"student/{name}" for name in ("best.safetensors", "last.safetensors", "student.json", "history.csv")} <= files
+    assert {f"evaluation/{name}.png" for name in ("confusion_matrix", "reliability", "sample_predictions", "agreement")} <= files
+    note = run.data.tags["mlflow.note.content"]
+    for part in ("student, test images", "| actual \\ predicted | blue | green | red | yellow |", "git checkout", "dvc exp run"):
+        assert part in note
+
+
+def test_a_new_store_gets_every_run_whole_and_once(finished: Repository, finished_template: Path, tmp_path: Path) -> None:
+    """Losing the database, or pulling the outputs elsewhere, costs only the machine's load."""
+    old, new = client(Repository(finished_template)), client(finished)
+    before = old.get_run(run_id(finished))
+    expected = histories(old, before)
+    shutil.rmtree(finished.root / "mlruns")
+    assert "taskA: new champion, version 1: the first" in sync(finished)
+    (run,) = runs(new)
+    assert run.info.run_id != before.info.run_id
+    restored = histories(new, run)
+    assert restored.keys() == expected.keys()
+    for name in ("train_loss", "val_accuracy", "epoch_seconds"):
+        assert [entry[:2] for entry in restored[name]] == [entry[:2] for entry in expected[name]]
+        assert all(abs(now[2] - then[2]) < 2000 for now, then in zip(restored[name], expected[name], strict=True))
+    assert {name: values[-1][1] for name, values in restored.items()} == {name: values[-1][1] for name, values in expected.items()}
+    assert run.data.params == before.data.params
+    assert run.info.run_name == before.info.run_name
+    assert run.info.status == "FINISHED"
+    assert artifacts(new, run) == artifacts(old, before)
+    assert new.get_experiment_by_name("taskB").artifact_location == (finished.root / "mlruns/taskB").as_uri()
+    assert f"run {before.info.run_id} was not here" in run.data.tags["mlflow.note.content"]
+    sync(finished)
+    assert [r.info.run_id for r in runs(new)] == [run.info.run_id]
+    assert histories(new, runs(new)[0]) == restored, "a second time sends nothing"
+
+
+def test_a_deleted_run_is_only_mentioned_until_it_is_asked_for(tracked: Repository) -> None:
+    client(tracked).delete_run(run_id(tracked))
+    tracked.edit("src/amalgam/evaluation.py", lambda text: text + "# a remark\n")
+    said = tracked.run("dvc", "repro").stdout
+    assert f"taskA: this MLflow store has no run {run_id(tracked)}, or it was deleted; make sync restores it" in said
+    assert runs(client(tracked)) == []
+    sync(tracked)
+    assert [run.info.run_id for run in runs(client(tracked))] == [run_id(tracked)]
+
+
+def test_a_moved_stores_pictures_and_champions_open(tracked: Repository, tmp_path: Path) -> None:
+    sync(tracked)
+    tracked.root.rename(tmp_path / "moved again")
+    moved = Repository(tmp_path / "moved again")
+    assert run_id(moved) in moved.run("python", "stages/champion.py", PYTHONPATH="src").stdout
+    mlflow = client(moved)
+    picture = mlflow.download_artifacts(run_id(moved), "evaluation/confusion_matrix.png", str(tmp_path))
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    load = "import mlflow; print(mlflow.pyfunc.load_model('models:/amalgam-taskA@champion').metadata.run_id)"
+    assert moved.run("python", "-c", load).stdout.split()[-1] == run_id(moved)
+
+
+def test_champions_change_by_validation_accuracy_and_are_compared_on_test_images(tracked: Repository) -> None:
+    """A better student is brought about by longer training."""
+    first = run_id(tracked)
+    tracked.run("dvc", "exp", "run", "-S", "taskA.num_epochs=12", "-S", "taskA.lr=0.01")
+    second = client(tracked).get_run(run_id(tracked))
+    before = client(tracked).get_run(first)
+    version = client(tracked).get_model_version_by_alias("amalgam-taskA", "champion")
+    better = second.data.metrics["best_val_accuracy"] > before.data.metrics["best_val_accuracy"]
+    assert version.run_id == (second.info.run_id if better else first)
+    assert second.data.tags["mcnemar.against"] == f"champion version 1, run {first}"
+    right = []
+    for run in (second, before):
+        path = client(tracked).download_artifacts(run.info.run_id, "evaluation/predictions.csv", str(tracked.root / "mlruns"))
+        rows = [line.split(",") for line in Path(path).read_text().splitlines()[1:]]
+        right.append([row[1] == row[2] for row in rows])
+    assert second.data.metrics["mcnemar_p"] == pytest.approx(mcnemar(np.array(right[0]), np.array(right[1])))
+
+
+def test_a_student_from_the_run_cache_keeps_its_run_and_says_so(tracked: Repository) -> None:
+    """Nothing is logged twice, and the table names the experiment that trained it."""
+    tracked.run("dvc", "exp", "run", "-n", "original", "-S", "alpha=0.25")
+    original = run_id(tracked)
+    count = len(runs(client(tracked)))
+    tracked.run("git", "checkout", "-q", ".")
+    tracked.run("dvc", "checkout", "-q", "--force")
+    assert run_id(tracked) != original
+    tracked.run("dvc", "exp", "run", "-n", "again", "-S", "alpha=0.25")
+    assert run_id(tracked) == original
+    assert len(runs(client(tracked))) == count
+    shown = tracked.run("python", "stages/evaluate.py", "--show", PYTHONPATH="src").stdout
+    assert [line.split()[-2:] for line in shown.splitlines() if line.startswith("taskA")] == [[original, "original"]]
+    columns = tracked.run("dvc", "exp", "show", "--csv").stdout.splitlines()
+    place = columns[0].split(",").index("taskA.mlflow_run")
+    assert original in [line.split(",")[place] for line in columns[1:]]
+
+
+# ── A tracking server ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[WebServer]:
+    """A tracking server, not yet started, with proxied artifacts."""
+    (tmp_path / "server").mkdir()
+    store = ("--backend-store-uri", f"sqlite:///{tmp_path}/server/server.db", "--artifacts-destination", f"{tmp_path}/server/artifacts")
+    found = WebServer(tmp_path / "server", "server", *store)
+    yield found
+    found.stop()
+
+
+def test_a_tracking_server_takes_everything(finished: Repository, server: WebServer) -> None:
+    server.start(server.folder / "log")
+    finished.set_params(alpha=0.9)
+    result = finished.run("dvc", "repro", MLFLOW_TRACKING_URI=server.uri)
+    assert "taskA: new champion, version 1: the first" in result.stdout
+    mlflow = MlflowClient(tracking_uri=server.uri, registry_uri=server.uri)
+    (run,) = runs(mlflow)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics.keys() >= {"best_val_accuracy", "test_accuracy"}
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:")
+    assert {"student/best.safetensors", "evaluation/confusion_matrix.png"} <= artifacts(mlflow, run)
+    assert mlflow.get_model_version_by_alias("amalgam-taskA", "champion").run_id == run.info.run_id
+    assert not (finished.root / "mlflow.db").exists()
+
+
+def test_a_server_that_is_down_is_named_before_any_work(finished: Repository) -> None:
+    finished.set_params(alpha=0.9)
+    result = finished.run("dvc", "repro", MLFLOW_TRACKING_URI="http://127.0.0.1:9", check=False)
+    assert result.returncode != 0
+    assert "error: the MLflow store http://127.0.0.1:9 does not answer" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "epoch" not in result.stdout
+
+
+def test_a_server_that_goes_away_costs_no_result(finished: Repository, server: WebServer) -> None:
+    """It is killed during the training; the student is the same, and what was missed is sent when it is back."""
+    server.start(server.folder / "log")
+    finished.set_params(taskA__num_epochs=40, taskA__run="alone")
+    command = [str(Path(sys.executable).parent / "dvc"), "repro", "-s", "train-taskA", "evaluate"]
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": server.uri,
+    }
+    mlflow = MlflowClient(tracking_uri=server.uri, registry_uri=server.uri)
+    with subprocess.Popen(
+        command, cwd=finished.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as training:
+        while training.poll() is None:
+            if mlflow.get_experiment_by_name("taskA") and runs(mlflow) and "lr" in runs(mlflow)[0].data.metrics:
+                break
+            time.sleep(0.1)
+        assert training.poll() is None, training.communicate()
+        server.stop()
+        output, errors = training.communicate()
+    assert training.returncode == 0, output + errors
+    assert "training goes on, and afterwards make sync sends what is missing" in errors
+    assert errors.count("MLflow does not take epoch") == 1
+    assert "student taskA: epoch" in output
+    server.start(server.folder / "log")
+    assert "taskA: new champion" in sync(finished, server.uri)
+    (run,) = runs(mlflow)
+    assert run.info.run_id == run_id(finished)
+    assert run.info.status == "FINISHED"
+    assert [step for step, _, _ in histories(mlflow, run)["train_loss"]] == list(range(1, 41)), "every epoch, and each once"
+    assert "test_accuracy" in run.data.metrics
+
+
+# ── Serving ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_champion_is_served_over_http(tracked: Repository, tmp_path: Path) -> None:
+    """A real PNG, in base64 as JSON carries it, and its pixels: the same answer, and that of the evaluation."""
+    sync(tracked)
+    image = next((tracked.root / "images/test/red").iterdir())
+    pixels = np.asarray(Image.open(image)).tolist()
+    server = WebServer(tracked.root, "models", "serve", "--env-manager", "local", "--model-uri", "models:/amalgam-taskA@champion")
+    server.start(tmp_path / "log")
+    try:
+        rows = {"dataframe_records": [{"image": base64.b64encode(image.read_bytes()).decode()}, {"image": pixels}]}
+        request = urllib.request.Request(f"{server.uri}/invocations", json.dumps(rows).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as response:
+            first, second = json.load(response)["predictions"]
+    finally:
+        server.stop()
+    assert first == second
+    assert sum(first["probabilities"].values()) == pytest.approx(1)
+    evaluated = (tracked.root / "outputs/evaluation/taskA/predictions.csv").read_text()
+    (line,) = [line.split(",") for line in evaluated.splitlines() if f"red/{image.name}" in line]
+    assert first["class"] == line[2]
+    assert first["probability"] == pytest.approx(float(line[3]), abs=1e-3)

@@ -1,0 +1,110 @@
+"""Who is champion, and why; on a real store, with models that load."""
+
+import os
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+from torch import nn
+
+from amalgam.errors import UserError
+from amalgam.models import Classifier, Preprocessing
+from amalgam.tracking.model import log_model
+from amalgam.tracking.registry import DATA_TAG, Candidate, champion, consider, crown_by_hand, model_of, rival
+from amalgam.tracking.run import training_run
+from amalgam.tracking.store import connect
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return connect()
+
+
+def student() -> Classifier:
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    return Classifier("MobileNetV3", network, ("cat", "dog"), Preprocessing((8, 8), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+
+
+def trained(client: MlflowClient, accuracy: float, data: str = "images", task: str = "taskA", model: bool = True) -> Candidate:
+    with training_run(task, "name", {}, {"task": task, DATA_TAG: data}) as tracker:
+        tracker.metrics({"best_val_accuracy": accuracy})
+    if model:
+        log_model(client, tracker.run_id, student(), (8, 8))
+    return Candidate(task, tracker.run_id, accuracy, data)
+
+
+def test_the_better_student_on_the_same_images_takes_over_and_says_from_whom(client: MlflowClient) -> None:
+    first, worse, better = (trained(client, accuracy) for accuracy in (80.0, 80.0, 90.0))
+    assert champion(client, "taskA") is None
+    assert consider(client, first) == "taskA: new champion, version 1: the first"
+    assert consider(client, worse) == "taskA: the champion stays, version 1 with 80 % on validation"
+    assert consider(client, better) == "taskA: new champion, version 2: 90 % on validation, before 80 %"
+    assert consider(client, better) == "taskA: champion, version 2", "considered again, it is no second version"
+    assert len(client.search_model_versions("name='amalgam-taskA'")) == 2
+    found = champion(client, "taskA")
+    assert found is not None
+    assert found.run_id == better.run_id
+    assert found.tags["took_over_from"] == f"version 1, run {first.run_id}"
+    assert champion(client, "taskB") is None
+
+
+def test_students_of_other_images_are_not_compared_but_can_be_crowned_by_hand(client: MlflowClient) -> None:
+    consider(client, trained(client, 80.0))
+    other = trained(client, 99.0, data="others")
+    said = consider(client, other)
+    assert "other images or classes" in said
+    assert f"make crown TASK=taskA RUN={other.run_id}" in said
+    assert champion(client, "taskA").version == 1  # type: ignore[union-attr]
+    assert crown_by_hand(client, "taskA", other.run_id) == "taskA: new champion, version 2: by hand"
+    assert "the champion stays" in consider(client, trained(client, 98.0, data="others"))
+
+
+def test_what_cannot_be_crowned_is_refused(client: MlflowClient) -> None:
+    without = trained(client, 80.0, model=False)
+    for run_id, message in (("0" * 32, "there is no run"), (without.run_id, "has no model")):
+        with pytest.raises(UserError, match=message):
+            crown_by_hand(client, "taskA", run_id)
+    with pytest.raises(UserError, match="no finished training of taskB"):
+        crown_by_hand(client, "taskB", without.run_id)
+
+
+def test_a_run_is_compared_with_the_champion_or_its_predecessor(client: MlflowClient) -> None:
+    first, second, third = (trained(client, accuracy) for accuracy in (80.0, 90.0, 85.0))
+    assert rival(client, "taskA", first.run_id) is None
+    for candidate in (first, second, third):
+        consider(client, candidate)
+    assert rival(client, "taskA", first.run_id).run_id == second.run_id  # type: ignore[union-attr]
+    assert rival(client, "taskA", third.run_id).run_id == second.run_id  # type: ignore[union-attr]
+    assert rival(client, "taskA", second.run_id).run_id == first.run_id  # type: ignore[union-attr]
+
+
+def test_the_champion_loads_by_its_alias_and_takes_raw_pixels(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    consider(client, trained(client, 80.0))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+    model = mlflow.pyfunc.load_model("models:/amalgam-taskA@champion")
+    image = np.full((30, 20, 3), 200, dtype=np.uint8)
+    found = model.predict(pd.DataFrame({"image": [image, image.tolist()]}))
+    assert list(found.columns) == ["class", "probability", "probabilities"]
+    assert found["probabilities"][0] == found["probabilities"][1]
+    assert model.metadata.signature is not None
+    assert len(model.predict(model.input_example)) == 2
+    requirements = Path(mlflow.artifacts.download_artifacts("models:/amalgam-taskA@champion")) / "requirements.txt"
+    assert f"torch=={torch.__version__.partition('+')[0]}" in requirements.read_text().split()
+
+
+def test_a_model_is_logged_once(client: MlflowClient) -> None:
+    candidate = trained(client, 80.0)
+    before = model_of(client, candidate.run_id)
+    log_model(client, candidate.run_id, student(), (8, 8))
+    assert before is not None
+    assert model_of(client, candidate.run_id) == before
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "what is logged later goes to the same store as before"
+    assert client.get_run(candidate.run_id).info.status == "FINISHED"

@@ -1,0 +1,123 @@
+"""What travels with a student: it reads any image, and answers as the student does."""
+
+import base64
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from amalgam.export import export_student
+from amalgam.models import Classifier, Preprocessing
+from amalgam.networks import build_network
+from amalgam.serving.model import ServedStudent, _load_pyfunc
+from amalgam.serving.pixels import decode, fit
+
+CLASSES = ("class", "dog", "größe")  # the first is also the name of a column
+
+
+def random_image(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def file_of(pixels: npt.NDArray[np.uint8], kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def student() -> Classifier:
+    torch.manual_seed(0)
+    network = build_network("MobileNetV3", len(CLASSES)).eval()
+    return Classifier("MobileNetV3", network, CLASSES, Preprocessing((32, 32), (0.5, 0.4, 0.3), (0.2, 0.2, 0.3)))
+
+
+@pytest.fixture(scope="module")
+def exported(student: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export_student(student, (24, 20), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(exported: Path) -> ServedStudent:
+    return _load_pyfunc(str(exported / "data"))
+
+
+def test_fit_cuts_the_centre() -> None:
+    pixels = np.zeros((10, 30, 3), dtype=np.uint8)
+    pixels[:, 10:20] = 200
+    np.testing.assert_array_equal(fit(pixels, (10, 10)), np.full((10, 10, 3), 200))
+    np.testing.assert_array_equal(fit(pixels, (10, 30)), pixels)
+
+
+@given(height=st.integers(1, 60), width=st.integers(1, 60), down=st.integers(1, 40), across=st.integers(1, 40))
+def test_fit_always_gives_the_size(height: int, width: int, down: int, across: int) -> None:
+    assert fit(random_image(height, width), (down, across)).shape == (down, across, 3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 70])
+def test_it_answers_as_the_student_does(student: Classifier, served: ServedStudent, rows: int) -> None:
+    """On images of the size that the student was trained on, in any number."""
+    images = np.stack([random_image(24, 20, seed) for seed in range(rows)])
+    expected = student.logits(torch.from_numpy(images)).softmax(1).detach().numpy()
+    found = served.predict(pd.DataFrame({"image": list(images)}))
+    np.testing.assert_allclose(np.array([list(shares.values()) for shares in found["probabilities"]]), expected, atol=1e-5)
+    assert list(found["class"]) == [CLASSES[index] for index in expected.argmax(1)]
+    np.testing.assert_allclose(found["probability"], expected.max(1), atol=1e-5)
+    assert set(found["probabilities"][0]) == set(CLASSES)
+
+
+def test_every_way_to_give_an_image_is_the_same(served: ServedStudent) -> None:
+    pixels = random_image(50, 70)
+    png = file_of(pixels)
+    ways = [pixels, pixels.tolist(), png, bytearray(png), base64.b64encode(png).decode()]
+    found = served.predict(pd.DataFrame({"image": ways}))
+    assert len({json.dumps(shares) for shares in found["probabilities"]}) == 1
+
+
+def test_a_jpeg_is_read_as_it_decodes(served: ServedStudent) -> None:
+    encoded = file_of(random_image(50, 70), "JPEG")
+    found = served.predict(pd.DataFrame({"image": [encoded, decode(encoded)]}))
+    assert found["probabilities"][0] == found["probabilities"][1]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b"<html>", "image 1: not a readable image"),
+        ("no base64!", "image 1: .*give the bytes of a PNG or JPEG file"),
+        (np.zeros((4, 4)), r"image 1: pixels are whole numbers from 0 to 255, \(height, width, 3\), not float64 of shape \(4, 4\)"),
+        (np.full((4, 4, 3), 0.5), "whole numbers"),
+        (np.full((4, 4, 3), 256), "from 0 to 255"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), "of shape"),
+        ([[1, 2], [3]], "image 1"),
+        (None, "image 1"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_its_row(served: ServedStudent, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        served.predict(pd.DataFrame({"image": pd.Series([random_image(5, 5), value], dtype=object)}))
+
+
+def test_it_runs_where_this_package_cannot_be_imported(exported: Path) -> None:
+    program = (
+        "import sys; sys.modules |= dict.fromkeys(('amalgam', 'torchvision', 'timm', 'sklearn', 'scipy', 'dvc'))\n"
+        f"sys.path.insert(0, {str(exported)!r})\n"
+        "import numpy, pandas\n"
+        "from amalgam_student.model import _load_pyfunc\n"
+        f"model = _load_pyfunc({str(exported / 'data')!r})\n"
+        "print(len(model.predict(pandas.DataFrame({'image': [numpy.zeros((9, 9, 3), 'uint8')]}))))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd="/")
+    assert result.stdout == "1\n", result.stderr
