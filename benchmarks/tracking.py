@@ -36,9 +36,8 @@ def main() -> None:
         os.environ["DVC_ROOT"] = folder
         taken = sorted(milliseconds_an_epoch())
     typical = statistics.median(taken)
-    print(
-        f"{METRICS} metrics an epoch: {typical:.1f} ms (median of {EPOCHS}; 5 to 95 %: {taken[EPOCHS // 20]:.1f} to {taken[-EPOCHS // 20]:.1f})"
-    )
+    low, high = taken[EPOCHS // 20], taken[-EPOCHS // 20]
+    print(f"{METRICS} metrics an epoch: {typical:.1f} ms (median of {EPOCHS}; 5 to 95 %: {low:.1f} to {high:.1f})")
     for task, seconds in epochs.items():
         epoch = statistics.median(seconds)
         print(f"{task}: an epoch takes {epoch:.2f} s; tracking {typical / 10 / epoch:.2f} % of it")

@@ -81,7 +81,7 @@ def run_note(
         rows += [(f"teacher {name}, on its own classes", f"{accuracy:g}") for name, accuracy in found["teacher_accuracy"].items()]
     table = "\n".join(["| accuracy in percent | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
     remark = "\n\nThe code had changes that no commit holds: the commands repeat it only with them." if dirty else ""
-    matrix = f"\n\n{_confusion_table(confusion)}" if confusion else ""
+    matrix = f"\n\nTest images by class:\n\n{_confusion_table(confusion)}" if confusion else ""
     return f"**{architecture}** for {task}\n\n{table}{matrix}\n\nTo repeat it:\n\n```\n{commands}\n```{remark}\n"
 
 
