@@ -26,10 +26,9 @@ def supply(settings: StudentSettings, folder: Path) -> None:
 
 def main() -> None:
     params = stage_params()
-    with whole_folder(WEIGHTS) as work:
-        for task in params.task_names:
-            (work / task).mkdir()
-            supply(params.student(task), work / task)
+    for task in params.task_names:
+        with whole_folder(WEIGHTS / task) as work:
+            supply(params.student(task), work)
 
 
 if __name__ == "__main__":

@@ -116,6 +116,19 @@ def test_the_same_inputs_give_the_same_bits_whatever_ran_before(finished: Reposi
     assert [(finished.root / name).read_text() for name in ("data.dvc", "models.dvc")] == pinned
 
 
+def test_a_clone_without_the_committed_results_uses_its_own_run_cache(finished: Repository, tmp_path: Path) -> None:
+    """What the commit pins was never in this clone's cache. A stage's dependency on a part of an output would ask for it."""
+    finished.run("git", "clone", "-q", str(finished.root), str(tmp_path / "clone"))
+    clone = Repository(tmp_path / "clone")
+    shutil.copytree(finished.root / "images", clone.root / "images")
+    change = ("-S", "val_fraction=0.4", "-S", "num_epochs=1")
+    clone.run("dvc", "exp", "run", *change)
+    clone.run("git", "checkout", "-q", ".")
+    again = clone.run("dvc", "exp", "run", *change).stdout
+    assert stages_run(again) == set()
+    assert "Stage 'evaluate' is cached" in again
+
+
 def test_pull_in_a_fresh_clone_leaves_nothing_to_run(finished: Repository, tmp_path: Path) -> None:
     finished.run("dvc", "remote", "add", "--default", "here", str(tmp_path / "remote"))
     finished.commit("remote")
