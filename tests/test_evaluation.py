@@ -48,6 +48,8 @@ def test_the_files_hold_what_they_promise(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert (rows[1]["image"], rows[1]["actual"], rows[1]["predicted"]) == ("test/1.png", "a", "b")
     assert (tmp_path / "out" / "confusion_matrix.csv").read_text().splitlines()[1] == "a,1,1,0"
+    per_class = (tmp_path / "out" / "per_class.csv").read_text().splitlines()
+    assert per_class == ["class,accuracy,images,teachers", "a,50.0,2,t", "c,75.0,4,u", 'b,100.0,2,"t, u"']
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["taskX"]["test_accuracy"] == 75.0
     pictures = sorted(file.stem for file in (tmp_path / "out").glob("*.png"))
     names = ["agreement", "confusion_matrix", "confusion_matrix_normalized", "reliability", "responsibility", "sample_predictions"]

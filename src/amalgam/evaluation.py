@@ -5,6 +5,7 @@
     outputs/evaluation/<task>/results.json          accuracies in percent, overall and by class; controls; kinds of errors
     outputs/evaluation/<task>/metrics.json          the few numbers that DVC compares
     outputs/evaluation/<task>/predictions.csv       one row a test image: name, actual, predicted, confidence
+    outputs/evaluation/<task>/per_class.csv         one row a class: accuracy, images, the teachers that know it
     outputs/evaluation/<task>/confusion_matrix.csv  counts, a row an actual class, a column a predicted one
     outputs/evaluation/<task>/*.png                 confusion_matrix (counts) and confusion_matrix_normalized (percent);
                                                     reliability: how often the student is right, by how sure it is;
@@ -121,6 +122,7 @@ def write_evaluation(
         write_json(work / "results.json", found)
         write_json(work / "metrics.json", {task: compared(found, score(predictions.logits, predictions.labels).loss)})
         write_predictions(predictions, work / "predictions.csv")
+        write_per_class(predictions, label_sets, work / "per_class.csv")
         write_confusion(predictions, work / "confusion_matrix.csv")
         draw(task, predictions, controls, label_sets, split, work)
 
@@ -160,6 +162,17 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
             predictions.names, predictions.labels, predictions.predicted, predictions.confidence, strict=True
         ):
             writer.writerow([name, predictions.classes[label], predictions.classes[guess], f"{share:.4f}"])
+
+
+def write_per_class(predictions: Predictions, label_sets: LabelSets, path: Path) -> None:
+    """The lowest accuracy first."""
+    counts = dict(zip(predictions.classes, predictions.confusion.sum(axis=1).tolist(), strict=True))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["class", "accuracy", "images", "teachers"])
+        for name, accuracy in sorted(predictions.per_class_accuracy.items(), key=lambda entry: entry[1]):
+            knowing = [teacher for teacher, classes in label_sets.teachers.items() if name in classes]
+            writer.writerow([name, accuracy, counts[name], ", ".join(knowing)])
 
 
 def write_confusion(predictions: Predictions, path: Path) -> None:
