@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 INVERSE_PENALTY = 0.1  # scikit-learn's C, on standardised logits
@@ -35,6 +33,9 @@ class Stacking:
 
 def fit_stacking(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]) -> Stacking:
     """Fit on teachers' logits (N, Σ|Lᵢ|) of images with labels (N,), at least one of each class."""
+    from sklearn.linear_model import LogisticRegression  # here: it takes a second, and few trainings need it
+    from sklearn.preprocessing import StandardScaler
+
     if len(labels) > MOST_IMAGES:
         chosen = np.random.default_rng(0).choice(len(labels), MOST_IMAGES, replace=False)
         logits, labels = logits[chosen], labels[chosen]

@@ -16,7 +16,6 @@ from mlflow.exceptions import MlflowException
 
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file
-from amalgam.metrics import mcnemar
 from amalgam.models import load_classifier
 from amalgam.notes import run_note
 from amalgam.provenance import fingerprint
@@ -166,6 +165,8 @@ def _note(record: RunRecord, student: Path, evaluation: Path | None, run: Run) -
 
 def _against_rival(tracker: Tracker, record: RunRecord, predictions: Path) -> dict[str, float]:
     """McNemar's test against the champion on the same test images; nothing where there is none, or none to compare."""
+    from amalgam.metrics import mcnemar  # for evaluations alone: a training need not wait for SciPy
+
     other = rival(tracker.client, record.task, tracker.run_id)
     if other is None or other.tags["data"] != data_key(record):
         return {}
