@@ -242,7 +242,7 @@ def tune(task: str, archive: Path, processes: int, rows: dict[str, Settings]) ->
     choice = chosen()
     for index, row in enumerate(rows):
         own = accuracies[index * len(grid) : (index + 1) * len(grid)]
-        choice.setdefault(task, {})[row] = grid[int(np.argmax(own))]
+        choice.setdefault(task, {})[row] = dict(grid[int(np.argmax(own))])
     choice_file().write_text(yaml.safe_dump(choice, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
