@@ -1,6 +1,6 @@
 # Two commands: `make repro` runs the main job, `make test` the tests. Both create the environment first.
 .DEFAULT_GOAL := help
-.PHONY: help install repro results refetch ui sync champion crown test test-slow lint format lock
+.PHONY: help install repro results refetch ui sync champion crown clean test test-slow lint format lock
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -43,6 +43,9 @@ champion: $(STAMP)  ## print each task's champion, the best student by validatio
 
 crown: $(STAMP)  ## make a run's student champion: make crown TASK=taskA RUN=its id
 	PYTHONPATH=src python stages/champion.py --crown $(TASK) $(RUN)
+
+clean: $(STAMP)  ## remove what broken-off trainings left; make clean DAYS=30: also teachers and logits unused so long
+	PYTHONPATH=src python stages/clean.py $(if $(DAYS),--days $(DAYS))
 
 lint: $(STAMP)  ## style and types
 	ruff check .

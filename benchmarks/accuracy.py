@@ -33,7 +33,8 @@ from amalgam.dataset import LabelSets, PreparedSplit, prepare_split, stored_size
 from amalgam.distilling import train_student
 from amalgam.evaluation import predict
 from amalgam.files import read_json, whole_folder, write_json
-from amalgam.params import Params, StudentSettings, load_params
+from amalgam.params import Params, StudentSettings
+from amalgam.params_file import load_params
 from amalgam.provenance import configure_execution, fingerprint
 from amalgam.sources import folder as folder_source
 from amalgam.sources.raw import SPLITS, read_classes, read_split
@@ -139,13 +140,13 @@ def prepared(archive: Path | None, seed: int, task: str) -> Path:
         size = stored_size(splits, available, label_sets.classes, None)
         for split, name, fraction in zip(splits, ("trainval", "test"), (params.val_fraction, 0.0), strict=True):
             prepare_split([split], available, label_sets.classes, size, fraction, seed, work / name)
-        label_sets.write(work)
+            label_sets.write(work / name)
 
     return once(WORK / f"seed{seed}" / "prepared" / task, prepare)
 
 
 def trained_teachers(folder: Path, seed: int, task: str) -> Path:
-    label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder / "trainval")
+    label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
     recipe = teacher_stage.recipe(parameters(seed))
 
     def provide(work: Path) -> None:
@@ -157,7 +158,7 @@ def trained_teachers(folder: Path, seed: int, task: str) -> Path:
 
 
 def stored_targets(folder: Path, models: Path, job: Job, settings: StudentSettings) -> StoredTargets:
-    label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder / "trainval")
+    label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
     augmentation = parameters(job.seed).folder.augmentation
     views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, job.seed, settings.view_zoom, settings.view_colour)
 
@@ -178,7 +179,7 @@ def train(job: Job, archive: Path | None) -> float:
     settings = student_settings(job)
     folder = prepared(archive, job.seed, job.task)
     targets = stored_targets(folder, trained_teachers(folder, job.seed, job.task), job, settings)
-    label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder / "trainval")
+    label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
 
     def make(work: Path) -> None:
         student = new_student(architecture(settings), label_sets, split, settings.seed)
@@ -204,7 +205,7 @@ def architecture(settings: StudentSettings) -> Architecture:
 def test(job: Job) -> None:
     """Look at the test images with a trained student, and with its teachers."""
     folder = prepared(None, job.seed, job.task)
-    label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder / "test")
+    label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
     if "right" not in results()[job.key]:
         found = predict(load_student(job.folder, label_sets), split)
         record(job.key, {"images": len(found.labels), "right": np.packbits(found.predicted == found.labels).tobytes().hex()})

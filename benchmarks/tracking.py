@@ -9,6 +9,7 @@ import os
 import statistics
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 from amalgam.record import RunRecord
@@ -21,7 +22,7 @@ def milliseconds_an_epoch() -> list[float]:
     from amalgam.tracking.run import training_run
 
     taken = []
-    with training_run("benchmark", "tracking", {}, {}) as tracker:
+    with training_run("benchmark", "tracking", {}, {}, uuid.uuid4().hex) as tracker:
         for epoch in range(EPOCHS):
             started = time.perf_counter()
             tracker.metrics({f"metric_{index}": float(epoch) for index in range(METRICS)}, epoch)

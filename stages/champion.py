@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from amalgam.params import load_params
+from amalgam.params_file import load_params
 from amalgam.record import FILE, RunRecord
 from amalgam.stage import check_task, run_stage
 from amalgam.summary import table

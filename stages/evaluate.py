@@ -13,6 +13,7 @@ from amalgam.record import RunRecord
 from amalgam.stage import run_stage, stage_params
 from amalgam.students import load_student
 from amalgam.summary import table
+from amalgam.supplied import DOUBT, doubt
 from amalgam.teachers import load_teachers
 from amalgam.tracking.publish import attempt, publish_evaluation
 
@@ -24,17 +25,25 @@ HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", 
 
 
 def evaluate(task: str) -> None:
-    label_sets = LabelSets.read(PREPARED / task)
+    label_sets = LabelSets.read(PREPARED / task / "test")
     split = PreparedSplit.read(PREPARED / task / "test")
     controls = teacher_controls(load_teachers(MODELS / task, label_sets), label_sets, split)
     predictions = predict(load_student(STUDENTS / task, label_sets), split)
-    write_evaluation(task, STUDENTS / task / "best.safetensors", predictions, controls, label_sets, split, EVALUATION / task)
+    weights, doubtful = STUDENTS / task / "best.safetensors", doubts(MODELS / task)
+    write_evaluation(task, weights, predictions, controls, label_sets, split, doubtful, EVALUATION / task)
+
+
+def doubts(models: Path) -> dict[str, str]:
+    """By supplied teacher, what makes its figures here optimistic."""
+    found = {path.parent.name: doubt(read_json(path)) for path in sorted(models.glob("*/manifest.json"))}
+    return {name: text for name, text in found.items() if text}
 
 
 def row(task: str) -> list[str]:
     student, run = read_json(STUDENTS / task / "student.json"), RunRecord.read(STUDENTS / task)
     trained, found = read_json(STUDENTS / task / "metrics.json")[task], read_json(EVALUATION / task / "results.json")
-    teachers = ", ".join(f"{name} {accuracy:g}" for name, accuracy in found["teacher_accuracy"].items())
+    doubtful = found["teacher_doubts"]
+    teachers = ", ".join(f"{name} {accuracy:g}{'*' * (name in doubtful)}" for name, accuracy in found["teacher_accuracy"].items())
     epochs = f"{student['best_epoch']} of {student['settings']['num_epochs']}"
     values = (
         student["architecture"],
@@ -61,6 +70,8 @@ def main() -> None:
             evaluate(task)
             attempt(partial(publish_evaluation, STUDENTS / task, EVALUATION / task))
     print(table(HEADER, [row(task) for task in tasks]))
+    if any(read_json(EVALUATION / task / "results.json")["teacher_doubts"] for task in tasks):
+        print(f"* {DOUBT}")
 
 
 if __name__ == "__main__":

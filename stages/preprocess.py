@@ -21,7 +21,7 @@ def main() -> None:
         size = stored_size([train, test, *unlabeled], available, label_sets.classes, block.resolution)
         for raws, name, fraction in (([train, *unlabeled], "trainval", params.val_fraction), ([test], "test", 0.0)):
             prepare_split(raws, available, label_sets.classes, size, fraction, params.data_seed, PREPARED / task / name)
-        label_sets.write(PREPARED / task)
+            label_sets.write(PREPARED / task / name)
         print(f"{task}: {len(label_sets.classes)} classes, teachers {', '.join(label_sets.teachers)}")
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from amalgam.errors import UserError
-from amalgam.params import load_params
+from amalgam.params_file import load_params
 from amalgam.record import FILE
 from amalgam.stage import run_stage
 from amalgam.tracking.publish import publish_evaluation, publish_training

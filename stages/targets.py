@@ -21,7 +21,7 @@ def main() -> None:
     check_task(task, params.task_names)
     settings, augmentation = params.student(task), params.source_block.augmentation
     configure_execution()
-    label_sets = LabelSets.read(PREPARED / task)
+    label_sets = LabelSets.read(PREPARED / task / "trainval")
     split = PreparedSplit.read(PREPARED / task / "trainval")
     teachers = {
         name: (teacher, read_json(MODELS / task / name / "manifest.json")["weights_sha256"])

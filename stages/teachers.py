@@ -1,19 +1,23 @@
-"""Provide every teacher of every task: trained on its own classes, or from the store if it was ever trained so."""
+"""Provide every teacher of every task: supplied, or trained on its own classes, or from the store if it was ever trained so."""
 
 from functools import partial
 from pathlib import Path
 
+from amalgam.checkpoint import Checkpoint, checkpoint
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import read_json
+from amalgam.models import Classifier
 from amalgam.params import Params
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
 from amalgam.stage import run_stage, stage_params
-from amalgam.teachers import OwnImages, Recipe, provide_teacher, train_teacher
-from amalgam.trainer import steps_per_epoch
+from amalgam.supplied import provide_supplied
+from amalgam.teachers import OwnImages, Recipe, provide_teacher, teacher_key, train_teacher
+from amalgam.trainer import Fit, Hooks, epochs_done, steps_per_epoch
 
 PREPARED = Path("outputs/prepared")
 TEACHERS = Path("outputs/teachers")
+SUPPLIED = Path("fetched/teachers")
 
 
 def recipe(params: Params) -> Recipe:
@@ -25,19 +29,35 @@ def main() -> None:
     params = stage_params()
     configure_execution()
     for task in params.task_names:
-        label_sets = LabelSets.read(PREPARED / task)
+        label_sets = LabelSets.read(PREPARED / task / "trainval")
         split = PreparedSplit.read(PREPARED / task / "trainval")
         for name in label_sets.teachers:
-            provide(recipe(params), OwnImages.of(name, label_sets, split), f"{task} {name}", TEACHERS / task / name)
+            own, supplied = OwnImages.of(name, label_sets, split), SUPPLIED / task / name
+            if supplied.exists():
+                origin = provide_supplied(supplied, own, f"teacher {task} {name}", TEACHERS / task / name)
+            else:
+                origin = provide(recipe(params), own, f"{task} {name}", TEACHERS / task / name)
+            accuracy = read_json(TEACHERS / task / name / "manifest.json")["validation_accuracy"]
+            reached = "no validation images" if accuracy is None else f"validation accuracy {accuracy} %"
+            print(f"teacher {task} {name}: {origin}, {reached}", flush=True)
 
 
-def provide(how: Recipe, own: OwnImages, label: str, folder: Path) -> None:
-    steps = how.num_epochs * steps_per_epoch(int((~own.validation).sum()), how.batch_size)
-    with progress_bar(f"teacher {label}", steps, "step") as (on_step, on_epoch):
-        trained = provide_teacher(own, how, folder, partial(train_teacher, own, how, on_step, on_epoch))
-    accuracy = read_json(folder / "manifest.json")["validation_accuracy"]
-    origin = "trained" if trained else "from the store"
-    print(f"teacher {label}: {origin}, validation accuracy {'–' if accuracy is None else f'{accuracy} %'}", flush=True)
+def provide(how: Recipe, own: OwnImages, label: str, folder: Path) -> str:
+    """Write one teacher's folder, and say whence; a training that was broken off goes on."""
+    with checkpoint(teacher_key(own, how)[:32]) as kept:
+        trained = provide_teacher(own, how, folder, partial(train, how, own, label, kept))
+        kept.remove()
+    return "trained" if trained else "from the store"
+
+
+def train(how: Recipe, own: OwnImages, label: str, kept: Checkpoint) -> tuple[Classifier, Fit]:
+    steps = steps_per_epoch(int((~own.validation).sum()), how.batch_size)
+    saved = kept.last()
+    done = epochs_done(saved)
+    if done:
+        print(f"teacher {label}: goes on after epoch {done} of {how.num_epochs}", flush=True)
+    with progress_bar(f"teacher {label}", how.num_epochs * steps, "step", done * steps) as (on_step, on_epoch):
+        return train_teacher(own, how, Hooks(on_step, on_epoch, kept.keep, saved))
 
 
 if __name__ == "__main__":

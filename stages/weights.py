@@ -1,12 +1,13 @@
-"""Check and copy the weights that students start from, where a file of them is given."""
+"""Check and copy what the user brings: the weights that students start from, and whole teachers."""
 
 from pathlib import Path
 
 from amalgam.files import repository_root, sha256_of_file, whole_folder, write_json
-from amalgam.params import StudentSettings
+from amalgam.params import Source, StudentSettings
 from amalgam.stage import run_stage, stage_params
 
 WEIGHTS = Path("fetched/weights")
+TEACHERS = Path("fetched/teachers")
 
 
 def supply(settings: StudentSettings, folder: Path) -> None:
@@ -24,11 +25,23 @@ def supply(settings: StudentSettings, folder: Path) -> None:
     write_json(folder / "supplied.json", supplied)
 
 
+def supply_teachers(source: Source, folder: Path) -> None:
+    """Write each supplied teacher. Raises UserError unless its file fits its settings."""
+    for task, teachers in source.supplied.items():
+        for name, given in teachers.items():
+            from amalgam.supplied import copy_supplied
+
+            path = repository_root() / Path(given.weights).expanduser()
+            copy_supplied(given, tuple(given.classes or source.tasks[task][name]), path, f"teacher {task} {name}", folder / task / name)
+
+
 def main() -> None:
     params = stage_params()
     for task in params.task_names:
         with whole_folder(WEIGHTS / task) as work:
             supply(params.student(task), work)
+    with whole_folder(TEACHERS) as work:
+        supply_teachers(params.source_block, work)
 
 
 if __name__ == "__main__":

@@ -30,13 +30,14 @@ def test_accuracies_by_hand() -> None:
 
 
 def test_the_files_hold_what_they_promise(tmp_path: Path) -> None:
-    write_evaluation("taskX", Path("outputs/best.safetensors"), PREDICTIONS, CONTROLS, SETS, SPLIT, tmp_path / "out")
+    write_evaluation("taskX", Path("outputs/best.safetensors"), PREDICTIONS, CONTROLS, SETS, SPLIT, {"t": "doubtful"}, tmp_path / "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["task"] == "taskX"
     assert results["model_path"] == "outputs/best.safetensors"
     assert results["overall_accuracy"] == 75.0
     assert results["per_class_accuracy"] == {"a": 50.0, "b": 100.0, "c": 75.0}
     assert results["teacher_accuracy"] == {"t": 90.0}
+    assert results["teacher_doubts"] == {"t": "doubtful"}
     assert (results["oracle_routed_teachers"], results["unrouted_teachers"]) == (80.0, 60.0)
     assert results["shared_class_accuracy"] == 100.0
     assert (results["within_teacher_errors"], results["across_teacher_errors"]) == (12.5, 12.5)

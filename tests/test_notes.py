@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from amalgam.notes import changed_settings, repeat, run_name, run_note
-from amalgam.params import StudentSettings, load_params
+from amalgam.params import StudentSettings
+from amalgam.params_file import load_params
 from conftest import ROOT
 
 SHIPPED = (ROOT / "params.yaml").read_text()
@@ -15,7 +16,8 @@ FOUND = {
     "overall_accuracy": 82.0,
     "oracle_routed_teachers": 84.0,
     "unrouted_teachers": 55.0,
-    "teacher_accuracy": {"trees": 75.8},
+    "teacher_accuracy": {"trees": 75.8, "flowers": 81.6},
+    "teacher_doubts": {"flowers": "may have been trained on them"},
 }
 
 
@@ -78,6 +80,7 @@ def test_the_note_holds_results_and_commands() -> None:
     tested = run_note("taskA", "ResNet18", {"val_accuracy": 81.5}, FOUND, CONFUSION, "dvc exp run -S alpha=0.9", True)
     assert "| **student, test images** | **82** (80.1 … 83.9) |" in tested
     assert "| teacher trees, on its own classes | 75.8 |" in tested
+    assert "| teacher flowers, on its own classes (may have been trained on them) | 81.6 |" in tested
     assert "| actual \\ predicted | cat | dog |\n|---|---|---|\n| **cat** | 9 | 1 |\n| **dog** | · | 7 |" in tested
     assert "```\ndvc exp run -S alpha=0.9\n```" in tested
     assert "changes that no commit holds" in tested

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from amalgam.errors import UserError
-from amalgam.params import Params, StudentSettings, load_params, read_yaml
+from amalgam.params import Params, StudentSettings
+from amalgam.params_file import load_params, read_yaml
 from conftest import ROOT, Repository, make_repository
 
 SHIPPED = (ROOT / "params.yaml").read_text()
@@ -33,9 +34,11 @@ def edited(old: str, new: str) -> str:
 def every_field(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every parameter by its dotted name, but the tasks' overrides."""
     for name, field in model.model_fields.items():
+        if name in ("tasks", "overrides") and model is Params:
+            continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from every_field(field.annotation, f"{prefix}{name}.")
-        elif name != "tasks" or model is not Params:
+        else:
             yield f"{prefix}{name}", field
 
 
@@ -48,7 +51,7 @@ def test_every_parameter_is_documented_in_place_by_its_own_description() -> None
 
 
 def test_a_task_overrides_what_it_names_and_nothing_else(tmp_path: Path) -> None:
-    params = load(SHIPPED.replace("  alpha: null", "  alpha: 0.9", 1), tmp_path)
+    params = load(edited("taskA:\n", "taskA:\n  alpha: 0.9\n"), tmp_path)
     assert params.student("taskA").alpha == 0.9
     assert params.student("taskB").alpha == params.alpha
     assert params.student("taskA").model_dump(exclude={"alpha"}) == params.student("taskB").model_dump(exclude={"alpha"})
@@ -141,6 +144,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     return repository
 
 
+def test_dvc_sets_one_tasks_value_and_no_other_tasks(repository: Repository) -> None:
+    repository.run("dvc", "exp", "run", "-S", "taskA.temperature=8")
+    seen = load_params(repository.root / "seen.yaml")
+    assert [seen.student(task).temperature for task in ("taskA", "taskB")] == [8, 4]
+
+
 @pytest.mark.parametrize(("setting", "value"), [("alpha=0.5", 0.5), ("taskA.lr=3e-5", 3e-5), ("taskA.lr=0.00005", 5e-5), ("lr=1e-2", 0.01)])
 def test_what_dvc_writes_is_read_as_meant(repository: Repository, setting: str, value: float) -> None:
     repository.run("dvc", "exp", "run", "--set-param", setting)
@@ -184,6 +193,18 @@ def test_what_contradicts_itself_is_refused_by_name(changes: dict[str, str], mes
         text = text.replace(f"\n{old}", f"\n{new}")
     with pytest.raises(UserError, match=f"taskA: {message}"):
         load(text, tmp_path)
+
+
+def test_a_task_takes_the_keys_of_overrides_and_its_own_values(tmp_path: Path) -> None:
+    """An alias is the same wherever it stands, as for DVC."""
+    text = edited("taskB:\n  <<: *overrides", "taskB: {alpha: 0.25, <<: *overrides, lr: 0.5}")
+    params = load(text, tmp_path)
+    assert (params.student("taskB").alpha, params.student("taskB").lr) == (0.25, 0.5)
+    assert params.student("taskA").alpha == 0.5
+    with pytest.raises(UserError, match=r"taskB\.target: missing; every key must stand in the file \(add the line '<<: \*overrides'"):
+        load(edited("taskB:\n  <<: *overrides", "taskB: {alpha: 0.25}"), tmp_path)
+    with pytest.raises(UserError, match=r"overrides\.alpha must stay null"):
+        load(SHIPPED.replace("\n  alpha: null", "\n  alpha: 0.25"), tmp_path)
 
 
 def test_few_labels_are_fine_without_teachers_or_with_all_of_them(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from mlflow import MlflowClient
 
 from amalgam.models import save_weights
 from amalgam.networks import build_network
-from conftest import Repository, stages_run, write_images
+from amalgam.params_file import load_params
+from amalgam.stage import check_stages
+from conftest import ROOT, Repository, stages_run, write_images
 
 ALL = {"fetch", "weights", "preprocess", "teachers", "targets-taskA", "targets-taskB", "train-taskA", "train-taskB", "evaluate"}
 TRAINING = {"train-taskA", "train-taskB", "evaluate"}
@@ -92,13 +94,36 @@ def test_a_class_of_one_task_re_runs_no_training_of_the_other(finished: Reposito
     finished.set_params(folder__tasks=tasks)
     store = finished.root / ".amalgam" / "teachers"
     before = len(list(store.glob("*/manifest.json")))
-    assert finished.repro() == ALL - {"fetch", "weights", "targets-taskA", "train-taskA"}
+    assert finished.repro() == ALL - {"fetch", "targets-taskA", "train-taskA"}
     assert len(list(store.glob("*/manifest.json"))) == before + 1, "one teacher's classes changed, and it alone was trained"
 
 
 def test_more_views_re_run_targets_but_no_teacher(finished: Repository) -> None:
     finished.set_params(taskB__views=3)
     assert finished.repro() == {"targets-taskB", "train-taskB", "evaluate"}
+
+
+def test_a_third_task_is_the_lines_of_the_example_and_runs_nothing_of_the_others(finished: Repository) -> None:
+    patch = ROOT / "examples" / "third_task.patch"
+    finished.run("git", "apply", "--include=dvc.yaml", str(patch))
+    params = yaml.safe_load((finished.root / "params.yaml").read_text())
+    tasks = params["folder"]["tasks"] | {"taskC": {"reddish": ["red", "yellow"], "greenish": ["green", "yellow"]}}
+    finished.set_params(taskC=params["overrides"], folder__tasks=tasks)
+    # The store holds the others' teachers, DVC their trainings.
+    assert finished.repro() == {"preprocess", "weights", "teachers", "targets-taskC", "train-taskC", "evaluate"}
+    assert read(finished, "outputs/evaluation/taskC/results.json")["test_images"] == 12
+    assert len(runs_of(finished, "taskC")) == 1
+    shown = finished.run("dvc", "exp", "run", "--set-param", "taskC.alpha=0.25").stdout
+    assert stages_run(shown) == {"train-taskC", "evaluate"}
+
+
+def test_the_example_of_a_third_task_fits_the_shipped_files(tmp_path: Path) -> None:
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    subprocess.run(["git", "apply", str(ROOT / "examples" / "third_task.patch")], cwd=tmp_path, check=True)
+    params = load_params(tmp_path / "params.yaml")
+    assert params.task_names == ["taskA", "taskB", "taskC"]
+    check_stages(params, tmp_path / "dvc.yaml")
 
 
 def test_the_same_inputs_give_the_same_bits_whatever_ran_before(finished: Repository) -> None:
@@ -127,6 +152,34 @@ def test_a_clone_without_the_committed_results_uses_its_own_run_cache(finished: 
     again = clone.run("dvc", "exp", "run", *change).stdout
     assert stages_run(again) == set()
     assert "Stage 'evaluate' is cached" in again
+
+
+def test_an_experiment_travels_through_a_bare_repository(finished: Repository, tmp_path: Path) -> None:
+    """Its commit through git, its files through the DVC remote; applied elsewhere, it leaves nothing to run."""
+    finished.run("git", "init", "-q", "--bare", str(tmp_path / "bare.git"))
+    finished.run("git", "remote", "add", "origin", str(tmp_path / "bare.git"))
+    finished.run("dvc", "remote", "add", "--default", "here", str(tmp_path / "remote"))
+    finished.commit("remote")
+    finished.run("git", "push", "-q", "origin", "HEAD:main")
+    finished.run("dvc", "exp", "run", "--name", "brave-newt", "-S", "taskA.alpha=0.25")
+    expected = read(finished, "outputs/evaluation/taskA/results.json")
+    finished.run("dvc", "exp", "push", "origin", "brave-newt")
+    finished.run("git", "clone", "-q", "--branch", "main", str(tmp_path / "bare.git"), str(tmp_path / "clone"))
+    clone = Repository(tmp_path / "clone")
+    clone.run("dvc", "exp", "pull", "origin", "brave-newt")
+    clone.run("dvc", "exp", "apply", "brave-newt")
+    assert clone.repro() == set()
+    assert read(clone, "outputs/evaluation/taskA/results.json") == expected
+    assert read(clone, "outputs/students/taskA/student.json")["settings"]["alpha"] == 0.25
+
+
+def test_two_trainings_run_side_by_side_as_the_readme_says(finished: Repository) -> None:
+    finished.set_params(alpha=0.75)
+    commands = "dvc repro -q --single-item train-taskA & dvc repro -q --single-item train-taskB & wait"
+    finished.run("bash", "-c", commands)
+    assert finished.repro() == {"evaluate"}
+    for task in ("taskA", "taskB"):
+        assert read(finished, f"outputs/students/{task}/student.json")["settings"]["alpha"] == 0.75
 
 
 def test_pull_in_a_fresh_clone_leaves_nothing_to_run(finished: Repository, tmp_path: Path) -> None:
@@ -284,7 +337,7 @@ def test_a_task_without_stages_and_stages_without_a_task_stop_the_first_stage(fi
     tasks = params["folder"]["tasks"]
     finished.set_params(taskC=params["taskA"], folder__tasks={**tasks, "taskC": tasks["taskA"]})
     result = finished.run("dvc", "repro", check=False)
-    assert "folder.tasks.taskC: dvc.yaml has no stages for it; copy there those of another task" in result.stderr
+    assert "folder.tasks.taskC: dvc.yaml has no stages for it; add what stands there of taskB once more" in result.stderr
     finished.run("git", "checkout", "-q", "params.yaml")
     finished.edit("params.yaml", lambda text: re.sub(r"(?ms)^taskB:.*?(?=^\S)", "", text))
     finished.set_params(folder__tasks={"taskA": tasks["taskA"]})

@@ -5,12 +5,18 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from dvc.cli.parser import get_main_parser
 
-from amalgam.params import load_params
+from amalgam.params import StudentSettings
+from amalgam.params_file import load_params
+from amalgam.programs import read_program
 from conftest import ROOT
+from foreign import NearestColour
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-DVC = {"exp run", "exp show", "metrics diff", "plots show", "queue start", "repro", "push", "pull"}
+STAGES = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 MAKE = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -24,7 +30,11 @@ def commands() -> list[str]:
 
 
 def apply(text: str, dotted: str, value: str) -> str:
-    """Set a dotted key in YAML text that indents by two."""
+    """Set a dotted key in YAML text that indents by two; a task's own key stands under those that it takes over."""
+    task, _, key = dotted.partition(".")
+    if f"\n{task}:\n  <<: *overrides" in text:
+        assert key in StudentSettings.model_fields
+        return text.replace(f"\n{task}:\n  <<: *overrides", f"\n{task}:\n  <<: *overrides\n  {key}: {value}")
     lines, depth, found = text.splitlines(), 0, 0
     parts = dotted.split(".")
     for number, line in enumerate(lines):
@@ -46,29 +56,58 @@ def test_there_are_commands() -> None:
     assert len(commands()) > 8
 
 
-@pytest.mark.parametrize("command", commands())
-def test_a_command_of_the_documentation_would_run(command: str, tmp_path: Path) -> None:
-    words = shlex.split(command, comments=True)
-    while words and ("=" in words[0] or words[0] == "export"):
-        words.pop(0)
-    if not words:
-        return
+@pytest.mark.parametrize("line", commands())
+def test_a_command_of_the_documentation_would_run(line: str, tmp_path: Path) -> None:
+    for command in re.split(r" &{1,2} ", line):
+        words = shlex.split(command, comments=True)
+        while words and ("=" in words[0] or words[0] == "export"):
+            words.pop(0)
+        if words:
+            check(words, tmp_path)
+
+
+def check(words: list[str], folder: Path) -> None:
     if words[0] == "make":
-        assert set(words[1:]) <= MAKE
+        assert {word for word in words[1:] if "=" not in word} <= MAKE
     elif words[0] == "dvc":
-        assert any(" ".join(words[1:3]).startswith(known) for known in DVC)
-        settings = [words[i + 1] for i, word in enumerate(words) if word in ("-S", "--set-param")]
-        for value in range(3):
-            text = (ROOT / "params.yaml").read_text()
-            for setting in settings:
-                key, _, values = setting.partition("=")
-                text = apply(text, key, (values.split(",") * 3)[value])
-            (tmp_path / "params.yaml").write_text(text)
-            load_params(tmp_path / "params.yaml")
+        arguments = get_main_parser().parse_args(words[1:])
+        assert set(getattr(arguments, "targets", None) or []) <= STAGES | {"data.dvc", "models.dvc"}
+        check_settings(getattr(arguments, "set_param", None) or [], folder)
     elif words[0] in ("python", "git"):
         assert (ROOT / words[-1 if words[0] == "git" else 1]).is_file()
     else:
-        assert words[0] in ("source", "mlflow", "curl")
+        assert words[0] in ("source", "mlflow", "curl", "wait")
+
+
+def check_settings(settings: list[str], folder: Path) -> None:
+    """Each value of a grid is one that the parameters accept."""
+    for value in range(3):
+        text = (ROOT / "params.yaml").read_text()
+        for setting in settings:
+            key, _, values = setting.partition("=")
+            text = apply(text, key, (values.split(",") * 3)[value])
+        (folder / "params.yaml").write_text(text)
+        load_params(folder / "params.yaml")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_of_supplied_teachers_is_one_that_the_parameters_accept(tmp_path: Path) -> None:
+    (example,) = blocks("yaml")
+    given = example.partition("  supplied:\n")[2]
+    before, middle, after = (ROOT / "params.yaml").read_text().rpartition("  supplied: {}\n")
+    (tmp_path / "params.yaml").write_text(before + middle.replace("{}", "") + given + after)
+    supplied = load_params(tmp_path / "params.yaml").folder.supplied["taskA"]
+    assert (supplied["flowers"].resolution, supplied["trees"].architecture) == (96, None)
+
+
+def test_the_example_of_an_export_makes_a_program_that_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = (block for block in blocks("python") if "torch.export" in block)
+    exec(example, {"torch": torch, "network": NearestColour(["red", "green"])})
+    assert read_program(tmp_path / "trees.pt2")(torch.zeros(5, 3, 64, 64)).shape == (5, 2)
 
 
 def test_files_that_pages_link_to_exist() -> None:

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import time
+import uuid
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def one_run(task: str = "taskA") -> str:
-    with training_run(task, "name", {"alpha": 0.5}, {"task": task} | origin_tags()) as tracker:
+    with training_run(task, "name", {"alpha": 0.5}, {"task": task} | origin_tags(), uuid.uuid4().hex) as tracker:
         for epoch in (1, 2):
             tracker.metrics({"val_accuracy": 10.0 * epoch}, epoch)
         return tracker.run_id
@@ -47,7 +48,7 @@ def test_a_training_is_one_finished_run_in_its_tasks_experiment(root: Path, monk
 
 
 def test_store_and_artifacts_stand_in_the_users_repository(root: Path) -> None:
-    with training_run("taskA", "name", {}, {}) as tracker:
+    with training_run("taskA", "name", {}, {}, "mark") as tracker:
         Path("student.json").write_text("{}")
         tracker.file(Path("student.json"))
     assert (root / "mlflow.db").is_file()
@@ -56,9 +57,25 @@ def test_store_and_artifacts_stand_in_the_users_repository(root: Path) -> None:
 
 
 def test_a_training_that_fails_is_marked_failed(root: Path) -> None:
-    with pytest.raises(UserError), training_run("taskA", "name", {}, {}) as tracker:
+    with pytest.raises(UserError), training_run("taskA", "name", {}, {}, "mark") as tracker:
         raise UserError("the loss is no longer finite")
     assert connect().get_run(tracker.run_id).info.status == "FAILED"
+
+
+def test_a_training_that_was_broken_off_goes_on_in_its_run(root: Path) -> None:
+    """Interrupted, it is marked killed; its mark finds it again. Deleted, it is left alone."""
+    with pytest.raises(KeyboardInterrupt), training_run("taskA", "name", {"alpha": 0.5}, {}, "mine") as first:
+        raise KeyboardInterrupt
+    assert connect().get_run(first.run_id).info.status == "KILLED"
+    with training_run("taskA", "another name", {"alpha": 0.5}, {"host": "here"}, "mine") as second:
+        assert connect().get_run(first.run_id).info.status == "RUNNING"
+    run = connect().get_run(first.run_id)
+    assert (second.run_id, run.info.status, run.info.run_name) == (first.run_id, "FINISHED", "another name")
+    assert run.data.tags["host"] == "here"
+    connect().delete_run(first.run_id)
+    with training_run("taskA", "name", {}, {}, "mine") as third:
+        pass
+    assert third.run_id != first.run_id
 
 
 def git(*arguments: str) -> str:
@@ -97,7 +114,7 @@ def test_without_git_a_run_is_tracked_all_the_same(root: Path, monkeypatch: pyte
 
 def test_the_machines_load_is_logged_while_training_runs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
-    with training_run("taskA", "name", {}, {}) as tracker:
+    with training_run("taskA", "name", {}, {}, "mark") as tracker:
         for _ in range(100):  # two samples, however busy the machine
             if "system/cpu_utilization_percentage" in connect().get_run(tracker.run_id).data.metrics:
                 break
@@ -107,7 +124,7 @@ def test_the_machines_load_is_logged_while_training_runs(root: Path, monkeypatch
 
 
 def test_any_name_of_a_teacher_or_class_can_be_logged(root: Path) -> None:
-    with training_run("taskA", "name", {}, {}) as tracker:
+    with training_run("taskA", "name", {}, {}, "mark") as tracker:
         tracker.metrics({"teacher_weight/fruit+vegetables": 0.5, "test_accuracy/größe (m²)": 1.0})
     assert {"teacher_weight/fruit_vegetables", "test_accuracy/größe _m²_"} <= connect().get_run(tracker.run_id).data.metrics.keys()
 

@@ -18,6 +18,7 @@ from amalgam.trainer import (
     DivergedError,
     Epoch,
     Fit,
+    Hooks,
     Optimization,
     StepLoss,
     Validation,
@@ -109,7 +110,7 @@ HOW = Optimization("adamw", 0.05, 0.0, "one_cycle", 4)
 def run(validations: list[Validation] | None = None, classifier: Classifier | None = None) -> tuple[Fit, list[Epoch]]:
     remaining, seen = list(validations or []), list[Epoch]()
     result = fit(
-        classifier or toy(), HOW, 5, batches, cross_entropy, lambda _: remaining.pop(0) if remaining else None, on_epoch=seen.append
+        classifier or toy(), HOW, 5, batches, cross_entropy, lambda _: remaining.pop(0) if remaining else None, Hooks(on_epoch=seen.append)
     )
     return result, seen
 
@@ -214,7 +215,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept() -> None:
         validated.append(current.network.state_dict()["0.weight"].clone())
         return Validation(0.5, 0.5)
 
-    result = fit(classifier, how, 5, batches, cross_entropy, validate, on_step=follow)
+    result = fit(classifier, how, 5, batches, cross_entropy, validate, Hooks(follow))
     assert updates == 10
     torch.testing.assert_close({name: result.last[name] for name in by_hand}, by_hand)
     torch.testing.assert_close(validated[-1], by_hand["0.weight"])
@@ -233,7 +234,7 @@ def test_long_gradients_are_shortened() -> None:
         if not moved:
             moved.append(math.sqrt(sum(float((classifier.network.state_dict()[name] - before[name]).square().sum()) for name in before)))
 
-    fit(classifier, how, 5, batches, cross_entropy, lambda _: None, on_step=measure)
+    fit(classifier, how, 5, batches, cross_entropy, lambda _: None, Hooks(measure))
     assert moved[0] == pytest.approx(0.01 * 1.9, rel=1e-3), "Nesterov's first step is 1 + momentum gradients long"
 
 

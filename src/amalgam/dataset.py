@@ -2,7 +2,7 @@
 
 ::
 
-    outputs/prepared/<task>/classes.json             the union's classes, and each teacher's
+    outputs/prepared/<task>/trainval/classes.json    the union's classes, and each teacher's
     outputs/prepared/<task>/trainval/images.npy      uint8 (N, height, width, 3), to be memory-mapped
     outputs/prepared/<task>/trainval/labels.npy      int64 (N,): index into the union's classes, −1 for an image without label
     outputs/prepared/<task>/trainval/validation.npy  bool (N,): the images held out to choose the best epoch

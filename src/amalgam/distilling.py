@@ -18,7 +18,7 @@ from amalgam.params import Objective, Target
 from amalgam.selection import SelectionRules, validate
 from amalgam.stacking import MOST_IMAGES, Stacking, fit_stacking
 from amalgam.targets import StoredTargets
-from amalgam.trainer import Batch, Epoch, Fit, Optimization, StepLoss, Terms, fit, mixed, shuffled_batches, steps_per_epoch
+from amalgam.trainer import Batch, Fit, Hooks, Optimization, StepLoss, Terms, fit, mixed, shuffled_batches, steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ def train_student(
     targets: StoredTargets,
     optimization: Optimization,
     teaching: Teaching,
-    on_step: Callable[[], None] = lambda: None,
-    on_epoch: Callable[[Epoch], None] = lambda record: None,
+    hooks: Hooks | None = None,
 ) -> Fit:
     """Train ``student`` in place; epoch e sees view e mod views (a new one at alpha 0), in an order that follows from (seed, e)."""
     pupils = Pupils.of(split, label_sets.classes, targets, teaching)
@@ -88,8 +87,7 @@ def train_student(
         lambda epoch: view_of_epoch(split, targets, pupils, teaching, epoch),
         student_loss(label_sets, teaching, learn_stacking(targets, pupils) if teaching.needs_stacking else None),
         partial(validate, split=split, targets=targets, label_sets=label_sets, rules=teaching.selection),
-        on_step,
-        on_epoch,
+        hooks,
     )
 
 

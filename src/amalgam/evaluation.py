@@ -115,9 +115,17 @@ def compared(found: dict[str, Any], test_loss: float) -> dict[str, float]:
 
 
 def write_evaluation(
-    task: str, model_path: Path, predictions: Predictions, controls: Controls, label_sets: LabelSets, split: PreparedSplit, folder: Path
+    task: str,
+    model_path: Path,
+    predictions: Predictions,
+    controls: Controls,
+    label_sets: LabelSets,
+    split: PreparedSplit,
+    doubts: dict[str, str],
+    folder: Path,
 ) -> None:
-    found = results(task, model_path, predictions, controls, label_sets.covering())
+    """``doubts`` says by teacher what makes its figures optimistic."""
+    found = results(task, model_path, predictions, controls, label_sets.covering()) | {"teacher_doubts": doubts}
     with whole_folder(folder) as work:
         write_json(work / "results.json", found)
         write_json(work / "metrics.json", {task: compared(found, score(predictions.logits, predictions.labels).loss)})

@@ -1,5 +1,7 @@
 """Files and folders that are either whole or absent."""
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -13,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+PART = ".part"  # ends the name of what is being written
+
 
 def repository_root() -> Path:
     """The user's repository: DVC names it even where a stage runs in a temporary copy."""
@@ -21,17 +25,58 @@ def repository_root() -> Path:
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``target`` that takes its place only if the block ends without an error."""
+    """Yield a new folder beside ``target`` that takes its place only if the block ends without an error.
+
+    What processes that were killed left of the same target is removed.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.parent / f".{target.name}.{uuid.uuid4().hex}.part"
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*{PART}"):
+        remove_abandoned(leftover)
+    work = target.parent / f".{target.name}.{uuid.uuid4().hex}{PART}"
     work.mkdir()
+    held = os.open(work, os.O_RDONLY)
     try:
+        fcntl.flock(held, fcntl.LOCK_EX)  # let go by the system even if this process is killed
         yield work
         if target.exists():
             shutil.rmtree(target)
         work.rename(target)
     finally:
+        os.close(held)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def remove_abandoned(part: Path) -> bool:
+    """Remove a half-written file or folder unless the process that writes it still lives; whether it was removed."""
+    try:
+        held = os.open(part, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(held)
+    part.unlink(missing_ok=True) if part.is_file() else shutil.rmtree(part, ignore_errors=True)
+    return True
+
+
+def whole_file(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that is there whole or not at all, even if the machine stops. Raises OSError that names it."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
+    try:
+        with part.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.networks import build_network, precision_of, pretrained_statistics
+from amalgam.programs import read_program
 
+PROGRAM = "program"  # the architecture of an exported program
 STATISTICS_PIXELS = 1 << 20  # at a time
 
 
@@ -56,6 +58,7 @@ class Classifier:
     network: nn.Module
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    order: tuple[int, ...] | None = None  # the network's output for each class; None: as they stand
 
     def to(self, device: torch.device) -> "Classifier":
         self.network.to(device)
@@ -68,10 +71,11 @@ class Classifier:
         inputs = self.preprocessing(images)
         with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
             output: Tensor = self.network(inputs)
-        return output.float()
+        return output.float() if self.order is None else output.float()[:, list(self.order)]
 
     def manifest(self) -> dict[str, Any]:
-        return {
+        order = {} if self.order is None else {"output_order": list(self.order)}
+        return order | {
             "architecture": self.architecture,
             "classes": list(self.classes),
             "preprocessing": {
@@ -96,6 +100,12 @@ def save_weights(state: dict[str, Tensor], path: Path) -> None:
         raise UserError(f"cannot write {path} ({error}); is the disk full?") from error
 
 
+def weights_file(folder: Path) -> Path:
+    """A teacher's: an exported program, if it is one."""
+    program = folder / f"{PROGRAM}.pt2"
+    return program if program.exists() else folder / "weights.safetensors"
+
+
 def load_classifier(weights: Path, manifest: Path) -> Classifier:
     """Read what ``save_classifier`` wrote. Raises UserError if files are missing or do not belong together."""
     for file in (weights, manifest):
@@ -105,12 +115,20 @@ def load_classifier(weights: Path, manifest: Path) -> Classifier:
     if sha256_of_file(weights) != entry["weights_sha256"]:
         raise UserError(f"{weights} is not the file that {manifest} describes (sha256 differs); restore both with dvc checkout")
     architecture, classes, own = entry["architecture"], tuple(entry["classes"]), entry["preprocessing"]
-    network = build_network(architecture, len(classes))
+    preprocessing = Preprocessing(_pair(own["size"]), three(own["mean"]), three(own["std"]))
+    order = tuple(entry["output_order"]) if "output_order" in entry else None
+    return Classifier(architecture, _load_network(architecture, len(classes), weights), classes, preprocessing, order)
+
+
+def _load_network(architecture: str, num_classes: int, weights: Path) -> nn.Module:
+    if architecture == PROGRAM:
+        return read_program(weights)
+    network = build_network(architecture, num_classes)
     try:
         network.load_state_dict(load_file(weights))
     except RuntimeError as error:
-        raise UserError(f"{weights} does not fit a {architecture} of {len(classes)} classes: {error}") from error
-    return Classifier(architecture, network, classes, Preprocessing(_pair(own["size"]), _three(own["mean"]), _three(own["std"])))
+        raise UserError(f"{weights} does not fit a {architecture} of {num_classes} classes: {error}") from error
+    return network
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:
@@ -118,7 +136,7 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
+def three(values: Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = values
     return red, green, blue
 
@@ -128,4 +146,4 @@ def student_preprocessing(
 ) -> Preprocessing:
     """The statistics that pre-trained weights expect, else those of the training images."""
     mean, std = pretrained_statistics(architecture) if pretrained else channel_statistics(images, rows)
-    return Preprocessing((resolution, resolution), _three(mean), _three(std))
+    return Preprocessing((resolution, resolution), three(mean), three(std))

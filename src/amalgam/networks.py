@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
-from amalgam.params import TIMM
+from amalgam.params import TIMM, TORCHVISION
 from amalgam.reference_cnn import ReferenceCNN
 
 State = dict[str, Tensor]
@@ -96,6 +96,16 @@ def _timm_model(architecture: str, num_classes: int, pretrained: bool = False) -
     return timm.create_model(name, num_classes=num_classes, pretrained=pretrained)
 
 
+def _torchvision_by_name(architecture: str, num_classes: int) -> nn.Module:
+    """Raises UserError if torchvision has no such classifier, suggesting the nearest."""
+    name, known = architecture.removeprefix(TORCHVISION), torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3)
+        raise UserError(f"architecture {architecture}: torchvision has no classifier '{name}'; did you mean {', '.join(close or known)}?")
+    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    return network
+
+
 def imagenet_weights(architecture: str) -> State:
     """The published state dict, from its library's cache or by download. Raises UserError when there is neither."""
     if architecture.startswith(TIMM):
@@ -146,9 +156,9 @@ def read_state(path: Path) -> State:
 
 
 def load_body(network: nn.Module, state: State, head: str, architecture: str, origin: str) -> None:
-    """Load everything but the head. Raises UserError unless the names and shapes are those of the architecture."""
-    own = {name: value for name, value in network.state_dict().items() if not name.startswith(f"{head}.")}
-    given = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
+    """Load everything but the head, which '' has none. Raises UserError unless names and shapes are the architecture's."""
+    own = {name: value for name, value in network.state_dict().items() if not (head and name.startswith(f"{head}."))}
+    given = {name: value for name, value in state.items() if not (head and name.startswith(f"{head}."))}
     missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
     foreign = [name for name in given if name not in own]
     shaped = [name for name in own if name in given and own[name].shape != given[name].shape]
@@ -174,7 +184,9 @@ def precision_of(architecture: str, device: str) -> torch.dtype:
 
 
 def build_network(architecture: str, num_classes: int, pretrained: bool = False, weights: Path | None = None) -> nn.Module:
-    """A network in channels-last layout: the reference CNN or a student's."""
+    """A network in channels-last layout: the reference CNN, a student's, or one of torchvision's as it is."""
     if architecture == "ReferenceCNN":
         return ReferenceCNN(num_classes).to(memory_format=torch.channels_last)
+    if architecture.startswith(TORCHVISION):
+        return _torchvision_by_name(architecture, num_classes).to(memory_format=torch.channels_last)
     return Student(architecture, num_classes, pretrained, weights).to(memory_format=torch.channels_last)

@@ -4,7 +4,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from amalgam.params import PARAMS_FILE, StudentSettings, read_yaml
+from amalgam.params import StudentSettings
+from amalgam.params_file import PARAMS_FILE, read_yaml
 
 # Settings that each run's name says anyhow.
 NAMED = frozenset(
@@ -78,7 +79,9 @@ def run_note(
         rows.append(("**student, test images**", f"**{found['overall_accuracy']:g}** ({low:g} … {high:g})"))
         rows.append(("teachers, told who knows each image", f"{found['oracle_routed_teachers']:g}"))
         rows.append(("teachers, not told", f"{found['unrouted_teachers']:g}"))
-        rows += [(f"teacher {name}, on its own classes", f"{accuracy:g}") for name, accuracy in found["teacher_accuracy"].items()]
+        doubts = found["teacher_doubts"]
+        for name, accuracy in found["teacher_accuracy"].items():
+            rows.append((f"teacher {name}, on its own classes" + (f" ({doubts[name]})" if name in doubts else ""), f"{accuracy:g}"))
     table = "\n".join(["| accuracy in percent | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
     remark = "\n\nThe code had changes that no commit holds: the commands repeat it only with them." if dirty else ""
     matrix = f"\n\nTest images by class:\n\n{_confusion_table(confusion)}" if confusion else ""

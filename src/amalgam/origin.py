@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from amalgam.params import PARAMS_FILE
+from amalgam.params_file import PARAMS_FILE
 
 
 def origin_tags() -> dict[str, str]:

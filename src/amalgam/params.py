@@ -1,27 +1,13 @@
-"""The one definition of every parameter, and the one place that reads ``params.yaml``.
+"""The one definition of every parameter: names, types, ranges and what they mean. ``params_file.py`` reads them."""
 
-YAML guesses a type from a value's spelling (``no`` a truth value, ``5e-05`` text, ``010`` a number), differently in each
-version of the language. Here every scalar is read as the text that stands in the file, and the declared type decides what it
-means, so that DVC's spelling of numbers and class names such as ``no`` or ``010`` are both right.
-"""
+from typing import Annotated, Any, Literal
 
-import difflib
-import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeGuard, get_args
-
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from amalgam.errors import UserError
-
-PARAMS_FILE = Path("params.yaml")
 STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
 TIMM = "timm/"
-TASK_NAME = re.compile(r"task[A-Z]\w*")
-
-Location = tuple[str | int, ...]
+TORCHVISION = "torchvision/"
 
 Target = Literal["mean", "blocks", "joint", "confidence", "stacked"]
 Objective = Literal["kl", "dkd", "dist"]
@@ -283,6 +269,41 @@ class FolderFetch(Section):
     max_gigabytes: float = Field(gt=0, description="Refuse to unpack more than this many gigabytes: raise it for larger data sets.")
 
 
+def _known_architecture(name: str) -> str:
+    if name not in (*STUDENTS, "ReferenceCNN") and not name.startswith((TIMM, TORCHVISION)):
+        raise ValueError(f"'{name}' is refused: it should be {TORCHVISION} or {TIMM} and a name there, ReferenceCNN, or null for a program")
+    return name
+
+
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class SuppliedTeacher(Section):
+    """A teacher that the user brings, and how it sees images."""
+
+    weights: str = Field(min_length=1, description="Its file: a state dict (.pth, .safetensors) or an exported program (.pt2).")
+    architecture: Annotated[str, AfterValidator(_known_architecture)] | None = Field(
+        None, description="torchvision/ or timm/ and a name there, or ReferenceCNN; none for an exported program."
+    )
+    classes: Classes | None = Field(None, description="In the order of its outputs, where that is not the order in tasks.")
+    resolution: int = Field(ge=8, le=1024, description="Side in pixels of its input.")
+    mean: Channels = Field(description="A channel, of pixels scaled to 0 … 1, as in its training.")
+    std: Channels = Field(description="Likewise.")
+    min_accuracy: float = Field(ge=0, le=100, description="In percent, on the validation images of its classes; below it, it is refused.")
+    trained_elsewhere: bool = Field(False, description="Whether none of these images was in its training.")
+
+    @model_validator(mode="after")
+    def _program_or_state_dict(self) -> "SuppliedTeacher":
+        if self.weights.endswith(".pt2") == (self.architecture is not None):
+            raise ValueError("a .pt2 program has no architecture, every other file needs one")
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std} must be above 0")
+        return self
+
+
+Supplied = dict[str, dict[TeacherName, SuppliedTeacher]]
+
+
 class Source(Section):
     """What each source's block holds beside its own way to fetch."""
 
@@ -294,6 +315,24 @@ class Source(Section):
     )
     augmentation: Augmentation
     tasks: Tasks = Field(description="For each task, the teachers by name, each with the classes it knows. Quote a class named null.")
+    supplied: Supplied = Field(
+        description="Teachers that you bring instead of having them trained: for each task, by name, the file and how it sees images, "
+        "as README.md shows."
+    )
+
+    @model_validator(mode="after")
+    def _supplied_teachers_have_a_place(self) -> "Source":
+        for task, teachers in self.supplied.items():
+            for name, given in teachers.items():
+                known = self.tasks.get(task, {}).get(name)
+                if known is None:
+                    raise ValueError(f"supplied.{task}.{name}: there is no such teacher in tasks; add {task}.{name} there with its classes")
+                if given.classes and set(given.classes) != set(known):
+                    raise ValueError(
+                        f"supplied.{task}.{name}.classes are {', '.join(given.classes)}, but tasks says {', '.join(known)}; "
+                        "name the same ones"
+                    )
+        return self
 
 
 class Digits(Source):
@@ -336,6 +375,7 @@ class Params(StudentSettings):
     digits: Digits
     cifar100: Cifar100
     folder: Folder
+    overrides: Overrides
     tasks: dict[str, Overrides]
 
     @property
@@ -352,6 +392,12 @@ class Params(StudentSettings):
         own = self.tasks[task].model_dump(exclude_none=True)
         common = {name: getattr(self, name) for name in StudentSettings.model_fields}
         return StudentSettings.model_validate(common | own)
+
+    @model_validator(mode="after")
+    def _overrides_only_lists_keys(self) -> "Params":
+        for name in self.overrides.model_dump(exclude_none=True):
+            raise ValueError(f"overrides.{name} must stay null, it only lists the keys; set {name} itself, or in a task's block")
+        return self
 
     @model_validator(mode="after")
     def _each_task_has_what_it_needs(self) -> "Params":
@@ -388,86 +434,3 @@ def impossible(settings: StudentSettings) -> str | None:
     if settings.label_fraction == 0 and settings.alpha == 0:
         return "label_fraction 0 with alpha 0 leaves nothing to learn from; raise one of them"
     return None
-
-
-def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]]:
-    """Parse YAML with every scalar as text (plain ``null``, ``~`` and nothing as None), and say on which line each key stands.
-
-    Raises UserError on a syntax error, a repeated key or a file that is no mapping.
-    """
-    lines: dict[Location, int] = {}
-
-    def convert(node: yaml.Node, location: Location) -> Any:
-        lines[location] = node.start_mark.line + 1
-        if isinstance(node, yaml.ScalarNode):
-            return None if node.style is None and node.value in ("", "~", "null", "Null", "NULL") else node.value
-        if isinstance(node, yaml.SequenceNode):
-            return [convert(item, (*location, index)) for index, item in enumerate(node.value)]
-        values: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            if key in values:
-                raise UserError(f"{name}:{key_node.start_mark.line + 1}: the key '{key}' stands twice; remove one")
-            values[key] = convert(value_node, (*location, key))
-            lines[(*location, key)] = key_node.start_mark.line + 1
-        return values
-
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{name} is not valid YAML: {error}") from error
-    values = convert(root, ()) if root is not None else None
-    if not isinstance(values, dict):
-        raise UserError(f"{name} must be a mapping of parameter names to values")
-    return values, lines
-
-
-def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Read and validate the whole file. Raises UserError that lists everything wrong in it."""
-    if not path.exists():
-        raise UserError(f"{path} not found in {Path.cwd()}; run from the repository root, or restore it with: git checkout {path}")
-    values, lines = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    if "tasks" in values:
-        raise UserError(f"{path}:{lines['tasks',]}: unknown key 'tasks'; settings of a task stand in a block of its name, as taskA")
-    tasks = {key: values.pop(key) for key in list(values) if TASK_NAME.fullmatch(key)}
-    try:
-        return Params.model_validate(values | {"tasks": tasks})
-    except ValidationError as error:
-        raise UserError(_explain(error, str(path), lines)) from error
-
-
-def _explain(error: ValidationError, name: str, lines: dict[Location, int]) -> str:
-    """One line for each thing wrong: file, line, key, value, what is allowed."""
-    messages, explained = [], set()
-    for item in error.errors():
-        location = item["loc"][1:] if item["loc"][:1] == ("tasks",) else item["loc"]
-        location = tuple(part for part in location if part != "[key]")
-        key = ".".join(map(str, location))
-        if item["type"] == "extra_forbidden":
-            text, meant = _unknown(item["loc"])
-            explained.add((*location[:-1], meant))
-        elif item["type"] == "missing":
-            text = "missing; every key must stand in the file (restore its line from the shipped params.yaml)"
-        elif item["type"] == "value_error":
-            text = item["msg"].removeprefix("Value error, ")
-        else:
-            text = f"{item['input']!r} is refused: {item['msg'][0].lower()}{item['msg'][1:]}"
-        line = next((lines[location[:end]] for end in range(len(location), 0, -1) if location[:end] in lines), None)
-        messages.append((item["type"], location, f"{name}{f':{line}' if line else ''}: {key}{': ' if key else ''}{text}"))
-    return "\n".join(text for kind, location, text in messages if not (kind == "missing" and location in explained))
-
-
-def _is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _unknown(location: Location) -> tuple[str, str | None]:
-    """The message for a key that is not defined, and the key that was probably meant."""
-    kind: Any = Params
-    for part in location[:-1]:
-        kind = kind.model_fields[str(part)].annotation if _is_section(kind) else get_args(kind)[-1]  # the values of dict[str, …]
-    known = [name for name in kind.model_fields if name != "tasks"]
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    if close:
-        return f"unknown key; did you mean '{close[0]}'?", close[0]
-    return f"unknown key; known here: {', '.join(known)}", None

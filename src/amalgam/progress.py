@@ -9,9 +9,9 @@ from amalgam.trainer import Epoch
 
 
 @contextmanager
-def progress_bar(label: str, total: int, unit: str) -> Iterator[tuple[Callable[[], None], Callable[[Epoch], None]]]:
+def progress_bar(label: str, total: int, unit: str, done: int = 0) -> Iterator[tuple[Callable[[], None], Callable[[Epoch], None]]]:
     """Yield (advance by one, show an epoch's accuracy); nothing is drawn where the output is no terminal."""
-    with tqdm(total=total, desc=label, unit=unit, disable=None, dynamic_ncols=True) as bar:
+    with tqdm(total=total, initial=done, desc=label, unit=unit, disable=None, dynamic_ncols=True) as bar:
 
         def show(record: Epoch) -> None:
             shown: dict[str, int | str] = {"epoch": record.epoch}

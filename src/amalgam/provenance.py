@@ -18,7 +18,9 @@ from amalgam.errors import UserError
 PACKAGE = Path(__file__).parent
 
 # Modules that cannot change what a stage writes: parameters count by their values, the others only show or report.
-NEUTRAL = frozenset({"errors", "export", "notes", "origin", "params", "progress", "record", "stage", "store", "summary", "tracking"})
+NEUTRAL = frozenset(
+    "checkpoint errors export notes origin params params_file progress record stage store summary tracking".split()  # noqa: SIM905
+)
 
 THREADS_VARIABLE = "AMALGAM_THREADS"
 
@@ -61,8 +63,17 @@ def is_neutral(module: str) -> bool:
 @cache
 def code_hash(module: str) -> str:
     """A hash of the source text of everything that ``module`` (as ``amalgam.teachers``) imports from the package."""
+    return _hash_of([module.partition(".")[2]])
+
+
+def script_hash(script: Path) -> str:
+    """The same of a stage's script, its own text included."""
+    return fingerprint(script=script.read_text(encoding="utf-8"), imports=_hash_of(imported_modules(script)))
+
+
+def _hash_of(modules: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for name in import_closure([module.partition(".")[2]]):
+    for name in import_closure(modules):
         digest.update(name.encode() + module_file(name).read_bytes())
     return digest.hexdigest()
 

@@ -1,6 +1,7 @@
 """What a training's stage leaves on disk of its run in MLflow: with the student's other files, enough to write the run again."""
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,18 @@ class RunRecord:
     data: DataRecord
     commands: str  # that repeat it
     dirty: bool  # whether the code had changes that no commit holds
-    started: int
+    began: tuple[int, ...]  # one a session: more where the training was broken off and went on
     ended: int
     epochs: list[dict[str, float]]  # each epoch's end, seconds, images per second
 
     @property
     def seconds(self) -> float:
-        return round((self.ended - self.started) / 1000, 1)
+        """Of training, in all sessions; what one did after its last whole epoch was for nothing and is left out."""
+        spent = float(self.ended - self.began[-1])
+        for start, following in pairwise(self.began):
+            ends = [epoch["ended"] for epoch in self.epochs if start <= epoch["ended"] < following]
+            spent += max(ends, default=start) - start
+        return round(spent / 1000, 1)
 
     def write(self, folder: Path) -> None:
         write_json(folder / FILE, asdict(self))
@@ -51,4 +57,4 @@ class RunRecord:
         values: dict[str, Any] = read_json(folder / FILE)
         own = values.pop("data")
         data = DataRecord(**own | {"classes": tuple(own["classes"]), "size": tuple(own["size"])})
-        return cls(**values, data=data)
+        return cls(**values | {"began": tuple(values["began"])}, data=data)

@@ -1,35 +1,77 @@
 """How every stage starts and ends."""
 
 import argparse
+import errno
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import yaml
 
 from amalgam.errors import UserError
-from amalgam.params import PARAMS_FILE, Params, load_params
+from amalgam.params import Params
+from amalgam.params_file import PARAMS_FILE, load_params
 
 PIPELINE_FILE = Path("dvc.yaml")
+SECONDS_BETWEEN_LOOKS = 0.5
 TRAINING = "train-"  # and the task: the name of a task's training stage
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run ``main``; what a user can put right ends in one message and exit status 1, anything else in a traceback."""
+    """Run ``main``; what a user can put right ends in one message and exit status 1, anything else in a traceback.
+
+    SIGTERM ends it as Ctrl-C does, in good order; so does the end of the ``dvc`` that started it.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    end_with_parent()
     try:
         main()
     except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        sys.exit(f"error: {error}" + ("; free some space (make clean), then repeat the command" if full else ""))
+    except KeyboardInterrupt as interrupt:
+        sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
+
+
+def _interrupt(number: int, _: object) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def end_with_parent() -> None:
+    """Have this process interrupted when the ``dvc`` that runs it ends: its successor must not find it still at work.
+
+    Nothing where no ``dvc`` runs it. DVC starts a stage through a shell, which would live on; then both are watched.
+    """
+    if "DVC_STAGE" in os.environ:
+        parents = psutil.Process().parents()
+        through_shell = "-c" in parents[0].cmdline()[1:2]
+        threading.Thread(target=_watch, args=(parents[: 2 if through_shell else 1],), daemon=True).start()
+
+
+def _watch(processes: Sequence[psutil.Process]) -> None:
+    while all(map(_lives, processes)):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def task_argument(description: str | None) -> str:
-    """The task named on the command line: ``--task A`` is taskA."""
+    """The task named on the command line: ``--task A`` is taskA too."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--task", required=True, help="the letter of the task, as A for taskA")
-    letter: str = parser.parse_args().task
-    return f"task{letter}"
+    parser.add_argument("--task", required=True, help="the task, as taskA or A")
+    named: str = parser.parse_args().task
+    return named if named.startswith("task") else f"task{named}"
 
 
 def check_task(task: str, tasks: Sequence[str]) -> None:
@@ -50,8 +92,8 @@ def check_stages(params: Params, pipeline: Path) -> None:
     staged = {name.removeprefix(TRAINING) for name in stages if name.startswith(TRAINING)}
     for task in sorted(set(params.task_names) - staged):
         raise UserError(
-            f"{PARAMS_FILE}: {params.source}.tasks.{task}: {pipeline} has no stages for it; copy there those of another task "
-            f"(targets-…, {TRAINING}…, and its lines in teachers, evaluate, metrics and plots)"
+            f"{PARAMS_FILE}: {params.source}.tasks.{task}: {pipeline} has no stages for it; add what stands there of taskB "
+            f"once more, with this name (examples/third_task.patch shows each line)"
         )
     for task in sorted(staged - set(params.task_names)):
         raise UserError(

@@ -2,7 +2,7 @@
 
 ::
 
-    models/<task>/<teacher>/weights.safetensors
+    models/<task>/<teacher>/weights.safetensors    (a supplied one may be program.pt2)
     models/<task>/<teacher>/manifest.json    architecture, classes, preprocessing, sha256, validation accuracy, origin
 """
 
@@ -20,10 +20,10 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_arrays
 from amalgam.inference import device, predict_logits, view_batches
-from amalgam.models import Classifier, Preprocessing, channel_statistics, load_classifier, save_classifier
+from amalgam.models import Classifier, Preprocessing, channel_statistics, load_classifier, save_classifier, weights_file
 from amalgam.networks import build_network
 from amalgam.provenance import code_hash, execution_record, fingerprint
-from amalgam.trainer import Batch, Epoch, Fit, Optimization, StepLoss, Validation, fit, mixed, score, shuffled_batches, steps_per_epoch
+from amalgam.trainer import Batch, Fit, Hooks, Optimization, StepLoss, Validation, fit, mixed, score, shuffled_batches, steps_per_epoch
 from amalgam.views import draw_view
 
 ARCHITECTURE = "ReferenceCNN"
@@ -77,14 +77,17 @@ def provide_teacher(own: OwnImages, recipe: Recipe, target: Path, train: Callabl
         classifier, result = train()
         write_teacher(classifier, result, recipe, record, folder)
 
-    key = fingerprint(classes=own.classes, content=own.content(), recipe=asdict(recipe), record=record, code=code_hash(__name__), format=1)
-    store.copy_entry(store.entry("teachers", key, make), target)
+    store.copy_entry(store.entry("teachers", teacher_key(own, recipe), make), target)
     return trained
 
 
-def train_teacher(
-    own: OwnImages, recipe: Recipe, on_step: Callable[[], None] = lambda: None, on_epoch: Callable[[Epoch], None] = lambda record: None
-) -> tuple[Classifier, Fit]:
+def teacher_key(own: OwnImages, recipe: Recipe) -> str:
+    """The fingerprint of all that determines a teacher."""
+    record, code = execution_record(), code_hash(__name__)
+    return fingerprint(classes=own.classes, content=own.content(), recipe=asdict(recipe), record=record, code=code, format=1)
+
+
+def train_teacher(own: OwnImages, recipe: Recipe, hooks: Hooks | None = None) -> tuple[Classifier, Fit]:
     """Train the reference CNN from scratch on ``own``; the weights of the best validation epoch are in the classifier."""
     torch.manual_seed(recipe.seed)
     training, validation = np.flatnonzero(~own.validation), np.flatnonzero(own.validation)
@@ -110,7 +113,7 @@ def train_teacher(
         return StepLoss({"labels": functional.cross_entropy(logits, shares, label_smoothing=recipe.label_smoothing)})
 
     optimization = Optimization("adamw", recipe.lr, recipe.weight_decay, "one_cycle", recipe.num_epochs)
-    result = fit(classifier, optimization, steps_per_epoch(len(training), recipe.batch_size), batches, loss, validate, on_step, on_epoch)
+    result = fit(classifier, optimization, steps_per_epoch(len(training), recipe.batch_size), batches, loss, validate, hooks)
     classifier.network.load_state_dict(result.best)
     return classifier, result
 
@@ -143,7 +146,7 @@ def load_teachers(folder: Path, label_sets: LabelSets) -> dict[str, Classifier]:
     """The task's teachers in the order of its parameters. Raises UserError if one knows other classes than it should."""
     teachers = {}
     for name, classes in label_sets.teachers.items():
-        teacher = load_classifier(folder / name / "weights.safetensors", folder / name / "manifest.json")
+        teacher = load_classifier(weights_file(folder / name), folder / name / "manifest.json")
         if teacher.classes != classes:
             raise UserError(
                 f"teacher {folder / name} knows {', '.join(teacher.classes)}, but the task says {', '.join(classes)}; run dvc repro"

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from amalgam.models import Classifier
 from amalgam.params import OptimizerName, SchedulerName
 
 State = dict[str, Tensor]
+Snapshot = dict[str, Any]  # everything a training needs to go on: tensors and plain values
 Terms = dict[str, Tensor]
 
 SGD_MOMENTUM = 0.9
@@ -105,6 +106,16 @@ class Epoch:
     validation: Validation | None = None
     seconds: float = 0.0
     images_per_second: float = 0.0  # in training, validation aside
+    ended: int = 0  # milliseconds since 1970
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> "Epoch":
+        validation = values["validation"]
+        return cls(**values | {"validation": Validation(**validation) if validation else None})
+
+    def plain(self) -> dict[str, Any]:
+        validation = self.validation
+        return asdict(self) | {"validation": validation._asdict() if validation else None}
 
 
 @dataclass
@@ -119,6 +130,16 @@ class Fit:
     @property
     def best_record(self) -> Epoch:
         return self.history[self.best_epoch - 1]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the caller sees and keeps of a training, and where it goes on."""
+
+    on_step: Callable[[], None] = lambda: None
+    on_epoch: Callable[[Epoch], None] = lambda record: None
+    keep: Callable[[Snapshot], None] | None = None  # called after every epoch, before on_epoch
+    resume: Snapshot | None = None  # what was kept last
 
 
 @dataclass(frozen=True)
@@ -177,6 +198,10 @@ class Average:
         get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))(averaged, current, updates)  # type: ignore[no-untyped-call]
 
 
+def epochs_done(snapshot: Snapshot | None) -> int:
+    return len(snapshot["history"]) if snapshot else 0
+
+
 def shuffled_batches(rows: npt.NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
     """The rows in the epoch's own order, in batches that differ in size by one at most: none is left with a single image."""
     order = np.random.default_rng([seed, epoch]).permutation(rows)
@@ -195,47 +220,96 @@ def fit(
     batches: Callable[[int], Iterator[Batch]],
     loss: Callable[[Tensor, Batch], StepLoss],
     validate: Callable[[Classifier], Validation | None],
-    on_step: Callable[[], None] = lambda: None,
-    on_epoch: Callable[[Epoch], None] = lambda record: None,
+    hooks: Hooks | None = None,
 ) -> Fit:
     """Train ``classifier`` in place; keep the weights that rank best in validation, or the last without one.
 
     A score from few images chooses the latest epoch within one standard error of the best.
 
-    ``batches(epoch)`` yields ``steps`` batches. With an average of the weights, it is what is validated and kept. Raises
-    DivergedError if the loss stops being finite.
+    ``batches(epoch)`` yields ``steps`` batches. With an average of the weights, it is what is validated and kept. A training that
+    goes on from what its hooks kept ends bit for bit as it would have without the break. Raises DivergedError if the loss stops
+    being finite.
     """
-    optimizer, scheduler = optimization.build(classifier.network, steps)
-    average = optimization.average(classifier)
-    result, best_rank = Fit(), (-math.inf, -math.inf)
-
-    def update(total: Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        if optimization.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(classifier.network.parameters(), optimization.clip_norm)
-        optimizer.step()
-        scheduler.step()
-        average.update()
-
-    for number in range(1, optimization.epochs + 1):
+    hooks = hooks or Hooks()
+    course = _Course(classifier, optimization, steps)
+    if hooks.resume:
+        course.restore(hooks.resume)
+    for number in range(len(course.result.history) + 1, optimization.epochs + 1):
         started = time.perf_counter()
         try:
-            sums = _train_epoch(classifier, batches(number - 1), loss, update, on_step)
+            sums = _train_epoch(classifier, batches(number - 1), loss, course.update, hooks.on_step)
         except FloatingPointError as error:
-            raise DivergedError(f"the loss is no longer finite in epoch {number}, {error}; lower lr", result) from error
+            raise DivergedError(f"the loss is no longer finite in epoch {number}, {error}; lower lr", course.result) from error
         speed = sums.images / (time.perf_counter() - started)
-        validation = validate(average.classifier)
-        lr = float(optimizer.param_groups[0]["lr"])
-        record = replace(sums.epoch(number, lr, validation), seconds=time.perf_counter() - started, images_per_second=speed)
-        result.history.append(record)
-        rank = validation.rank if validation else (number, 0.0)
-        if rank > best_rank or (validation and validation.error and rank[0] >= best_rank[0] - validation.error):
-            result.best_epoch, result.best = number, _copy(average.classifier)
-        best_rank = max(best_rank, rank)
-        on_epoch(record)
-    result.last = _copy(average.classifier)
-    return result
+        record = sums.epoch(number, course.lr, validate(course.average.classifier))
+        seconds, now = time.perf_counter() - started, time.time_ns() // 1_000_000
+        course.add(replace(record, images_per_second=speed, seconds=seconds, ended=now))
+        if hooks.keep:
+            hooks.keep(course.snapshot())
+        hooks.on_epoch(course.result.history[-1])
+    course.result.last = _copy(course.average.classifier)
+    return course.result
+
+
+class _Course:
+    """A training's state between two epochs."""
+
+    def __init__(self, classifier: Classifier, optimization: Optimization, steps: int) -> None:
+        self.classifier = classifier
+        self.clip_norm = optimization.clip_norm
+        self.optimizer, self.scheduler = optimization.build(classifier.network, steps)
+        self.average = optimization.average(classifier)
+        self.result = Fit()
+        self.best_rank = (-math.inf, -math.inf)
+
+    @property
+    def lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def update(self, total: Tensor) -> None:
+        """One step down the gradient of ``total``."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.classifier.network.parameters(), self.clip_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.average.update()
+
+    def add(self, record: Epoch) -> None:
+        """Keep the weights if the epoch's validation ranks best."""
+        self.result.history.append(record)
+        validation = record.validation
+        rank = validation.rank if validation else (record.epoch, 0.0)
+        if rank > self.best_rank or (validation and validation.error and rank[0] >= self.best_rank[0] - validation.error):
+            self.result.best_epoch, self.result.best = record.epoch, _copy(self.average.classifier)
+        self.best_rank = max(self.best_rank, rank)
+
+    def snapshot(self) -> Snapshot:
+        return {
+            "network": self.classifier.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "average": self.average.model.state_dict() if self.average.model else None,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "best_rank": self.best_rank,
+            "best_epoch": self.result.best_epoch,
+            "best": self.result.best,
+            "history": [record.plain() for record in self.result.history],
+        }
+
+    def restore(self, saved: Snapshot) -> None:
+        self.classifier.network.load_state_dict(saved["network"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        if self.average.model:
+            self.average.model.load_state_dict(saved["average"])
+        torch.set_rng_state(saved["random"])
+        torch.cuda.set_rng_state_all(saved["random_cuda"])
+        self.best_rank = tuple(saved["best_rank"])
+        history = [Epoch.from_plain(values) for values in saved["history"]]
+        self.result = Fit(saved["best_epoch"], saved["best"], history=history)
 
 
 class _Sums:

@@ -125,7 +125,7 @@ def _run_of(client: MlflowClient, record: RunRecord, restore: bool) -> Run | Non
         return run if run and run.info.lifecycle_stage == "active" else None
     if run is None:
         tags = record.tags | {RESTORED_TAG: record.run_id, "amalgam.restored_on": datetime.now(UTC).isoformat(timespec="seconds")}
-        run = client.create_run(own, record.started, tags, record.name)
+        run = client.create_run(own, record.began[0], tags, record.name)
         Tracker(client, run.info.run_id).params(record.params)
     elif run.info.lifecycle_stage != "active":
         client.restore_run(run.info.run_id)

@@ -3,7 +3,7 @@
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from amalgam.tracking.store import connect, experiment
 
 SECONDS_BETWEEN_SAMPLES = 10  # of the machine's load
 NOTE_TAG = "mlflow.note.content"  # what MLflow shows as the run's description
+MARK_TAG = "amalgam.training_mark"  # by which a training that was broken off finds its run again
 SEND_LATER = "make sync sends what is missing"
 
 
@@ -75,26 +76,49 @@ def allowed(name: str) -> str:
 
 
 @contextmanager
-def training_run(task: str, name: str, params: dict[str, Any], tags: dict[str, str]) -> Iterator[LiveTracker]:
-    """A new run in the task's experiment, marked failed if the block raises."""
+def training_run(task: str, name: str, params: dict[str, Any], tags: dict[str, str], mark: str) -> Iterator[LiveTracker]:
+    """The training's run in the task's experiment: the one that an earlier session gave this mark, else a new one.
+
+    It is marked failed if the block raises, killed if the block is interrupted.
+    """
     client = connect()
-    run = client.create_run(experiment(client, task), run_name=name, tags=tags)
-    tracker = LiveTracker(client, run.info.run_id)
+    place, tags = experiment(client, task), tags | {MARK_TAG: mark}
+    earlier = marked_run(client, place, mark)
+    tracker = LiveTracker(client, earlier or client.create_run(place, run_name=name, tags=tags).info.run_id)
+    if earlier:
+        client.update_run(earlier, "RUNNING", name)
+        tracker.tags(tags)
     try:
         tracker.params(params)
-        with _system_metrics(tracker.run_id, client.tracking_uri):
+        with _system_metrics(tracker.run_id, client.tracking_uri, goes_on=earlier is not None):
             yield tracker
-    except BaseException:
-        tracker.end("FAILED")
+    except BaseException as error:
+        tracker.end("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     tracker.end("FINISHED")
 
 
+def marked_run(client: MlflowClient, place: str, mark: str) -> str | None:
+    """The id of the experiment's run with this mark, unless it was deleted."""
+    found = client.search_runs([place], f"tags.`{MARK_TAG}` = '{mark}'", max_results=1)
+    return found[0].info.run_id if found else None
+
+
+def end_marked(client: MlflowClient, tasks: Iterable[str], marks: set[str]) -> int:
+    """Mark the runs with these marks as killed that still count as running; how many there were."""
+    places = [found.experiment_id for found in map(client.get_experiment_by_name, tasks) if found]
+    running = client.search_runs(places, "attributes.status = 'RUNNING'") if places else []
+    stale = [run.info.run_id for run in running if run.data.tags.get(MARK_TAG) in marks]
+    for run_id in stale:
+        client.set_terminated(run_id, "KILLED")
+    return len(stale)
+
+
 @contextmanager
-def _system_metrics(run_id: str, uri: str) -> Iterator[None]:
+def _system_metrics(run_id: str, uri: str, goes_on: bool) -> Iterator[None]:
     """Log the machine's load beside the training's metrics."""
     logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-    monitor = SystemMetricsMonitor(run_id, SECONDS_BETWEEN_SAMPLES, tracking_uri=uri)
+    monitor = SystemMetricsMonitor(run_id, SECONDS_BETWEEN_SAMPLES, resume_logging=goes_on, tracking_uri=uri)
     monitor.start()
     try:
         yield

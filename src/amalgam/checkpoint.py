@@ -1,0 +1,132 @@
+"""Trainings that were broken off: each one's checkpoint in the repository's store, keyed by all that the training depends on.
+
+::
+
+    .amalgam/checkpoints/<key>/epoch.pt      all that the training needs to go on after its last whole epoch
+    .amalgam/checkpoints/<key>/run.json      the mark of its run in MLflow, when its sessions began, DVC's name of its result
+    .amalgam/checkpoints/<key>.lock          held by the process that trains
+"""
+
+import hashlib
+import io
+import json
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from amalgam.files import read_json, repository_root, whole_file
+from amalgam.store import STORE
+from amalgam.trainer import Snapshot
+
+KIND = "checkpoints"
+LOCK_FILE = Path("dvc.lock")
+KEPT_FINISHED = 2  # trainings whose results DVC did not take (yet)
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """What a training remembers beside its weights, from one session to the next."""
+
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)  # a tag of its run in MLflow
+    began: tuple[int, ...] = ()  # milliseconds since 1970, one a session
+    result: str | None = None  # DVC's hash of the finished training's folder
+
+    @classmethod
+    def read(cls, path: Path) -> "Sessions":
+        values = read_json(path)
+        return cls(**values | {"began": tuple(values["began"])})
+
+
+class Checkpoint:
+    """One training's, for the process that holds its lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        known = folder / "run.json"
+        self.is_new = not known.exists()
+        self.sessions = Sessions() if self.is_new else Sessions.read(known)
+        self.write()
+
+    def write(self, **changes: object) -> None:
+        """Keep the sessions, with these fields changed."""
+        self.sessions = replace(self.sessions, **changes)  # type: ignore[arg-type]
+        whole_file(self.folder / "run.json", json.dumps(asdict(self.sessions)).encode())
+
+    def keep(self, snapshot: Snapshot) -> None:
+        buffer = io.BytesIO()  # torch hides a full disk's error
+        torch.save(snapshot, buffer)
+        whole_file(self.folder / "epoch.pt", buffer.getbuffer())
+
+    def last(self) -> Snapshot | None:
+        """What was kept last, on the CPU."""
+        path = self.folder / "epoch.pt"
+        return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+@contextmanager
+def checkpoint(key: str) -> Iterator[Checkpoint]:
+    """The training's checkpoint, this process's alone; waits for another one that trains the same.
+
+    It is left in place: remove it, or ``finish`` it, when the training's result is safe.
+    """
+    folder = repository_root() / STORE / KIND / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print("waiting for another process that trains exactly this", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        if (folder / "run.json").exists() and Sessions.read(folder / "run.json").result in committed(LOCK_FILE):
+            shutil.rmtree(folder)  # that training is done, and this is another
+        yield Checkpoint(folder)
+    finally:
+        lock.release()
+
+
+def finish(own: Checkpoint, result: Path) -> None:
+    """Note under which hash DVC will take the folder ``result``. Until it does (its disk may be full), the checkpoint is of use.
+
+    Of other finished trainings, those are removed that DVC has taken, and the oldest.
+    """
+    own.write(result=dvc_hash(result))
+    others = [path for path in own.folder.parent.glob("*/run.json") if path.parent != own.folder and Sessions.read(path).result]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    taken = committed(LOCK_FILE)
+    for number, path in enumerate(others, start=2):
+        if Sessions.read(path).result in taken or number > KEPT_FINISHED:
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def dvc_hash(folder: Path) -> str:
+    """DVC's name of a folder's content, as it stands in dvc.lock."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = [{"md5": _md5(path), "relpath": path.relative_to(folder).as_posix()} for path in files]
+    listed.sort(key=lambda entry: entry["relpath"])
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def committed(lock_file: Path) -> set[str]:
+    """The hashes of all results that DVC has taken in this workspace."""
+    if not lock_file.exists():
+        return set()
+    stages = yaml.safe_load(lock_file.read_text(encoding="utf-8")).get("stages") or {}
+    return {out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}

@@ -1,0 +1,79 @@
+"""What may go from the repository's store and beside the stages' outputs, and how much room it takes."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from amalgam.checkpoint import KIND as CHECKPOINTS
+from amalgam.checkpoint import Sessions
+from amalgam.files import PART, remove_abandoned, repository_root
+from amalgam.store import STORE
+
+WRITTEN_TO = (STORE, "outputs", "fetched")  # where stages write
+SECONDS_A_DAY = 86_400
+
+
+def clean_checkpoints() -> Iterator[tuple[Path, int, str]]:
+    """Remove the checkpoint of every training that no process is at: its folder, bytes, and its run's mark."""
+    for folder in _entries(CHECKPOINTS):
+        size = size_of(folder)
+        with _held(folder) as free:
+            if free:
+                known = folder / "run.json"
+                mark = Sessions.read(known).mark if known.exists() else ""
+                shutil.rmtree(folder)
+                yield folder, size, mark
+
+
+def clean_leftovers() -> Iterator[tuple[Path, int]]:
+    """Remove what killed processes left half-written, and the weights of trainings that diverged."""
+    for place in WRITTEN_TO:
+        for part in sorted((repository_root() / place).rglob(f".*{PART}")):
+            size = size_of(part)
+            if remove_abandoned(part):
+                yield part, size
+    diverged = repository_root() / STORE / "diverged"
+    if diverged.exists():
+        size = size_of(diverged)
+        shutil.rmtree(diverged)
+        yield diverged, size
+
+
+def clean_unused(days: float) -> Iterator[tuple[Path, int]]:
+    """Remove teachers and logits that were not used for so many days. They cost time to make again, never a result."""
+    for kind in ("teachers", "views"):
+        for folder in _entries(kind):
+            with _held(folder) as free:
+                if free and folder.stat().st_mtime < time.time() - days * SECONDS_A_DAY:
+                    size = size_of(folder)
+                    shutil.rmtree(folder)
+                    yield folder, size
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file or of all files in a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _entries(kind: str) -> list[Path]:
+    return sorted(path for path in (repository_root() / STORE / kind).glob("*") if path.is_dir() and not path.name.startswith("."))
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold an entry's lock: whether nobody else does."""
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

@@ -1,0 +1,112 @@
+"""The one place that reads ``params.yaml``.
+
+YAML guesses a type from a value's spelling (``no`` a truth value, ``5e-05`` text, ``010`` a number), differently in each
+version of the language. Here every scalar is read as the text that stands in the file, and the declared type decides what it
+means, so that DVC's spelling of numbers and class names such as ``no`` or ``010`` are both right.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeGuard, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from amalgam.errors import UserError
+from amalgam.params import Params
+
+PARAMS_FILE = Path("params.yaml")
+TASK_NAME = re.compile(r"task[A-Z]\w*")
+MERGE = "tag:yaml.org,2002:merge"  # the key <<
+
+Location = tuple[str | int, ...]
+
+
+def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]]:
+    """Parse YAML with every scalar as text (plain ``null``, ``~`` and nothing as None), and say on which line each key stands.
+
+    Raises UserError on a syntax error, a repeated key or a file that is no mapping.
+    """
+    lines: dict[Location, int] = {}
+
+    def convert(node: yaml.Node, location: Location) -> Any:
+        lines[location] = node.start_mark.line + 1
+        if isinstance(node, yaml.ScalarNode):
+            return None if node.style is None and node.value in ("", "~", "null", "Null", "NULL") else node.value
+        if isinstance(node, yaml.SequenceNode):
+            return [convert(item, (*location, index)) for index, item in enumerate(node.value)]
+        values: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            if key_node.tag == MERGE:
+                merged |= convert(value_node, location)
+                continue
+            if key in values:
+                raise UserError(f"{name}:{key_node.start_mark.line + 1}: the key '{key}' stands twice; remove one")
+            values[key] = convert(value_node, (*location, key))
+            lines[(*location, key)] = key_node.start_mark.line + 1
+        return merged | values
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{name} is not valid YAML: {error}") from error
+    values = convert(root, ()) if root is not None else None
+    if not isinstance(values, dict):
+        raise UserError(f"{name} must be a mapping of parameter names to values")
+    return values, lines
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and validate the whole file. Raises UserError that lists everything wrong in it."""
+    if not path.exists():
+        raise UserError(f"{path} not found in {Path.cwd()}; run from the repository root, or restore it with: git checkout {path}")
+    values, lines = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    if "tasks" in values:
+        raise UserError(f"{path}:{lines['tasks',]}: unknown key 'tasks'; settings of a task stand in a block of its name, as taskA")
+    tasks = {key: values.pop(key) for key in list(values) if TASK_NAME.fullmatch(key)}
+    try:
+        return Params.model_validate(values | {"tasks": tasks})
+    except ValidationError as error:
+        raise UserError(_explain(error, str(path), lines)) from error
+
+
+def _explain(error: ValidationError, name: str, lines: dict[Location, int]) -> str:
+    """One line for each thing wrong: file, line, key, value, what is allowed."""
+    messages, explained = [], set()
+    for item in error.errors():
+        location = item["loc"][1:] if item["loc"][:1] == ("tasks",) else item["loc"]
+        location = tuple(part for part in location if part != "[key]")
+        key = ".".join(map(str, location))
+        if item["type"] == "extra_forbidden":
+            text, meant = _unknown(item["loc"])
+            explained.add((*location[:-1], meant))
+        elif item["type"] == "missing":
+            in_task = item["loc"][:1] == ("tasks",)
+            remedy = "add the line '<<: *overrides' to the block" if in_task else "restore its line from the shipped file"
+            text = f"missing; every key must stand in the file ({remedy})"
+        elif item["type"] == "value_error":
+            text = item["msg"].removeprefix("Value error, ")
+        else:
+            text = f"{item['input']!r} is refused: {item['msg'][0].lower()}{item['msg'][1:]}"
+        line = next((lines[location[:end]] for end in range(len(location), 0, -1) if location[:end] in lines), None)
+        messages.append((item["type"], location, f"{name}{f':{line}' if line else ''}: {key}{': ' if key else ''}{text}"))
+    return "\n".join(text for kind, location, text in messages if not (kind == "missing" and location in explained))
+
+
+def _is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _unknown(location: Location) -> tuple[str, str | None]:
+    """The message for a key that is not defined, and the key that was probably meant."""
+    kind: Any = Params
+    for part in location[:-1]:
+        kind = kind.model_fields[str(part)].annotation if _is_section(kind) else get_args(kind)[-1]  # the values of dict[str, …]
+    known = [name for name in kind.model_fields if name != "tasks"]
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    if close:
+        return f"unknown key; did you mean '{close[0]}'?", close[0]
+    return f"unknown key; known here: {', '.join(known)}", None

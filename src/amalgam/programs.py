@@ -1,0 +1,99 @@
+"""Networks as exported programs (``torch.export.save``), read so that a file cannot run code of its own.
+
+PyTorch's reader unpickles parts of an archive, evaluates its symbolic sizes and calls whatever its graph names. So the archive is
+looked through first, and refused unless it holds nothing but plain tensors and a graph of tensor operations.
+"""
+
+import io
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amalgam.errors import UserError
+
+MEMBERS = re.compile(
+    r"(data/(weights/(weight_\d+|model_weights_config\.json)|constants/(tensor_\d+|model_constants_config\.json)|sample_inputs/model\.pt)"
+    r"|models/model\.json|archive_format|archive_version|byteorder|\.data/(version|serialization_id))"
+)
+OPERATIONS = re.compile(
+    r"torch\.ops\.(aten|prims)\.\w+(\.\w+)?|torch\.sym_\w+|math\.(ceil|floor|trunc)"
+    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|getitem|eq|ne|ge|gt|le|lt)"
+)
+SIZE_WORDS = re.compile(
+    r"Symbol|Integer|Rational|Add|Mul|Pow|Mod|PythonMod|FloorDiv|CleanDiv|Max|Min|True|positive|nonnegative|integer|[su]\d+"
+)
+
+
+class Program(nn.Module):
+    """An exported program: float (B, 3, height, width) → logits (B, classes). It has one mode, that in which it was exported."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def train(self, mode: bool = True) -> "Program":
+        self.training = mode
+        return self
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.module(inputs)
+        return logits
+
+
+def read_program(path: Path) -> Program:
+    """Raises UserError if the file is missing, no exported program, or might run code of its own."""
+    if not path.is_file():
+        raise UserError(f"the program {path} does not exist")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            problem = next(_suspicious(archive), None)
+    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is damaged, or no program of torch.export.save ({error})") from error
+    if problem:
+        raise UserError(f"{path} is refused: it holds {problem}; export it again with torch.export.save, or supply a state dict")
+    return Program(torch.export.load(path).module())
+
+
+def _suspicious(archive: zipfile.ZipFile) -> Iterator[str]:
+    """What a program of plain tensors and tensor operations would not hold."""
+    members = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    yield from (f"the file {name}" for name in members if not MEMBERS.fullmatch(name))
+    for kind in ("weights", "constants"):
+        entries = json.loads(members[f"data/{kind}/model_{kind}_config.json"])["config"]
+        yield from (f"{name} as a pickle" for name, entry in entries.items() if entry["use_pickle"])
+    if not _plain(members.get("data/sample_inputs/model.pt", b"")):
+        yield "sample inputs that are no tensors"
+    model = json.loads(members["models/model.json"])
+    if model.get("guards_code"):
+        yield "guards in Python"
+    yield from _suspicious_graph(model)
+
+
+def _plain(pickled: bytes) -> bool:
+    try:
+        torch.load(io.BytesIO(pickled), weights_only=True) if pickled else None
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        return False
+    return True
+
+
+def _suspicious_graph(value: Any) -> Iterator[str]:
+    """Every operation and symbolic size, wherever in the graph it stands."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _suspicious_graph(item)
+    elif isinstance(value, dict):
+        target, size = value.get("target"), value.get("expr_str")
+        if "inputs" in value and isinstance(target, str) and not OPERATIONS.fullmatch(target):
+            yield f"the operation {target}"
+        if size is not None and not all(SIZE_WORDS.fullmatch(word) for word in re.findall(r"[^\W\d]\w*", str(size))):
+            yield f"the size {size}"
+        for item in value.values():
+            yield from _suspicious_graph(item)

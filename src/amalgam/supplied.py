@@ -1,0 +1,113 @@
+"""Teachers that the user brings: checked when they are copied, measured before they teach.
+
+::
+
+    fetched/teachers/<task>/<teacher>/weights.safetensors or program.pt2
+    fetched/teachers/<task>/<teacher>/manifest.json    as in models/, less what the images tell
+"""
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from amalgam.errors import UserError
+from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.inference import device, predict_logits
+from amalgam.models import PROGRAM, Classifier, Preprocessing, load_classifier, save_weights, three, weights_file
+from amalgam.networks import build_network, load_body, read_state
+from amalgam.params import SuppliedTeacher
+from amalgam.programs import read_program
+from amalgam.teachers import OwnImages
+
+MANIFEST = "manifest.json"
+DOUBT = "may have been trained on validation or test images of this task"
+
+
+def copy_supplied(given: SuppliedTeacher, classes: tuple[str, ...], path: Path, what: str, folder: Path) -> None:
+    """Write a supplied teacher into ``folder``; ``classes`` are those of its outputs.
+
+    Raises UserError, naming it ``what``, unless file and settings agree.
+    """
+    folder.mkdir(parents=True)
+    size = (given.resolution, given.resolution)
+    network, weights = _read(given, len(classes), path, what)
+    preprocessing = Preprocessing(size, three(given.mean), three(given.std))
+    classifier = Classifier(given.architecture or PROGRAM, network, classes, preprocessing)
+    _check_output(classifier, f"{what}: {path}")
+    kept = folder / weights
+    if given.architecture is None:
+        shutil.copyfile(path, kept)
+    else:
+        save_weights(network.state_dict(), kept)
+    origin = {"origin": "supplied", "file": path.name, "file_sha256": sha256_of_file(path), "trained_elsewhere": given.trained_elsewhere}
+    described = classifier.manifest() | {"weights_sha256": sha256_of_file(kept)}
+    write_json(folder / MANIFEST, described | origin | {"min_accuracy": given.min_accuracy})
+
+
+def _read(given: SuppliedTeacher, outputs: int, path: Path, what: str) -> tuple[nn.Module, str]:
+    """The network, and the name of its file in a teacher's folder."""
+    if given.architecture is None:
+        return read_program(path), f"{PROGRAM}.pt2"
+    network = build_network(given.architecture, outputs)
+    inner = getattr(network, "backbone", network)
+    load_body(inner, read_state(path), "", f"{given.architecture} of {outputs} classes", f"{what}: {path}")
+    return network, "weights.safetensors"
+
+
+def _check_output(classifier: Classifier, what: str) -> None:
+    """Raises UserError unless batches of any size give finite logits, one a class."""
+    classifier.network.eval()
+    (height, width), outputs = classifier.preprocessing.size, len(classifier.classes)
+    for batch in (2, 3):
+        images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.inference_mode():
+                logits = classifier.network(classifier.preprocessing(images))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UserError(
+                f"{what} does not take {batch} images of {height} x {width} pixels ({str(error).splitlines()[0]}); correct resolution, or "
+                "export it with a dynamic number of images: dynamic_shapes=({0: torch.export.Dim.AUTO},)"
+            ) from error
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        if found != (batch, outputs):
+            raise UserError(f"{what} gives {found} for {batch} images, not ({batch}, {outputs}): a logit for each of its classes")
+        if not logits.isfinite().all():
+            raise UserError(f"{what} gives logits that are not finite")
+
+
+def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> str:
+    """Copy a supplied teacher into ``target`` with its accuracy on the images of its classes that no training here uses; say whence it is.
+
+    Raises UserError if it is below the stated minimum, or the task gives it other classes.
+    """
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    teacher = load_classifier(weights_file(folder), folder / MANIFEST).to(device())
+    if set(teacher.classes) != set(own.classes):
+        raise UserError(f"{what} was supplied for {', '.join(teacher.classes)}, but the task says {', '.join(own.classes)}; run dvc repro")
+    teacher = replace(teacher, classes=own.classes, order=tuple(teacher.classes.index(name) for name in own.classes))
+    rows = np.flatnonzero(own.validation) if own.validation.any() else np.arange(len(own.labels))
+    right = predict_logits(teacher, own.images, rows).argmax(1) == own.labels[rows]
+    accuracy, least = round(100 * float(right.mean()), 2), manifest["min_accuracy"]
+    if not math.isfinite(accuracy) or accuracy < least:
+        raise UserError(
+            f"{what}, supplied as {manifest['file']}, is right for {accuracy} % of {len(rows)} images of its classes, below its "
+            f"min_accuracy {least:g}; are classes in the order of its outputs, and resolution, mean and std those of its training?"
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights_file(folder), target / weights_file(folder).name)
+    measured = {"validation_accuracy": accuracy, "measured_on": "validation" if own.validation.any() else "training"}
+    write_json(target / MANIFEST, manifest | teacher.manifest() | measured)
+    return ", ".join(filter(None, (f"supplied as {manifest['file']}", doubt(manifest))))
+
+
+def doubt(manifest: dict[str, Any]) -> str | None:
+    """What makes a supplied teacher's figures here optimistic, if anything does."""
+    if manifest["origin"] != "supplied" or manifest["trained_elsewhere"]:
+        return None
+    return DOUBT

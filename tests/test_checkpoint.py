@@ -1,0 +1,245 @@
+"""Trainings that are broken off and go on."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from amalgam.checkpoint import Checkpoint, checkpoint, committed, dvc_hash, finish
+from amalgam.files import remove_abandoned, whole_file, whole_folder
+from amalgam.models import Classifier, Preprocessing
+from amalgam.record import DataRecord, RunRecord
+from amalgam.trainer import Batch, Epoch, Fit, Hooks, Optimization, Snapshot, StepLoss, Validation, fit
+
+HOW = {
+    "adamw, one cycle": Optimization("adamw", 0.05, 0.01, "one_cycle", 6),
+    "sgd, steps, clipped": Optimization("sgd", 0.05, 0.01, "step", 6, scheduler_step=2, scheduler_gamma=0.5, clip_norm=0.5),
+    "adam, cosine, averaged": Optimization("adam", 0.05, 0.01, "cosine", 6, warmup_epochs=1.5, ema_decay=0.9),
+}
+
+
+class BrokenOffError(Exception):
+    pass
+
+
+def small() -> Classifier:
+    """With what a student has that a resumed training could forget: dropout, batch statistics, a layout of its own."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    layout = network.to(memory_format=torch.channels_last)
+    return Classifier("MobileNetV3", layout, ("dark", "light"), Preprocessing((4, 4), (0.5,) * 3, (0.25,) * 3))
+
+
+def batches(epoch: int) -> Iterator[Batch]:
+    random = np.random.default_rng(epoch)
+    for _ in range(3):
+        labels = random.integers(0, 2, 8)
+        pixels = (random.normal(80 + 60 * labels[:, None, None, None], 60, (8, 4, 4, 3))).clip(0, 255).astype(np.uint8)
+        yield Batch(torch.from_numpy(pixels), torch.from_numpy(labels))
+
+
+def cross_entropy(logits: torch.Tensor, batch: Batch) -> StepLoss:
+    return StepLoss({"labels": functional.cross_entropy(logits, batch.labels)})
+
+
+def validate(classifier: Classifier) -> Validation:
+    """Few images, so that which epoch is best depends on the earlier ones."""
+    with torch.no_grad():
+        classifier.network.eval()
+        batch = next(batches(1000))
+        logits = classifier.logits(batch.images)
+    accuracy = (logits.argmax(1) == batch.labels).float().mean().item()
+    return Validation(cross_entropy(logits, batch).terms["labels"].item(), accuracy, accuracy, 0.1)
+
+
+def run(how: Optimization, hooks: Hooks) -> Fit:
+    return fit(small(), how, 3, batches, cross_entropy, validate, hooks)
+
+
+def timeless(history: list[Epoch]) -> list[Epoch]:
+    return [replace(record, seconds=0, images_per_second=0, ended=0) for record in history]
+
+
+def break_after(step: int) -> Callable[[], None]:
+    remaining = step
+
+    def count() -> None:
+        nonlocal remaining
+        remaining -= 1
+        if remaining == 0:
+            raise BrokenOffError
+
+    return count
+
+
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
+@given(breaks=st.lists(st.integers(1, 18), max_size=4))
+@settings(deadline=None, max_examples=15)
+def test_a_training_broken_off_anywhere_ends_bit_for_bit_as_without_the_break(
+    tmp_path_factory: pytest.TempPathFactory, how: Optimization, breaks: list[int]
+) -> None:
+    whole, own = run(how, Hooks()), Checkpoint(tmp_path_factory.mktemp("checkpoint"))
+    for step in breaks:
+        try:
+            run(how, Hooks(break_after(step), keep=own.keep, resume=own.last()))
+        except BrokenOffError:
+            torch.rand(3)  # whatever else draws random numbers in between
+    result = run(how, Hooks(keep=own.keep, resume=own.last()))
+    assert result.best_epoch == whole.best_epoch
+    assert timeless(result.history) == timeless(whole.history)
+    for weights, expected in ((result.best, whole.best), (result.last, whole.last)):
+        torch.testing.assert_close(weights, expected, rtol=0, atol=0)
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_what_is_kept_comes_before_what_is_shown() -> None:
+    """So that an epoch which was shown is never trained, and shown, again."""
+    order: list[str] = []
+
+    def keep(snapshot: Snapshot) -> None:
+        order.append(f"kept {len(snapshot['history'])}")
+
+    run(HOW["adamw, one cycle"], Hooks(on_epoch=lambda record: order.append(f"shown {record.epoch}"), keep=keep))
+    assert order[:4] == ["kept 1", "shown 1", "kept 2", "shown 2"]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_training_finds_its_own_checkpoint_and_no_other(root: Path) -> None:
+    with checkpoint("mine") as own:
+        own.write(began=(5,))
+        own.keep({"network": torch.ones(2)})
+    with checkpoint("mine") as again:
+        saved = again.last()
+        assert saved is not None
+        assert saved["network"].tolist() == [1, 1]
+        assert again.sessions == own.sessions
+    with checkpoint("foreign") as other:
+        assert other.last() is None
+        assert other.sessions.mark != own.sessions.mark
+
+
+def test_a_finished_training_is_kept_until_dvc_has_its_result(root: Path) -> None:
+    """DVC may fail to take a result, on a full disk say; asked again for one that it has, it wants it made anew."""
+    (root / "result").mkdir()
+    (root / "result" / "weights").write_bytes(b"bits")
+    with checkpoint("mine") as own:
+        own.keep({"history": [1]})
+        finish(own, root / "result")
+    with checkpoint("mine") as again:
+        assert again.last() is not None
+    (root / "dvc.lock").write_text(f"stages:\n  train-taskA:\n    outs:\n    - path: result\n      md5: {dvc_hash(root / 'result')}\n")
+    with checkpoint("mine") as anew:
+        assert anew.last() is None
+        assert anew.sessions.mark != own.sessions.mark
+
+
+def test_few_finished_trainings_are_kept_and_every_unfinished_one(root: Path) -> None:
+    (root / "result").mkdir()
+    for number in range(5):
+        (root / "result" / "weights").write_bytes(bytes([number]))
+        with checkpoint(f"finished{number}") as own:
+            finish(own, root / "result")
+        with checkpoint(f"broken{number}"):
+            pass
+        os.utime(own.folder / "run.json", (number, number))
+    names = {path.parent.name for path in (root / ".amalgam" / "checkpoints").glob("*/run.json")}
+    assert names == {"finished3", "finished4"} | {f"broken{number}" for number in range(5)}
+
+
+def test_the_time_of_a_training_is_that_of_its_sessions(root: Path) -> None:
+    """The first one trained from 1 to 4 s (and on for nothing), the second broke off in its first epoch, the third took 2 s."""
+    epochs = [{"ended": 2000.0}, {"ended": 4000.0}, {"ended": 61000.0}, {"ended": 62000.0}]
+    data = DataRecord("digits", None, "", ("a", "b"), (8, 8), 4)
+    record = RunRecord("id", "taskA", "name", {}, {}, data, "", False, (1000, 30000, 60000), 62000, epochs)
+    assert record.seconds == 5.0
+    record.write(root)
+    assert RunRecord.read(root) == record
+
+
+def python(code: str, root: Path) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "DVC_ROOT": str(root)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_of_two_processes_that_train_the_same_the_second_waits(root: Path) -> None:
+    with checkpoint("mine") as own:
+        code = "from amalgam.checkpoint import checkpoint\nwith checkpoint('mine') as own: print(own.sessions.began)"
+        other = python(code, root)
+        assert other.stderr is not None
+        assert "waiting for another process" in other.stderr.readline()
+        own.write(began=(7,))
+    assert other.communicate()[0] == "(7,)\n"
+
+
+def test_what_a_killed_process_left_half_written_is_removed_but_not_what_a_living_one_writes(root: Path) -> None:
+    code = """
+import time
+from pathlib import Path
+from amalgam.files import whole_folder
+with whole_folder(Path('out')):
+    print(1, flush=True)
+    time.sleep(60)
+"""
+    other = python(code, root)
+    assert other.stdout is not None
+    other.stdout.readline()
+    (left,) = root.glob(".out.*.part")
+    assert not remove_abandoned(left)
+    other.kill()
+    other.communicate()
+    with whole_folder(root / "out") as work:
+        assert not left.exists()
+        assert list(root.glob(".out.*.part")) == [work]
+    assert [path.name for path in root.iterdir() if path.name.startswith(".out")] == []
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(root: Path) -> None:
+    code = """
+import resource
+import torch
+from amalgam.checkpoint import checkpoint
+with checkpoint('mine') as own:
+    own.keep({'network': torch.ones(2)})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+    try:
+        own.keep({'network': torch.ones(20000)})
+    except OSError as error:
+        print(error)
+"""
+    said, errors = python(code, root).communicate()
+    assert "epoch.pt" in said, errors
+    with checkpoint("mine") as own:
+        saved = own.last()
+    assert saved is not None
+    assert saved["network"].tolist() == [1, 1]
+    assert sorted(path.name for path in own.folder.iterdir()) == ["epoch.pt", "run.json"]
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    whole_file(tmp_path / "file", b"first")
+    whole_file(tmp_path / "file", b"second")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"second")]
+    with pytest.raises(OSError, match="absent/file"):
+        whole_file(tmp_path / "absent" / "file", b"")
+
+
+def test_no_lock_file_no_result(tmp_path: Path) -> None:
+    assert committed(tmp_path / "dvc.lock") == set()

@@ -1,0 +1,66 @@
+"""One command removes what nobody needs, and nothing that somebody does."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from amalgam.checkpoint import checkpoint
+from amalgam.cleaning import clean_checkpoints, clean_leftovers, clean_unused
+from amalgam.files import whole_folder
+from amalgam.store import entry
+from amalgam.tracking.run import end_marked, training_run
+from amalgam.tracking.store import connect
+from conftest import Repository
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def test_checkpoints_go_but_not_that_of_a_running_training(root: Path) -> None:
+    with checkpoint("broken") as broken:
+        broken.keep({"history": [1]})
+    with checkpoint("running") as running:
+        ((path, size, mark),) = clean_checkpoints()
+        assert running.folder.exists()
+    assert (path, mark) == (broken.folder, broken.sessions.mark)
+    assert size > 500
+    assert not broken.folder.exists()
+
+
+def test_half_written_folders_go_but_not_one_that_is_being_written(root: Path) -> None:
+    left = root / "outputs" / "students" / ".taskA.0123.part"
+    left.mkdir(parents=True)
+    (left / "weights").write_bytes(bytes(100))
+    (root / ".amalgam" / "diverged").mkdir(parents=True)
+    with whole_folder(root / "outputs" / "students" / "taskB") as work:
+        assert dict(clean_leftovers()) == {left: 100, root / ".amalgam" / "diverged": 0}
+        assert work.exists()
+    assert [path.name for path in (root / "outputs" / "students").iterdir()] == ["taskB"]
+
+
+def test_what_was_not_used_for_days_goes(root: Path) -> None:
+    old, recent = (entry("views", name, lambda folder: None) for name in ("old", "recent"))
+    month_ago = time.time() - 31 * 86400
+    os.utime(old, (month_ago, month_ago))
+    assert [path for path, _ in clean_unused(30)] == [old]
+    assert recent.exists()
+
+
+def test_a_killed_trainings_run_no_longer_counts_as_running(root: Path) -> None:
+    client = connect()
+    with training_run("taskA", "name", {}, {}, "other") as other, training_run("taskA", "name", {}, {}, "mine") as tracker:
+        assert end_marked(client, ["taskA", "taskB"], {"mine"}) == 1
+        statuses = [client.get_run(run.run_id).info.status for run in (tracker, other)]
+    assert statuses == ["KILLED", "RUNNING"]
+
+
+def test_the_command_says_what_it_removed(finished: Repository) -> None:
+    (finished.root / "outputs" / ".x.0123.part").mkdir()
+    said = finished.run("python", "stages/clean.py", "--days", "1000", PYTHONPATH="src").stdout.splitlines()
+    assert "removed outputs/.x.0123.part, 0.0 MB" in said
+    assert finished.repro() == set(), "nothing was lost"

@@ -1,0 +1,114 @@
+"""Real trainings of a real pipeline, broken off from outside."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from mlflow import MlflowClient
+
+from conftest import Repository
+
+DETERMINISTIC = ("best.safetensors", "last.safetensors", "student.json", "history.csv", "metrics.json")
+EPOCHS = 300
+
+
+def stage_processes(root: Path, script: str) -> list[psutil.Process]:
+    """Every process that runs a stage's script in the repository, orphans included; shells left out."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(root) and any(part.endswith(script) for part in process.cmdline()[1:2]):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+class Run:
+    """``dvc repro`` of a stage in the background."""
+
+    def __init__(self, repository: Repository, stage: str = "train-taskA", script: str = "stages/train.py") -> None:
+        self.root, self.script = repository.root, script
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        with (self.root.parent / "dvc.log").open("ab") as log:
+            self.dvc = subprocess.Popen(
+                ["dvc", "repro", stage], cwd=self.root, env={**os.environ, "PATH": path}, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def stage(self) -> psutil.Process | None:
+        """The stage's process, once it is there; None if dvc ended before."""
+        while self.dvc.poll() is None:
+            mine = [p for p in stage_processes(self.root, self.script) if self.dvc.pid in [parent.pid for parent in p.parents()]]
+            if mine:
+                return mine[0]
+            time.sleep(0.05)
+        return None
+
+    def wait_for(self, epochs: int) -> None:
+        """Until so many more epochs were kept, or dvc ended."""
+        for _ in range(epochs):
+            before = self.kept()
+            while self.dvc.poll() is None and self.kept() == before:
+                time.sleep(0.01)
+
+    def kept(self) -> list[int]:
+        paths = (self.root / ".amalgam" / "checkpoints").glob("*/epoch.pt")
+        return [path.stat().st_mtime_ns for path in sorted(paths) if path.exists()]
+
+
+def runs(repository: Repository, task: str = "taskA") -> list:  # type: ignore[type-arg]
+    client = MlflowClient(tracking_uri=f"sqlite:///{repository.root / 'mlflow.db'}")
+    return list(client.search_runs([client.get_experiment_by_name(task).experiment_id]))
+
+
+def steps_logged(repository: Repository, run_id: str) -> list[int]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{repository.root / 'mlflow.db'}")
+    return sorted(metric.step for metric in client.get_metric_history(run_id, "epoch_seconds"))
+
+
+def break_off(choose: random.Random, victim: int, group: int) -> None:
+    """Kill the victim, ask it to end, or press Ctrl-C, which reaches the whole group."""
+    number = choose.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    with suppress(ProcessLookupError):
+        os.killpg(group, number) if number == signal.SIGINT else os.kill(victim, number)
+
+
+def test_a_training_killed_twenty_times_ends_as_if_it_had_not_been(finished: Repository, tmp_path: Path) -> None:
+    """dvc and the stage's process in turn, at random points, by every signal; each time the same command goes on."""
+    undisturbed = Repository(tmp_path / "undisturbed")
+    shutil.copytree(finished.root, undisturbed.root, symlinks=True)
+    for repository in (finished, undisturbed):
+        repository.set_params(taskA__num_epochs=EPOCHS)
+    undisturbed.repro("train-taskA")
+    seed = int.from_bytes(os.urandom(4))
+    print(f"seed {seed}")
+    choose = random.Random(seed)
+    reached = 0
+    for number in range(20):
+        run = Run(finished)
+        stage = run.stage()
+        assert stage is not None, (tmp_path / "dvc.log").read_text()
+        if number % 3 < 2:
+            run.wait_for(1)
+            reached += run.dvc.poll() is None
+            time.sleep(choose.uniform(0, 0.3))
+        else:
+            time.sleep(choose.uniform(0, 5))
+        break_off(choose, run.dvc.pid if number % 2 else stage.pid, run.dvc.pid)
+        run.dvc.wait()
+    finished.repro("train-taskA")
+    assert reached >= 10, "most were killed in mid-training"
+    (found,) = runs(finished)
+    assert found.info.status == "FINISHED"
+    assert steps_logged(finished, found.info.run_id) == list(range(1, EPOCHS + 1))
+    for name in DETERMINISTIC:
+        student = Path("outputs/students/taskA") / name
+        assert (finished.root / student).read_bytes() == (undisturbed.root / student).read_bytes(), name
+    assert [path.name for path in (finished.root / "outputs/students").iterdir() if path.name.endswith(".part")] == []

@@ -1,0 +1,279 @@
+"""Teachers that a user brings."""
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from amalgam.errors import UserError
+from amalgam.inference import predict_logits
+from amalgam.params import SuppliedTeacher
+from amalgam.programs import read_program
+from amalgam.supplied import copy_supplied, doubt, provide_supplied
+from amalgam.teachers import OwnImages, load_teachers
+from conftest import SETS, Repository, colour_split
+from foreign import MEAN, STD, NearestColour, export_program, train_small
+
+SPLIT = colour_split(12, 20, 4)
+SEEN = {"mean": MEAN, "std": STD, "resolution": 24, "min_accuracy": 90.0}
+
+
+def spec(**changes: Any) -> SuppliedTeacher:
+    return SuppliedTeacher.model_validate({"weights": "cold.pt2"} | SEEN | changes)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    export_program(["green", "blue"], tmp_path / "cold.pt2")
+    return tmp_path / "cold.pt2"
+
+
+def provide(given: SuppliedTeacher, path: Path, classes: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    copy_supplied(given, classes, path, "teacher taskX cold", folder / "fetched" / "cold")
+    provide_supplied(folder / "fetched" / "cold", OwnImages.of("cold", SETS, SPLIT), "teacher taskX cold", folder / "models" / "cold")
+    return json.loads((folder / "models" / "cold" / "manifest.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_a_program_teaches_in_the_tasks_order_of_classes(program: Path, tmp_path: Path) -> None:
+    """Its outputs are green, blue; the task's classes blue, green. Its logits are those computed by hand."""
+    manifest = provide(spec(), program, ("green", "blue"), tmp_path)
+    assert manifest["validation_accuracy"] == 100.0
+    assert (manifest["classes"], manifest["output_order"]) == (["blue", "green"], [1, 0])
+    sets = type(SETS)(SETS.classes, {"cold": SETS.teachers["cold"]})
+    teacher = load_teachers(tmp_path / "models", sets)["cold"]
+    rows = np.flatnonzero(SPLIT.labels < 2)
+    assert (predict_logits(teacher, SPLIT.images, rows).argmax(1) == SPLIT.labels[rows]).all()
+    pixels = torch.from_numpy(SPLIT.images[rows[:1]]).permute(0, 3, 1, 2) / 255
+    larger = nn.functional.interpolate(pixels, (24, 24), mode="bilinear", antialias=True)
+    by_hand = NearestColour(["blue", "green"])((larger - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1))
+    np.testing.assert_allclose(predict_logits(teacher, SPLIT.images, rows[:1]), by_hand.detach(), rtol=1e-4)
+
+
+def test_a_state_dict_of_another_library_teaches(tmp_path: Path) -> None:
+    train_small(["blue", "green"], tmp_path / "cold.pth")
+    given = spec(weights="cold.pth", architecture="timm/test_efficientnet", resolution=40, mean=[0.5] * 3, std=[0.5] * 3)
+    manifest = provide(given, tmp_path / "cold.pth", ("blue", "green"), tmp_path)
+    assert manifest["validation_accuracy"] > 90
+    assert manifest["origin"] == "supplied"
+
+
+@pytest.mark.parametrize("architecture", ["torchvision/resnet18", "ReferenceCNN", "MobileNetV3"])
+def test_every_kind_of_architecture_loads(architecture: str, tmp_path: Path) -> None:
+    from amalgam.networks import build_network
+
+    torch.save(build_network(architecture, 2).state_dict(), tmp_path / "cold.pth")
+    given = spec(weights="cold.pth", architecture=architecture, resolution=64, min_accuracy=0)
+    assert provide(given, tmp_path / "cold.pth", ("blue", "green"), tmp_path)["architecture"] == architecture
+
+
+def test_what_may_have_seen_the_images_is_said(program: Path, tmp_path: Path) -> None:
+    suspected = provide(spec(), program, ("green", "blue"), tmp_path)
+    assert doubt(suspected) == "may have been trained on validation or test images of this task"
+    shutil.rmtree(tmp_path / "fetched")
+    assert doubt(provide(spec(trained_elsewhere=True), program, ("green", "blue"), tmp_path)) is None
+    assert doubt({"origin": "trained"}) is None
+
+
+def wrong_order(folder: Path) -> None:
+    provide(spec(), folder / "cold.pt2", ("blue", "green"), folder)
+
+
+def wrong_size(folder: Path) -> None:
+    provide(spec(resolution=32), folder / "cold.pt2", ("green", "blue"), folder)
+
+
+def wrong_count(folder: Path) -> None:
+    provide(spec(), folder / "cold.pt2", ("green", "blue", "red"), folder)
+
+
+def fixed_batch(folder: Path) -> None:
+    export_program(["green", "blue"], folder / "cold.pt2", fixed=True)
+    provide(spec(), folder / "cold.pt2", ("green", "blue"), folder)
+
+
+def wrong_architecture(folder: Path) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(), folder / "cold.pth")
+    provide(spec(weights="cold.pth", architecture="torchvision/resnet18"), folder / "cold.pth", ("green", "blue"), folder)
+
+
+def wrong_classes_of_a_state_dict(folder: Path) -> None:
+    train_small(["blue", "green", "red"], folder / "cold.pth")
+    provide(spec(weights="cold.pth", architecture="timm/test_efficientnet"), folder / "cold.pth", ("green", "blue"), folder)
+
+
+def not_finite(folder: Path) -> None:
+    train_small(["blue", "green"], folder / "cold.pth")
+    state = torch.load(folder / "cold.pth")["state_dict"]
+    next(iter(state.values()))[0] = torch.nan
+    torch.save(state, folder / "cold.pth")
+    provide(spec(weights="cold.pth", architecture="timm/test_efficientnet"), folder / "cold.pth", ("green", "blue"), folder)
+
+
+def unknown_architecture(folder: Path) -> None:
+    provide(spec(weights="cold.pth", architecture="torchvision/resnet19"), folder / "cold.pt2", ("green", "blue"), folder)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (wrong_order, r"right for 0\.0 % of 6 images of its classes, below its min_accuracy 90; are classes in the order of its outputs"),
+        (wrong_size, r"does not take 2 images of 32 x 32 pixels"),
+        (wrong_count, r"gives \(2, 2\) for 2 images, not \(2, 3\)"),
+        (fixed_batch, r"does not take 3 images .* export it with a dynamic number of images"),
+        (wrong_architecture, "not the weights of torchvision/resnet18 of 2 classes: it lacks conv1.weight"),
+        (
+            wrong_classes_of_a_state_dict,
+            "not the weights of timm/test_efficientnet of 2 classes: it has another shape for classifier.weight",
+        ),
+        (not_finite, "some weights are not finite"),
+        (unknown_architecture, "torchvision has no classifier 'resnet19'; did you mean resnet18"),
+    ],
+)
+def test_what_is_off_is_refused_with_the_reason(mistake: Callable[[Path], None], message: str, program: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        mistake(tmp_path)
+
+
+# ── Files that would run code ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Trap:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.mark,))
+
+
+def pickled(trap: Trap) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(trap, buffer)
+    return buffer.getvalue()
+
+
+def rewrite(path: Path, change: Callable[[str, bytes], bytes], more: dict[str, bytes] | None = None) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    top = next(iter(members)).partition("/")[0]
+    members = {name: change(name.partition("/")[2], content) for name, content in members.items()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (members | {f"{top}/{name}": content for name, content in (more or {}).items()}).items():
+            archive.writestr(name, content)
+
+
+def in_model(old: str, new: str) -> Callable[[str, bytes], bytes]:
+    def change(name: str, content: bytes) -> bytes:
+        if name != "models/model.json":
+            return content
+        assert old.encode() in content
+        return content.replace(old.encode(), new.encode())
+
+    return change
+
+
+def same(_: str, content: bytes) -> bytes:
+    return content
+
+
+def test_a_rewritten_program_loads_as_long_as_nothing_is_suspicious(program: Path) -> None:
+    rewrite(program, same)
+    assert read_program(program)(torch.zeros(1, 3, 24, 24)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (in_model("torch.ops.aten.mean.dim", "torch.hub.load"), r"the operation torch\.hub\.load"),
+        (in_model("torch.ops.aten.mean.dim", "_operator.attrgetter"), r"the operation _operator\.attrgetter"),
+        (in_model("Symbol('", "__import__('os').system('"), "the size"),
+        (in_model('"guards_code": []', '"guards_code": ["print(1)"]'), "guards in Python"),
+    ],
+)
+def test_a_program_that_names_other_code_is_refused(change: Callable[[str, bytes], bytes], message: str, program: Path) -> None:
+    rewrite(program, change)
+    with pytest.raises(UserError, match=f"is refused: it holds {message}"):
+        read_program(program)
+
+
+def test_a_program_with_a_pickle_in_it_is_refused_and_the_pickle_not_read(program: Path, tmp_path: Path) -> None:
+    trap, mark = pickled(Trap(tmp_path / "mark")), tmp_path / "mark"
+    variants: list[Callable[[], None]] = [
+        lambda: rewrite(program, lambda name, content: trap if name == "data/sample_inputs/model.pt" else content),
+        lambda: rewrite(program, same, {"data/weights/model.pt": trap}),
+        lambda: rewrite(program, lambda name, content: content.replace(b'"use_pickle": false', b'"use_pickle": true')),
+    ]
+    original = program.read_bytes()
+    for variant in variants:
+        program.write_bytes(original)
+        variant()
+        with pytest.raises(UserError, match="is refused: it holds"):
+            read_program(program)
+    assert not mark.exists()
+    torch.load(io.BytesIO(trap), weights_only=False)
+    assert mark.exists(), "the trap works"
+
+
+def test_what_is_no_program_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.pt2").write_text("no program")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "state.pt2")
+    for name in ("text.pt2", "state.pt2"):
+        with pytest.raises(UserError, match=r"no program of torch\.export\.save|is refused"):
+            read_program(tmp_path / name)
+    with pytest.raises(UserError, match="does not exist"):
+        read_program(tmp_path / "absent.pt2")
+
+
+# ── The pipeline ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_two_foreign_teachers_make_a_student_without_python(finished: Repository) -> None:
+    """Of different architecture, input size and normalisation; then one is replaced, and the other is left as it is."""
+    export_program(["green", "blue"], finished.root / "cold.pt2")
+    train_small(["red", "yellow"], finished.root / "warm.pth")
+    cold = {"weights": "cold.pt2", "classes": ["green", "blue"], "trained_elsewhere": True} | SEEN | {"mean": list(MEAN), "std": list(STD)}
+    half = [0.5] * 3
+    warm = {
+        "weights": "warm.pth",
+        "architecture": "timm/test_efficientnet",
+        "resolution": 40,
+        "mean": half,
+        "std": half,
+        "min_accuracy": 80,
+    }
+    finished.set_params(folder__supplied={"taskA": {"cold": cold, "warm": warm}})
+    assert finished.repro() == {"weights", "teachers", "targets-taskA", "train-taskA", "evaluate"}
+    results = json.loads((finished.root / "outputs/evaluation/taskA/results.json").read_text())
+    assert results["teacher_accuracy"]["cold"] == 100
+    assert results["teacher_doubts"] == {"warm": "may have been trained on validation or test images of this task"}
+    shown = finished.run("python", "stages/evaluate.py", "--show", PYTHONPATH="src").stdout
+    assert "* may have been trained on validation or test images" in shown
+    before = len(list((finished.root / ".amalgam/views").iterdir()))
+    train_small(["red", "yellow"], finished.root / "warm2.pth", 48)
+    finished.set_params(folder__supplied__taskA__warm=warm | {"weights": "warm2.pth"})
+    assert finished.repro() == {"weights", "teachers", "targets-taskA", "train-taskA", "evaluate"}
+    new = [path for path in (finished.root / ".amalgam/views").iterdir() if path.is_dir()]
+    assert len(new) - before // 2 == 3, "the new teacher's two views and its validation images; the other's were known"
+    (finished.root / "cold.pt2").unlink()
+    finished.set_params(folder__supplied__taskA__cold=cold | {"min_accuracy": 50})
+    refused = finished.run("dvc", "repro", check=False)
+    assert "cold.pt2 does not exist" in refused.stderr
+
+
+def test_a_supplied_teacher_without_a_place_or_with_other_classes_is_refused(finished: Repository) -> None:
+    cold = {"weights": "cold.pt2", "classes": ["green", "red"]} | SEEN | {"mean": list(MEAN), "std": list(STD)}
+    for task, name, message in (
+        ("taskA", "icy", "supplied.taskA.icy: there is no such teacher"),
+        ("taskA", "cold", "supplied.taskA.cold.classes are green, red, but tasks says"),
+    ):
+        finished.set_params(folder__supplied={task: {name: cold}})
+        assert message in finished.run("dvc", "repro", check=False).stderr
