@@ -13,6 +13,8 @@ from amalgam.controls import Controls
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.evaluation import Predictions, write_evaluation
 from amalgam.plots import save_confusion_matrix, save_matrix, save_samples
+from amalgam.students import write_history
+from amalgam.trainer import Epoch, Validation
 
 LABELS = np.array([0, 0, 1, 1, 2, 2, 2, 2])
 GUESSES = np.array([0, 1, 1, 1, 2, 2, 0, 2])
@@ -30,10 +32,13 @@ def test_accuracies_by_hand() -> None:
 
 
 def test_the_files_hold_what_they_promise(tmp_path: Path) -> None:
-    write_evaluation("taskX", Path("outputs/best.safetensors"), PREDICTIONS, CONTROLS, SETS, SPLIT, {"t": "doubtful"}, tmp_path / "out")
+    history = [Epoch(1, 0.1, 2.0, 0.5, {}, {}, Validation(1.0, 0.5)), Epoch(2, 0.1, 1.0, None, {}, {}, None)]
+    write_history(history, tmp_path / "history.csv")
+    (tmp_path / "student.json").write_text('{"best_epoch": 1}')
+    write_evaluation("taskX", tmp_path / "best.safetensors", PREDICTIONS, CONTROLS, SETS, SPLIT, {"t": "doubtful"}, tmp_path / "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["task"] == "taskX"
-    assert results["model_path"] == "outputs/best.safetensors"
+    assert results["model_path"] == (tmp_path / "best.safetensors").as_posix()
     assert results["overall_accuracy"] == 75.0
     assert results["per_class_accuracy"] == {"a": 50.0, "b": 100.0, "c": 75.0}
     assert results["teacher_accuracy"] == {"t": 90.0}
@@ -53,7 +58,8 @@ def test_the_files_hold_what_they_promise(tmp_path: Path) -> None:
     assert per_class == ["class,accuracy,images,teachers", "a,50.0,2,t", "c,75.0,4,u", 'b,100.0,2,"t, u"']
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["taskX"]["test_accuracy"] == 75.0
     pictures = sorted(file.stem for file in (tmp_path / "out").glob("*.png"))
-    names = ["agreement", "confusion_matrix", "confusion_matrix_normalized", "reliability", "responsibility", "sample_predictions"]
+    matrices = ["confusion_matrix", "confusion_matrix_normalized"]
+    names = ["agreement", *matrices, "learning_curve", "reliability", "responsibility", "sample_predictions"]
     assert pictures == names
     for name in names:
         with Image.open(tmp_path / "out" / f"{name}.png") as picture:

@@ -8,6 +8,7 @@
     outputs/evaluation/<task>/per_class.csv         one row a class: accuracy, images, the teachers that know it
     outputs/evaluation/<task>/confusion_matrix.csv  counts, a row an actual class, a column a predicted one
     outputs/evaluation/<task>/*.png                 confusion_matrix (counts) and confusion_matrix_normalized (percent);
+                                                    learning_curve: the training's losses and accuracies;
                                                     reliability: how often the student is right, by how sure it is;
                                                     responsibility: which teacher knows which class;
                                                     agreement: how often student and teacher prefer the same class;
@@ -26,11 +27,12 @@ from sklearn.metrics import confusion_matrix
 
 from amalgam.controls import Controls, agreement
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.files import whole_folder, write_json
+from amalgam.files import read_json, whole_folder, write_json
 from amalgam.inference import predict_logits
 from amalgam.metrics import Reliability, accuracy_interval, reliability, shared_class_accuracy, split_errors
 from amalgam.models import Classifier
-from amalgam.plots import save_confusion_matrix, save_matrix, save_reliability, save_samples
+from amalgam.plots import save_confusion_matrix, save_learning_curve, save_matrix, save_reliability, save_samples
+from amalgam.students import read_history
 from amalgam.trainer import score
 
 SAMPLES = 20  # images in the picture of sample predictions
@@ -132,16 +134,20 @@ def write_evaluation(
         write_predictions(predictions, work / "predictions.csv")
         write_per_class(predictions, label_sets, work / "per_class.csv")
         write_confusion(predictions, work / "confusion_matrix.csv")
-        draw(task, predictions, controls, label_sets, split, work)
+        draw(task, model_path.parent, predictions, controls, label_sets, split, work)
 
 
-def draw(task: str, predictions: Predictions, controls: Controls, label_sets: LabelSets, split: PreparedSplit, folder: Path) -> None:
+def draw(
+    task: str, student: Path, predictions: Predictions, controls: Controls, label_sets: LabelSets, split: PreparedSplit, folder: Path
+) -> None:
     """All pictures."""
     title = f"{task}: {predictions.accuracy} %"
     save_confusion_matrix(predictions.confusion, predictions.classes, title, folder / "confusion_matrix.png")
     normalized = folder / "confusion_matrix_normalized.png"
     save_confusion_matrix(predictions.confusion, predictions.classes, f"{title}; rows in percent", normalized, in_percent=True)
     save_reliability(predictions.reliability, task, folder / "reliability.png")
+    best_epoch = read_json(student / "student.json")["best_epoch"]
+    save_learning_curve(read_history(student / "history.csv"), best_epoch, f"{task}: training", folder / "learning_curve.png")
     teachers, classes, covering = list(label_sets.teachers), label_sets.classes, label_sets.covering()
     known = np.where(covering, 1.0, np.nan)
     save_matrix(known, teachers, classes, f"{task}: who knows what", folder / "responsibility.png", written=False)

@@ -1,6 +1,6 @@
 """Pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -75,6 +75,23 @@ def _ink(darkness: float) -> str:
 def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)
+
+
+def save_learning_curve(history: Mapping[str, npt.NDArray[np.float64]], best_epoch: int, title: str, path: Path) -> None:
+    """Draw loss and accuracy (percent) by epoch, of training and, where there is one, of validation; the kept epoch is marked."""
+    figure, both = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axes, kind, label in zip(both, ("loss", "accuracy"), ("loss", "accuracy, %"), strict=True):
+        for split in ("train", "val"):
+            values = history[f"{split}_{kind}"]
+            if not np.isnan(values).all():
+                axes.plot(
+                    history["epoch"], values, label={"train": "training", "val": "validation"}[split], marker="." * (len(values) == 1)
+                )
+        axes.axvline(best_epoch, color="grey", linewidth=1, linestyle="dashed", label=f"kept: epoch {best_epoch}")
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.legend(fontsize=8)
+    figure.suptitle(title)
+    _save(figure, path)
 
 
 def save_reliability(found: Reliability, task: str, path: Path) -> None:

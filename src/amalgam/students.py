@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit
@@ -85,6 +87,13 @@ def epoch_row(record: Epoch) -> dict[str, float]:
         if record.validation.score is not None:
             row["val_score"] = 100 * record.validation.score
     return row | record.watched
+
+
+def read_history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """The columns of a history by name, NaN where an epoch has no value."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
 
 
 def write_history(history: list[Epoch], path: Path) -> None:
