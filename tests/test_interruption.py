@@ -112,3 +112,47 @@ def test_a_training_killed_twenty_times_ends_as_if_it_had_not_been(finished: Rep
         student = Path("outputs/students/taskA") / name
         assert (finished.root / student).read_bytes() == (undisturbed.root / student).read_bytes(), name
     assert [path.name for path in (finished.root / "outputs/students").iterdir() if path.name.endswith(".part")] == []
+
+
+def test_a_teacher_that_was_killed_goes_on_and_ends_with_the_same_bits(finished: Repository, tmp_path: Path) -> None:
+    undisturbed = Repository(tmp_path / "undisturbed")
+    shutil.copytree(finished.root, undisturbed.root, symlinks=True)
+    for repository in (finished, undisturbed):
+        repository.set_params(teacher__num_epochs=25)
+    undisturbed.repro("teachers")
+    before = set((finished.root / ".amalgam/checkpoints").glob("*/epoch.pt"))
+    run = Run(finished, "teachers", "stages/teachers.py")
+    stage = run.stage()
+    assert stage is not None
+    run.wait_for(2)
+    stage.kill()
+    run.dvc.wait()
+    again = finished.run("dvc", "repro", "teachers").stdout
+    assert "goes on after epoch" in again
+    for teacher in ("taskA/warm", "taskA/cold", "taskB/first", "taskB/second"):
+        for file in ("weights.safetensors", "manifest.json"):
+            name = Path("outputs/teachers") / teacher / file
+            assert (finished.root / name).read_bytes() == (undisturbed.root / name).read_bytes()
+    assert set((finished.root / ".amalgam/checkpoints").glob("*/epoch.pt")) == before, "the teachers are in the store"
+
+
+def test_what_a_training_depends_on_tells_its_checkpoints_apart(finished: Repository) -> None:
+    """Every setting of the student, and the targets that it learns from."""
+    code = """
+import dataclasses, sys
+from pathlib import Path
+sys.path.insert(0, "stages")
+from train import Job
+from amalgam.params_file import load_params
+params = load_params()
+job = Job.of("taskA", params)
+changes = {"alpha": 0.1, "lr": 0.1, "seed": 1, "num_epochs": 9, "run": "x", "mixup": 0.5}
+keys = [job.key()]
+keys += [dataclasses.replace(job, settings=job.settings.model_copy(update={name: value})).key() for name, value in changes.items()]
+keys.append(Job.of("taskB", params).key())
+manifest = Path("outputs/targets/taskA/targets.json")
+manifest.write_text(manifest.read_text().replace('"weights_sha256": {', '"weights_sha256": {"more": "", ', 1))
+keys.append(Job.of("taskA", params).key())
+print(len(set(keys)), len(keys))
+"""
+    assert finished.run("python", "-c", code, PYTHONPATH="src").stdout.split() == ["9", "9"]

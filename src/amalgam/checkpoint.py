@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from amalgam.files import read_json, repository_root, whole_file
-from amalgam.store import STORE
+from amalgam.store import STORE, held
 from amalgam.trainer import Snapshot
 
 KIND = "checkpoints"
@@ -107,8 +107,9 @@ def finish(own: Checkpoint, result: Path) -> None:
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     taken = committed(LOCK_FILE)
     for number, path in enumerate(others, start=2):
-        if Sessions.read(path).result in taken or number > KEPT_FINISHED:
-            shutil.rmtree(path.parent, ignore_errors=True)
+        with held(path.parent) as free:
+            if free and (Sessions.read(path).result in taken or number > KEPT_FINISHED):
+                shutil.rmtree(path.parent)
 
 
 def dvc_hash(folder: Path) -> str:

@@ -3,15 +3,12 @@
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from amalgam.checkpoint import KIND as CHECKPOINTS
 from amalgam.checkpoint import Sessions
 from amalgam.files import PART, remove_abandoned, repository_root
-from amalgam.store import STORE
+from amalgam.store import STORE, held
 
 WRITTEN_TO = (STORE, "outputs", "fetched")  # where stages write
 SECONDS_A_DAY = 86_400
@@ -21,7 +18,7 @@ def clean_checkpoints() -> Iterator[tuple[Path, int, str]]:
     """Remove the checkpoint of every training that no process is at: its folder, bytes, and its run's mark."""
     for folder in _entries(CHECKPOINTS):
         size = size_of(folder)
-        with _held(folder) as free:
+        with held(folder) as free:
             if free:
                 known = folder / "run.json"
                 mark = Sessions.read(known).mark if known.exists() else ""
@@ -47,7 +44,7 @@ def clean_unused(days: float) -> Iterator[tuple[Path, int]]:
     """Remove teachers and logits that were not used for so many days. They cost time to make again, never a result."""
     for kind in ("teachers", "views"):
         for folder in _entries(kind):
-            with _held(folder) as free:
+            with held(folder) as free:
                 if free and folder.stat().st_mtime < time.time() - days * SECONDS_A_DAY:
                     size = size_of(folder)
                     shutil.rmtree(folder)
@@ -62,18 +59,3 @@ def size_of(path: Path) -> int:
 
 def _entries(kind: str) -> list[Path]:
     return sorted(path for path in (repository_root() / STORE / kind).glob("*") if path.is_dir() and not path.name.startswith("."))
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Hold an entry's lock: whether nobody else does."""
-    lock = FileLock(folder.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()

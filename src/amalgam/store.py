@@ -5,10 +5,11 @@ An entry is a folder named by the fingerprint of all that determines it. Deletin
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from amalgam.files import repository_root, whole_folder
 
@@ -25,6 +26,21 @@ def entry(kind: str, key: str, make: Callable[[Path], None]) -> Path:
                 make(work)
     os.utime(folder)  # the time of last use
     return folder
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Hold an entry's lock for the block, if nobody else does: whether it is held."""
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def copy_entry(folder: Path, target: Path) -> None:
