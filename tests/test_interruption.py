@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 from mlflow import MlflowClient
 
+from amalgam.stage import may_be_dvc
 from conftest import Repository
 
 DETERMINISTIC = ("best.safetensors", "last.safetensors", "student.json", "history.csv", "metrics.json")
@@ -134,6 +135,14 @@ def test_a_teacher_that_was_killed_goes_on_and_ends_with_the_same_bits(finished:
             name = Path("outputs/teachers") / teacher / file
             assert (finished.root / name).read_bytes() == (undisturbed.root / name).read_bytes()
     assert set((finished.root / ".amalgam/checkpoints").glob("*/epoch.pt")) == before, "the teachers are in the store"
+
+
+def test_an_orphan_knows_that_its_new_parent_is_no_dvc() -> None:
+    assert may_be_dvc(psutil.Process())
+    other = subprocess.Popen(["sleep", "60"])
+    assert not may_be_dvc(psutil.Process(other.pid))
+    other.kill()
+    other.wait()
 
 
 def test_what_a_training_depends_on_tells_its_checkpoints_apart(finished: Repository) -> None:

@@ -28,8 +28,8 @@ def run_stage(main: Callable[[], None]) -> None:
     SIGTERM ends it as Ctrl-C does, in good order; so does the end of the ``dvc`` that started it.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    end_with_parent()
     try:
+        end_with_parent()
         main()
     except (UserError, OSError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -45,12 +45,25 @@ def _interrupt(number: int, _: object) -> None:
 def end_with_parent() -> None:
     """Have this process interrupted when the ``dvc`` that runs it ends: its successor must not find it still at work.
 
-    Nothing where no ``dvc`` runs it. DVC starts a stage through a shell, which would live on; then both are watched.
+    Nothing where no ``dvc`` runs it. DVC starts a stage through a shell, which would live on; then both are watched. A ``dvc`` that
+    ended while this process was still starting has left it to a process that is none.
     """
-    if "DVC_STAGE" in os.environ:
-        parents = psutil.Process().parents()
+    parents = psutil.Process().parents()
+    if "DVC_STAGE" in os.environ and parents:
         through_shell = "-c" in parents[0].cmdline()[1:2]
-        threading.Thread(target=_watch, args=(parents[: 2 if through_shell else 1],), daemon=True).start()
+        watched = parents[: 2 if through_shell else 1]
+        if not may_be_dvc(watched[-1]):
+            raise KeyboardInterrupt(signal.SIGTERM)
+        threading.Thread(target=_watch, args=(watched,), daemon=True).start()
+
+
+def may_be_dvc(process: psutil.Process) -> bool:
+    """Whether it is Python, which DVC runs in, or a program of that name."""
+    try:
+        words = [process.name(), *process.cmdline()[:2]]
+    except psutil.Error:  # it ended, or is another user's
+        return False
+    return any("python" in word.lower() or "dvc" in word.lower() for word in words)
 
 
 def _watch(processes: Sequence[psutil.Process]) -> None:
