@@ -44,7 +44,7 @@ champion: $(STAMP)  ## print each task's champion, the best student by validatio
 crown: $(STAMP)  ## make a run's student champion: make crown TASK=taskA RUN=its id
 	PYTHONPATH=src python stages/champion.py --crown $(TASK) $(RUN)
 
-clean: $(STAMP)  ## remove what broken-off trainings left; make clean DAYS=30: also teachers and logits unused so long
+clean: $(STAMP)  ## remove what broken-off trainings left; make clean DAYS=30: also teachers, logits, downloads unused so long
 	PYTHONPATH=src python stages/clean.py $(if $(DAYS),--days $(DAYS))
 
 lint: $(STAMP)  ## style and types

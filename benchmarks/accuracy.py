@@ -26,7 +26,6 @@ import numpy.typing as npt
 import yaml
 from filelock import FileLock
 from stages import teachers as teacher_stage
-from stages import train as student_stage
 
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit, prepare_split, stored_size
@@ -41,6 +40,7 @@ from amalgam.sources.raw import SPLITS, read_classes, read_split
 from amalgam.students import Architecture, load_student, new_student, write_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, load_teachers, provide_teacher, train_teacher
+from amalgam.training import optimization, teaching
 
 ROOT = Path(__file__).parent.parent
 
@@ -183,7 +183,7 @@ def train(job: Job, archive: Path | None) -> float:
 
     def make(work: Path) -> None:
         student = new_student(architecture(settings), label_sets, split, settings.seed)
-        how, lesson = student_stage.optimization(settings), student_stage.teaching(settings)
+        how, lesson = optimization(settings), teaching(settings)
         result = train_student(student, label_sets, split, targets, how, lesson)
         seconds = round(sum(record.seconds for record in result.history), 1)
         write_student(student, result, job.task, {"settings": settings.model_dump(), "seconds": seconds}, work)

@@ -12,7 +12,7 @@ from pathlib import Path
 import timm
 
 from amalgam.models import save_weights
-from amalgam.networks import read_state
+from amalgam.states import read_state
 
 MODEL = "tf_efficientnet_lite0"
 

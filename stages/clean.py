@@ -13,7 +13,7 @@ from amalgam.tracking.store import connect
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--days", type=float, help="also teachers and logits that were not used for so many days")
+    parser.add_argument("--days", type=float, help="also teachers, logits and downloads that were not used for so many days")
     days = parser.parse_args().days
     broken_off = list(clean_checkpoints())
     removed = [(path, size) for path, size, _ in broken_off] + list(clean_leftovers())

@@ -1,36 +1,66 @@
-"""Look at the test images once: evaluate every task's student and teachers, and add the results to the training's run."""
+"""Evaluate students and teachers on the test images: accuracies, pictures, and the student's run in MLflow.
+
+As a stage of the pipeline (dvc repro) it looks at every task's student once, or at the one that evaluate.checkpoint names in params.yaml.
+By hand it is a one-off: it writes into a new folder below runs/, and the pipeline's outputs stay as they are.
+"""
 
 import argparse
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from amalgam.controls import teacher_controls
-from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.evaluation import predict, write_evaluation
-from amalgam.files import read_json
+from amalgam.dataset import LabelSets
+from amalgam.errors import UserError
+from amalgam.evaluation import Judged, predict, write_evaluation
+from amalgam.files import brought_file, read_json
+from amalgam.given_student import copy_checkpoint, described, load_checkpoint, own_manifest
+from amalgam.models import Classifier
+from amalgam.one_off import in_pipeline, new_folder, prepared
+from amalgam.params import Params
+from amalgam.params_file import load_params
 from amalgam.provenance import configure_execution
-from amalgam.record import RunRecord
-from amalgam.stage import run_stage, stage_params
+from amalgam.record import FILE, RunRecord
+from amalgam.stage import check_task, full_task_name, run_stage, stage_params
 from amalgam.students import load_student
 from amalgam.summary import table
 from amalgam.supplied import DOUBT, doubt
 from amalgam.teachers import load_teachers
-from amalgam.tracking.publish import attempt, publish_evaluation
+from amalgam.tracking.publish import attempt, publish_checkpoint, publish_evaluation
 
 PREPARED = Path("outputs/prepared")
 MODELS = Path("models")
 STUDENTS = Path("outputs/students")
+CHECKPOINTS = Path("fetched/checkpoints")
 EVALUATION = Path("outputs/evaluation")
 HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", "best epoch", "seconds", "MLflow run", "of experiment")
 
 
-def evaluate(task: str) -> None:
-    label_sets = LabelSets.read(PREPARED / task / "test")
-    split = PreparedSplit.read(PREPARED / task / "test")
+def evaluate(task: str, student: Classifier, judged: Judged, folder: Path) -> None:
+    """Judge one task's student, and its teachers, on the test images."""
+    label_sets, split = prepared(PREPARED / task / "test")
     controls = teacher_controls(load_teachers(MODELS / task, label_sets), label_sets, split)
-    predictions = predict(load_student(STUDENTS / task, label_sets), split)
-    weights, doubtful = STUDENTS / task / "best.safetensors", doubts(MODELS / task)
-    write_evaluation(task, weights, predictions, controls, label_sets, split, doubtful, EVALUATION / task)
+    write_evaluation(task, judged, predict(student, split), controls, label_sets, split, doubts(MODELS / task), folder)
+
+
+def trained_student(task: str) -> tuple[Classifier, Judged]:
+    if not (STUDENTS / task).is_dir():
+        raise UserError(f"{STUDENTS / task} is missing; dvc repro trains it, or name a file of weights: --checkpoint FILE")
+    label_sets = LabelSets.read(PREPARED / task / "test")
+    return load_student(STUDENTS / task, label_sets), Judged(STUDENTS / task / "best.safetensors")
+
+
+def given_student(task: str, folder: Path, weights: Path) -> tuple[Classifier, Judged]:
+    """The student that ``copy_checkpoint`` wrote into ``folder``, from the file ``weights``."""
+    label_sets, training = prepared(PREPARED / task / "trainval")
+    return load_checkpoint(folder, label_sets, training), Judged(weights, described(folder))
+
+
+def publish(task: str, judged: Judged, evaluation: Path) -> list[str]:
+    """Add the evaluation to the run that trained the student; where there was none, to one of its own."""
+    folder = judged.weights.parent
+    ours = (folder / FILE).is_file() and (judged.checkpoint is None or own_manifest(judged.weights))
+    return publish_evaluation(folder, evaluation) if ours else publish_checkpoint(task, evaluation)
 
 
 def doubts(models: Path) -> dict[str, str]:
@@ -39,39 +69,93 @@ def doubts(models: Path) -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
-def row(task: str) -> list[str]:
-    student, run = read_json(STUDENTS / task / "student.json"), RunRecord.read(STUDENTS / task)
-    trained, found = read_json(STUDENTS / task / "metrics.json")[task], read_json(EVALUATION / task / "results.json")
-    doubtful = found["teacher_doubts"]
+def row(task: str, evaluation: Path) -> list[str]:
+    found = read_json(evaluation / task / "results.json")
+    doubtful, checkpoint, folder = found["teacher_doubts"], found["checkpoint"], Path(found["model_path"]).parent
+    classes = len(found["per_class_accuracy"])
     teachers = ", ".join(f"{name} {accuracy:g}{'*' * (name in doubtful)}" for name, accuracy in found["teacher_accuracy"].items())
+    if checkpoint is not None:
+        optimistic = f", chosen on {checkpoint['selected_on']}" if "selected_on" in checkpoint else ""
+        student = f"{checkpoint['architecture']} ({checkpoint['file']}{optimistic})"
+        return [task, student, str(classes), teachers, "–", str(found["overall_accuracy"]), *["–"] * 4]
+    student, run = read_json(folder / "student.json"), RunRecord.read(folder)
+    validation = read_json(folder / "metrics.json")[task].get("val_accuracy", "–")
     epochs = f"{student['best_epoch']} of {student['settings']['num_epochs']}"
-    values = (
-        student["architecture"],
-        len(student["classes"]),
-        teachers,
-        trained.get("val_accuracy", "–"),
-        found["overall_accuracy"],
-        epochs,
-        run.seconds,
-        run.run_id,
-        run.tags.get("dvc.experiment", "–"),
+    own = (validation, found["overall_accuracy"], epochs, run.seconds, run.run_id, run.tags.get("dvc.experiment", "–"))
+    return [task, student["architecture"], str(classes), teachers, *map(str, own)]
+
+
+def show(tasks: list[str], evaluation: Path) -> None:
+    """Print the table of an evaluation."""
+    print(table(HEADER, [row(task, evaluation) for task in tasks]))
+    if any(read_json(evaluation / task / "results.json")["teacher_doubts"] for task in tasks):
+        print(f"* {DOUBT}")
+
+
+def stage() -> None:
+    """Evaluate every task, as a stage of the pipeline."""
+    tasks = stage_params().task_names
+    configure_execution()
+    for task in tasks:
+        given = CHECKPOINTS / task
+        student, judged = given_student(task, given, given / "weights.safetensors") if given.is_dir() else trained_student(task)
+        evaluate(task, student, judged, EVALUATION / task)
+        attempt(partial(publish, task, judged, EVALUATION / task))
+    show(tasks, EVALUATION)
+
+
+def by_hand(params: Params, named: str | None, checkpoint: str | None, resolution: int, suffix: str) -> None:
+    """Evaluate one task or all, as a one-off, into a folder of its own."""
+    tasks = [named] if named else params.task_names
+    if checkpoint and not named:
+        raise UserError("--checkpoint is a student of one task; say which, as --task A")
+    for task in tasks:
+        check_task(task, params.task_names)
+        prepared(PREPARED / task / "test")
+    configure_execution()
+    with TemporaryDirectory() as scratch:
+        found = {}
+        for task in tasks:
+            if checkpoint:
+                copy = Path(scratch) / task
+                classes = len(LabelSets.read(PREPARED / task / "test").classes)
+                copy_checkpoint(brought_file(checkpoint), classes, resolution, "--checkpoint", copy)
+                found[task] = given_student(task, copy, brought_file(checkpoint))
+            else:
+                found[task] = trained_student(task)
+        folder = new_folder("evaluation", suffix)
+        for task, (student, judged) in found.items():
+            evaluate(task, student, judged, folder / task)
+            attempt(partial(publish, task, judged, folder / task))
+    show(tasks, folder)
+    print(f"results and pictures: {folder}")
+
+
+def parser(resolution: int) -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--show", action="store_true", help="only print the table of the pipeline's last evaluation")
+    found.add_argument("--task", help="one task, as taskB or B (default: all)")
+    found.add_argument("--checkpoint", metavar="FILE", help="a student's weights to evaluate in place of the one trained by the pipeline")
+    found.add_argument(
+        "--resolution",
+        type=int,
+        default=resolution,
+        help="side in pixels of the checkpoint's input, where no student.json beside it says so (default: %(default)s)",
     )
-    return [task, *map(str, values)]
+    found.add_argument("--run", default="", metavar="SUFFIX", help="suffix of the folder's name")
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--show", action="store_true", help="only print the table of the last evaluation")
-    only_show = parser.parse_args().show
-    tasks = stage_params().task_names
-    if not only_show:
-        configure_execution()
-        for task in tasks:
-            evaluate(task)
-            attempt(partial(publish_evaluation, STUDENTS / task, EVALUATION / task))
-    print(table(HEADER, [row(task) for task in tasks]))
-    if any(read_json(EVALUATION / task / "results.json")["teacher_doubts"] for task in tasks):
-        print(f"* {DOUBT}")
+    params = load_params()
+    arguments = parser(params.evaluate.resolution).parse_args()
+    if arguments.show:
+        show(params.task_names, EVALUATION)
+    elif in_pipeline():
+        stage()
+    else:
+        task = full_task_name(arguments.task) if arguments.task else None
+        by_hand(params, task, arguments.checkpoint, arguments.resolution, arguments.run)
 
 
 if __name__ == "__main__":

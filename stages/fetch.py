@@ -1,4 +1,4 @@
-"""Bring the raw images of the chosen source into fetched/data, in the canonical layout."""
+"""Bring the raw images of the chosen source into fetched/data, in the canonical layout, and weights that it publishes."""
 
 from pathlib import Path
 
@@ -19,6 +19,13 @@ def fetch(params: Params, folder: Path) -> None:
         from amalgam.sources import cifar100
 
         cifar100.fetch(folder, params.cifar100.fetch.url)
+    elif params.source == "gdrive":
+        from amalgam.sources import gdrive
+        from amalgam.sources.download import obtain
+
+        given = params.gdrive.fetch
+        archive = obtain(given.data, given.data_sha256, repository_root(), "gdrive.fetch.data")
+        gdrive.fetch(folder, archive, int(given.max_gigabytes * 1e9))
     else:
         from amalgam.sources import folder as images
 
@@ -26,12 +33,26 @@ def fetch(params: Params, folder: Path) -> None:
         images.fetch(folder, repository_root(), settings.path, settings.sha256, int(settings.max_gigabytes * 1e9))
 
 
+def fetch_weights(params: Params, folder: Path) -> None:
+    """Write the weights that the source publishes, and list them; of most sources there are none."""
+    found: list[str] = []
+    given = params.gdrive.fetch
+    if params.source == "gdrive" and given.models is not None:
+        from amalgam.sources import gdrive
+        from amalgam.sources.download import obtain
+
+        archive = obtain(given.models, given.models_sha256, repository_root(), "gdrive.fetch.models")
+        found = [str(MODELS / place) for place in gdrive.fetch_weights(folder, archive, int(given.max_gigabytes * 1e9))]
+        print("published weights, to name under evaluate.checkpoint or supplied:", *found, sep="\n  ")
+    write_json(folder / "weights.json", found)
+
+
 def main() -> None:
     params = stage_params()
     with whole_folder(DATA) as work:
         fetch(params, work)
     with whole_folder(MODELS) as work:
-        write_json(work / "supplied.json", {})  # no source supplies teachers: every one is trained
+        fetch_weights(params, work)
 
 
 if __name__ == "__main__":

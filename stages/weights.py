@@ -1,13 +1,14 @@
-"""Check and copy what the user brings: the weights that students start from, and whole teachers."""
+"""Check and copy what the user brings: the weights that students start from, whole teachers, students to evaluate."""
 
 from pathlib import Path
 
-from amalgam.files import repository_root, sha256_of_file, whole_folder, write_json
-from amalgam.params import Source, StudentSettings
+from amalgam.files import brought_file, sha256_of_file, whole_folder, write_json
+from amalgam.params import Evaluation, Source, StudentSettings
 from amalgam.stage import run_stage, stage_params
 
 WEIGHTS = Path("fetched/weights")
 TEACHERS = Path("fetched/teachers")
+CHECKPOINTS = Path("fetched/checkpoints")
 
 
 def supply(settings: StudentSettings, folder: Path) -> None:
@@ -15,9 +16,10 @@ def supply(settings: StudentSettings, folder: Path) -> None:
     supplied = None
     if settings.student_weights:
         from amalgam.models import save_weights
-        from amalgam.networks import build_network, read_state
+        from amalgam.networks import build_network
+        from amalgam.states import read_state
 
-        path = repository_root() / Path(settings.student_weights).expanduser()
+        path = brought_file(settings.student_weights)
         state = read_state(path)
         build_network(settings.student_model, 2, True, path)  # refuses what does not fit
         save_weights(state, folder / "weights.safetensors")
@@ -31,8 +33,18 @@ def supply_teachers(source: Source, folder: Path) -> None:
         for name, given in teachers.items():
             from amalgam.supplied import copy_supplied
 
-            path = repository_root() / Path(given.weights).expanduser()
-            copy_supplied(given, tuple(given.classes or source.tasks[task][name]), path, f"teacher {task} {name}", folder / task / name)
+            classes, path = tuple(given.classes or source.tasks[task][name]), brought_file(given.weights)
+            copy_supplied(given, classes, path, f"teacher {task} {name}", folder / task / name)
+
+
+def supply_checkpoints(evaluation: Evaluation, source: Source, folder: Path) -> None:
+    """Write each student that evaluation is given. Raises UserError unless it is one of the task's number of classes."""
+    for task, named in evaluation.checkpoint.items():
+        if named is not None:
+            from amalgam.given_student import copy_checkpoint
+
+            union = {name for classes in source.tasks[task].values() for name in classes}
+            copy_checkpoint(brought_file(named), len(union), evaluation.resolution, f"evaluate.checkpoint.{task}", folder / task)
 
 
 def main() -> None:
@@ -42,6 +54,8 @@ def main() -> None:
             supply(params.student(task), work)
     with whole_folder(TEACHERS) as work:
         supply_teachers(params.source_block, work)
+    with whole_folder(CHECKPOINTS) as work:
+        supply_checkpoints(params.evaluate, params.source_block, work)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from PIL import Image
 
 from amalgam.controls import Controls
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.evaluation import Predictions, write_evaluation
+from amalgam.evaluation import Judged, Predictions, write_evaluation
 from amalgam.plots import save_confusion_matrix, save_matrix, save_samples
 from amalgam.students import write_history
 from amalgam.trainer import Epoch, Validation
@@ -35,7 +35,9 @@ def test_the_files_hold_what_they_promise(tmp_path: Path) -> None:
     history = [Epoch(1, 0.1, 2.0, 0.5, {}, {}, Validation(1.0, 0.5)), Epoch(2, 0.1, 1.0, None, {}, {}, None)]
     write_history(history, tmp_path / "history.csv")
     (tmp_path / "student.json").write_text('{"best_epoch": 1}')
-    write_evaluation("taskX", tmp_path / "best.safetensors", PREDICTIONS, CONTROLS, SETS, SPLIT, {"t": "doubtful"}, tmp_path / "out")
+    write_evaluation(
+        "taskX", Judged(tmp_path / "best.safetensors"), PREDICTIONS, CONTROLS, SETS, SPLIT, {"t": "doubtful"}, tmp_path / "out"
+    )
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["task"] == "taskX"
     assert results["model_path"] == (tmp_path / "best.safetensors").as_posix()

@@ -13,7 +13,8 @@ from torch import nn
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
 from amalgam.models import save_weights
-from amalgam.networks import WEIGHTS, build_network, imagenet_weights, pretrained_statistics, read_state
+from amalgam.networks import WEIGHTS, build_network, imagenet_weights, pretrained_statistics
+from amalgam.states import read_state
 
 SMALL = "timm/test_efficientnet"  # a model of timm's for tests
 

@@ -74,7 +74,7 @@ def test_every_student_setting_can_be_overridden_for_each_task() -> None:
         ("alpha: 0.5", "alpha: 0.5\nalpha: 0.6", "the key 'alpha' stands twice"),
         ("num_epochs: 30", "num_epochs: 2.5", ": num_epochs: '2.5' is refused: input should be a valid integer"),
         ("student_model: MobileNetV3", "student_model: VGG", "MobileNetV3, EfficientNet, ResNet18 or timm/"),
-        ("source: digits", "source: mnist", "'digits', 'cifar100' or 'folder'"),
+        ("source: digits", "source: mnist", "'digits', 'cifar100', 'folder' or 'gdrive'"),
         ("source: digits", "source: [", "is not valid YAML"),
         ("taskB:", "taskC:", "digits.tasks.taskB has no block 'taskB:'"),
         ("taskB:", "tasks:", "unknown key 'tasks'"),

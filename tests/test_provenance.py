@@ -63,7 +63,7 @@ def test_trainings_depend_on_every_student_setting_and_targets_on_theirs() -> No
 def test_every_parameter_re_runs_something() -> None:
     every = set().union(*(listed(stage) for stage in STAGES))
     for name in Params.model_fields:
-        if name in ("digits", "cifar100", "folder"):
+        if name in ("digits", "cifar100", "folder", "gdrive"):
             assert {f"{name}.fetch"} | {f"${{source}}.{key}" for key in ("resolution", "augmentation", "tasks")} <= every
         else:
             assert name in every or name in ("tasks", "overrides"), name

@@ -97,8 +97,8 @@ def blocks(language: str) -> list[str]:
 def test_the_example_of_supplied_teachers_is_one_that_the_parameters_accept(tmp_path: Path) -> None:
     (example,) = blocks("yaml")
     given = example.partition("  supplied:\n")[2]
-    before, middle, after = (ROOT / "params.yaml").read_text().rpartition("  supplied: {}\n")
-    (tmp_path / "params.yaml").write_text(before + middle.replace("{}", "") + given + after)
+    before, block, after = (ROOT / "params.yaml").read_text().partition("\nfolder:\n")
+    (tmp_path / "params.yaml").write_text(before + block + after.replace("  supplied: {}\n", f"  supplied:\n{given}", 1))
     supplied = load_params(tmp_path / "params.yaml").folder.supplied["taskA"]
     assert (supplied["flowers"].resolution, supplied["trees"].architecture) == (96, None)
 

@@ -41,8 +41,8 @@ def clean_leftovers() -> Iterator[tuple[Path, int]]:
 
 
 def clean_unused(days: float) -> Iterator[tuple[Path, int]]:
-    """Remove teachers and logits that were not used for so many days. They cost time to make again, never a result."""
-    for kind in ("teachers", "views"):
+    """Remove teachers, logits and downloads that were not used for so many days. They cost time to make again, never a result."""
+    for kind in ("teachers", "views", "downloads"):
         for folder in _entries(kind):
             with held(folder) as free:
                 if free and folder.stat().st_mtime < time.time() - days * SECONDS_A_DAY:

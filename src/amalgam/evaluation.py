@@ -8,7 +8,7 @@
     outputs/evaluation/<task>/per_class.csv         one row a class: accuracy, images, the teachers that know it
     outputs/evaluation/<task>/confusion_matrix.csv  counts, a row an actual class, a column a predicted one
     outputs/evaluation/<task>/*.png                 confusion_matrix (counts) and confusion_matrix_normalized (percent);
-                                                    learning_curve: the training's losses and accuracies;
+                                                    learning_curve: the training's losses and accuracies, where they are known;
                                                     reliability: how often the student is right, by how sure it is;
                                                     responsibility: which teacher knows which class;
                                                     agreement: how often student and teacher prefer the same class;
@@ -84,13 +84,28 @@ def predict(student: Classifier, split: PreparedSplit) -> Predictions:
     return Predictions(student.classes, split.names, split.labels, logits)
 
 
-def results(task: str, model_path: Path, predictions: Predictions, controls: Controls, covering: npt.NDArray[np.bool_]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Judged:
+    """The student whose answers are judged."""
+
+    weights: Path
+    checkpoint: dict[str, str] | None = None  # what is known of a file given in place of the student trained here
+
+    @property
+    def training(self) -> Path | None:
+        """The folder of its training, where its learning curve is known."""
+        folder = self.weights.parent
+        return folder if (folder / "history.csv").is_file() else None
+
+
+def results(task: str, student: Judged, predictions: Predictions, controls: Controls, covering: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """``covering`` (teachers, classes) says who knows what."""
     labels, predicted = predictions.labels, predictions.predicted
     errors = split_errors(labels, predicted, covering)
     return {
         "task": task,
-        "model_path": model_path.as_posix(),
+        "model_path": student.weights.as_posix(),
+        "checkpoint": student.checkpoint,
         "overall_accuracy": predictions.accuracy,
         "interval_95": accuracy_interval(int((labels == predicted).sum()), len(labels)),
         "per_class_accuracy": predictions.per_class_accuracy,
@@ -118,7 +133,7 @@ def compared(found: dict[str, Any], test_loss: float) -> dict[str, float]:
 
 def write_evaluation(
     task: str,
-    model_path: Path,
+    student: Judged,
     predictions: Predictions,
     controls: Controls,
     label_sets: LabelSets,
@@ -127,27 +142,34 @@ def write_evaluation(
     folder: Path,
 ) -> None:
     """``doubts`` says by teacher what makes its figures optimistic."""
-    found = results(task, model_path, predictions, controls, label_sets.covering()) | {"teacher_doubts": doubts}
+    found = results(task, student, predictions, controls, label_sets.covering()) | {"teacher_doubts": doubts}
     with whole_folder(folder) as work:
         write_json(work / "results.json", found)
         write_json(work / "metrics.json", {task: compared(found, score(predictions.logits, predictions.labels).loss)})
         write_predictions(predictions, work / "predictions.csv")
         write_per_class(predictions, label_sets, work / "per_class.csv")
         write_confusion(predictions, work / "confusion_matrix.csv")
-        draw(task, model_path.parent, predictions, controls, label_sets, split, work)
+        draw(task, student.training, predictions, controls, label_sets, split, work)
 
 
 def draw(
-    task: str, student: Path, predictions: Predictions, controls: Controls, label_sets: LabelSets, split: PreparedSplit, folder: Path
+    task: str,
+    training: Path | None,
+    predictions: Predictions,
+    controls: Controls,
+    label_sets: LabelSets,
+    split: PreparedSplit,
+    folder: Path,
 ) -> None:
-    """All pictures."""
+    """All pictures; the learning curve where the training's folder is known."""
     title = f"{task}: {predictions.accuracy} %"
     save_confusion_matrix(predictions.confusion, predictions.classes, title, folder / "confusion_matrix.png")
     normalized = folder / "confusion_matrix_normalized.png"
     save_confusion_matrix(predictions.confusion, predictions.classes, f"{title}; rows in percent", normalized, in_percent=True)
     save_reliability(predictions.reliability, task, folder / "reliability.png")
-    best_epoch = read_json(student / "student.json")["best_epoch"]
-    save_learning_curve(read_history(student / "history.csv"), best_epoch, f"{task}: training", folder / "learning_curve.png")
+    if training is not None:
+        best_epoch = read_json(training / "student.json")["best_epoch"]
+        save_learning_curve(read_history(training / "history.csv"), best_epoch, f"{task}: training", folder / "learning_curve.png")
     teachers, classes, covering = list(label_sets.teachers), label_sets.classes, label_sets.covering()
     known = np.where(covering, 1.0, np.nan)
     save_matrix(known, teachers, classes, f"{task}: who knows what", folder / "responsibility.png", written=False)
@@ -163,8 +185,9 @@ def draw_samples(predictions: Predictions, label_sets: LabelSets, split: Prepare
     titles = []
     for row in rows:
         actual, guess = predictions.classes[predictions.labels[row]], predictions.classes[predictions.predicted[row]]
-        who = ", ".join(name for name, classes in label_sets.teachers.items() if actual in classes)
-        titles.append(f"True: {actual}\n({who})\nPred: {guess} {'✓' if guess == actual else '✗'}")
+        knowing = [(str(number), name) for number, (name, known) in enumerate(label_sets.teachers.items(), start=1) if actual in known]
+        numbers, names = (", ".join(words) for words in zip(*knowing, strict=True))
+        titles.append(f"True: {actual}\n(Teacher {numbers}: {names})\nPred: {guess} {'✓' if guess == actual else '✗'}")
     save_samples(split.images[rows], titles, (predictions.labels == predictions.predicted)[rows], path)
 
 

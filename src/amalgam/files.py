@@ -15,12 +15,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+FETCHED = "fetched"  # where the pipeline puts what it brings
 PART = ".part"  # ends the name of what is being written
 
 
 def repository_root() -> Path:
     """The user's repository: DVC names it even where a stage runs in a temporary copy."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+def brought_file(named: str) -> Path:
+    """The file that a setting names: below ``fetched/``, what this run of the pipeline fetched; else relative to the repository's root."""
+    path = Path(named).expanduser()
+    return path if path.parts[:1] == (FETCHED,) else repository_root() / path
 
 
 @contextmanager

@@ -1,23 +1,19 @@
 """Networks by name: the reference CNN, torchvision's and timm's, from random or pre-trained weights."""
 
 import difflib
-import pickle
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import URLError
 
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
 from amalgam.params import TIMM, TORCHVISION
 from amalgam.reference_cnn import ReferenceCNN
-
-State = dict[str, Tensor]
+from amalgam.states import State, read_state
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,7 +34,6 @@ WEIGHTS = {
     "ResNet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url,
 }
 HEADS = {"MobileNetV3": "classifier", "EfficientNet": "classifier", "ResNet18": "fc"}
-WRAPPINGS = ("state_dict", "model_state_dict", "model")  # under which checkpoints keep a network's weights
 
 
 class Student(nn.Module):
@@ -131,28 +126,6 @@ def imagenet_weights(architecture: str) -> State:
     except RuntimeError as error:  # torch.hub's word for a wrong hash
         raise UserError(f"the download of {url} is damaged ({error}); try again") from error
     return state
-
-
-def read_state(path: Path) -> State:
-    """A network's weights from a .safetensors file or a PyTorch checkpoint, of which no code is run.
-
-    Raises UserError if the file is missing, damaged, unsafe or holds no weights.
-    """
-    if not path.is_file():
-        raise UserError(f"the weights {path} do not exist")
-    try:
-        found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is damaged, or no file of plain weights ({str(error).splitlines()[0]})") from error
-    for wrapping in WRAPPINGS:
-        if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
-            found = found[wrapping]
-    if not (isinstance(found, dict) and found and all(isinstance(value, Tensor) for value in found.values())):
-        raise UserError(f"{path} holds no state dict: names with a tensor each")
-    for prefix in ("module.", "backbone."):
-        if all(name.startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): value for name, value in found.items()}
-    return {name: value.clone() for name, value in found.items()}  # names may share memory
 
 
 def load_body(network: nn.Module, state: State, head: str, architecture: str, origin: str) -> None:

@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
 TIMM = "timm/"
 TORCHVISION = "torchvision/"
+SHA256 = r"^[0-9a-f]{64}$"
 
 Target = Literal["mean", "blocks", "joint", "confidence", "stacked"]
 Objective = Literal["kl", "dkd", "dist"]
@@ -70,7 +71,8 @@ class StudentSettings(Section):
     alpha: float = Field(
         ge=0,
         le=1,
-        description="Weight of the teachers in the loss of a labelled image, 0 to 1: 0 learns from labels only, 1 from teachers only. "
+        description="Weight of the teachers in the loss of a labelled image, 0 to 1, usually 0.1 to 0.7: 0 learns from labels only, 1 from "
+        "teachers only. "
         "Raise it to lean on good teachers or when over-fitting; lower it where the teachers may be wrong. Above 0, images without "
         "label are learnt from the teachers alone.",
     )
@@ -133,7 +135,8 @@ class StudentSettings(Section):
     num_epochs: int = Field(
         ge=1,
         le=100000,
-        description="Passes over the training images. Raise it if the accuracy still climbs at the end; lower it to save time.",
+        description="Passes over the training images, usually 30 to 200. Raise it if the accuracy still climbs at the end; lower it to "
+        "save time.",
     )
     weight_decay: float = Field(
         ge=0,
@@ -163,7 +166,7 @@ class StudentSettings(Section):
     scheduler_gamma: float = Field(
         gt=0,
         le=1,
-        description="Factor of each drop of lr under scheduler step, above 0 up to 1. Raise it for a slower decay.",
+        description="Factor of each drop of lr under scheduler step, above 0 up to 1, usually 0.1 to 0.9. Raise it for a slower decay.",
     )
     ema_decay: float = Field(
         ge=0,
@@ -263,10 +266,20 @@ class FolderFetch(Section):
         min_length=1,
         description="A folder, .zip or .tar.* of train/<class>/* and test/<class>/*; a relative path counts from the repository root.",
     )
-    sha256: str | None = Field(
-        pattern=r"^[0-9a-f]{64}$", description="Hash that the archive must have (sha256sum prints it); null accepts any."
-    )
+    sha256: str | None = Field(pattern=SHA256, description="Hash that the archive must have (sha256sum prints it); null accepts any.")
     max_gigabytes: float = Field(gt=0, description="Refuse to unpack more than this many gigabytes: raise it for larger data sets.")
+
+
+class GdriveFetch(Section):
+    data: str = Field(
+        min_length=1,
+        description="Where the archive of images is, in the published layout: a link to Google Drive, another http address, or a path "
+        "(a folder or an archive; a relative one counts from the repository root).",
+    )
+    data_sha256: str | None = Field(pattern=SHA256, description="Hash that it must have; null accepts any, and says which line pins it.")
+    models: str | None = Field(min_length=1, description="The same for the archive of published weights; null to do without it.")
+    models_sha256: str | None = Field(pattern=SHA256, description="The same for its hash.")
+    max_gigabytes: float = Field(gt=0, description="Refuse to unpack more than this many gigabytes of either.")
 
 
 def _known_architecture(name: str) -> str:
@@ -287,8 +300,10 @@ class SuppliedTeacher(Section):
     )
     classes: Classes | None = Field(None, description="In the order of its outputs, where that is not the order in tasks.")
     resolution: int = Field(ge=8, le=1024, description="Side in pixels of its input.")
-    mean: Channels = Field(description="A channel, of pixels scaled to 0 … 1, as in its training.")
-    std: Channels = Field(description="Likewise.")
+    mean: Channels | None = Field(
+        description="A channel, of pixels scaled to 0 … 1, as in its training; null, and for std too, for those of its classes' images."
+    )
+    std: Channels | None = Field(description="Likewise.")
     min_accuracy: float = Field(ge=0, le=100, description="In percent, on the validation images of its classes; below it, it is refused.")
     trained_elsewhere: bool = Field(False, description="Whether none of these images was in its training.")
 
@@ -296,7 +311,9 @@ class SuppliedTeacher(Section):
     def _program_or_state_dict(self) -> "SuppliedTeacher":
         if self.weights.endswith(".pt2") == (self.architecture is not None):
             raise ValueError("a .pt2 program has no architecture, every other file needs one")
-        if min(self.std) <= 0:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together: give both, or null for both")
+        if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std {self.std} must be above 0")
         return self
 
@@ -347,6 +364,25 @@ class Folder(Source):
     fetch: FolderFetch
 
 
+class Gdrive(Source):
+    fetch: GdriveFetch
+
+
+class Evaluation(Section):
+    """What ``evaluate`` looks at in place of the trained students."""
+
+    checkpoint: dict[str, str | None] = Field(
+        description="For each task, a file of weights to evaluate instead of the student trained here: a student's .safetensors, or a "
+        ".pth state dict as published; null for the trained one. A relative path counts from the repository root, below fetched/ from "
+        "what fetch brought."
+    )
+    resolution: int = Field(
+        ge=16,
+        le=1024,
+        description="Side in pixels to which the input of such a student is resized, where no student.json beside the file says it.",
+    )
+
+
 def _optional(field: FieldInfo) -> tuple[Any, Any]:
     """The same field, where null means that the global value holds."""
     kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
@@ -360,9 +396,10 @@ Overrides: type[Section] = create_model("Overrides", __base__=Section, **_OPTION
 class Params(StudentSettings):
     """The whole of ``params.yaml``; ``tasks`` collects the blocks ``taskA``, ``taskB``, …"""
 
-    source: Literal["digits", "cifar100", "folder"] = Field(
+    source: Literal["digits", "cifar100", "folder", "gdrive"] = Field(
         description="Where the images come from: digits (scikit-learn's handwritten digits, no download), cifar100 "
-        "(downloaded) or folder (your own images). Its settings stand in the block of its name."
+        "(downloaded), folder (your own images) or gdrive (the reference system's published archives). Its settings stand in the block "
+        "of its name."
     )
     data_seed: int = Field(ge=0, le=2**32 - 1, description="Random seed of the validation split and of the views.")
     val_fraction: float = Field(
@@ -375,12 +412,14 @@ class Params(StudentSettings):
     digits: Digits
     cifar100: Cifar100
     folder: Folder
+    gdrive: Gdrive
+    evaluate: Evaluation
     overrides: Overrides
     tasks: dict[str, Overrides]
 
     @property
-    def source_block(self) -> Digits | Cifar100 | Folder:
-        block: Digits | Cifar100 | Folder = getattr(self, self.source)
+    def source_block(self) -> Source:
+        block: Source = getattr(self, self.source)
         return block
 
     @property
@@ -414,6 +453,13 @@ class Params(StudentSettings):
             raise ValueError(f"{self.source}.tasks.{name} has no block '{name}:' for its settings; add one like taskA's")
         for name in sorted(blocks - defined):
             raise ValueError(f"the block '{name}:' has no teachers; add {self.source}.tasks.{name}")
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_belong_to_tasks(self) -> "Params":
+        for task in self.evaluate.checkpoint:
+            if task not in self.tasks:
+                raise ValueError(f"evaluate.checkpoint.{task}: there is no such task; the tasks are {', '.join(self.tasks)}")
         return self
 
 

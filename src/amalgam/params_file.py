@@ -7,7 +7,9 @@ means, so that DVC's spelling of numbers and class names such as ``no`` or ``010
 
 import difflib
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeGuard, get_args
 
 import yaml
@@ -18,6 +20,7 @@ from amalgam.params import Params
 
 PARAMS_FILE = Path("params.yaml")
 TASK_NAME = re.compile(r"task[A-Z]\w*")
+NULL = ("", "~", "null", "Null", "NULL")
 MERGE = "tag:yaml.org,2002:merge"  # the key <<
 
 Location = tuple[str | int, ...]
@@ -33,7 +36,7 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]
     def convert(node: yaml.Node, location: Location) -> Any:
         lines[location] = node.start_mark.line + 1
         if isinstance(node, yaml.ScalarNode):
-            return None if node.style is None and node.value in ("", "~", "null", "Null", "NULL") else node.value
+            return None if node.style is None and node.value in NULL else node.value
         if isinstance(node, yaml.SequenceNode):
             return [convert(item, (*location, index)) for index, item in enumerate(node.value)]
         values: dict[str, Any] = {}
@@ -59,22 +62,39 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]
     return values, lines
 
 
-def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Read and validate the whole file. Raises UserError that lists everything wrong in it."""
+def load_params(path: Path = PARAMS_FILE, task: str | None = None, flags: Mapping[str, str] = MappingProxyType({})) -> Params:
+    """Read and validate the whole file, with the settings of ``task`` that the command line's ``flags`` name in place of the file's.
+
+    Raises UserError that lists everything wrong in it.
+    """
     if not path.exists():
         raise UserError(f"{path} not found in {Path.cwd()}; run from the repository root, or restore it with: git checkout {path}")
     values, lines = read_yaml(path.read_text(encoding="utf-8"), str(path))
     if "tasks" in values:
         raise UserError(f"{path}:{lines['tasks',]}: unknown key 'tasks'; settings of a task stand in a block of its name, as taskA")
     tasks = {key: values.pop(key) for key in list(values) if TASK_NAME.fullmatch(key)}
+    if task is not None:
+        _set(values, tasks, task, flags)
     try:
         return Params.model_validate(values | {"tasks": tasks})
     except ValidationError as error:
-        raise UserError(_explain(error, str(path), lines)) from error
+        named = {location for name in flags for location in ((task, name), (name,))}
+        raise UserError(_explain(error, str(path), lines, named)) from error
 
 
-def _explain(error: ValidationError, name: str, lines: dict[Location, int]) -> str:
-    """One line for each thing wrong: file, line, key, value, what is allowed."""
+def _set(values: dict[str, Any], tasks: dict[str, Any], task: str, flags: Mapping[str, str]) -> None:
+    """Put the flags' values where those of the task stand; null, which a task's block may not say, where the global ones do."""
+    if not isinstance(tasks.get(task), dict):
+        raise UserError(f"there is no {task}; the tasks are {', '.join(tasks)}")
+    for name, text in flags.items():
+        value = None if text and text in NULL else text
+        tasks[task][name] = value
+        if value is None:
+            values[name] = None
+
+
+def _explain(error: ValidationError, name: str, lines: dict[Location, int], flags: Collection[tuple[str | None, ...]]) -> str:
+    """One line for each thing wrong: file, line, key, value, what is allowed; or the flag, where the value came from one."""
     messages, explained = [], set()
     for item in error.errors():
         location = item["loc"][1:] if item["loc"][:1] == ("tasks",) else item["loc"]
@@ -92,7 +112,9 @@ def _explain(error: ValidationError, name: str, lines: dict[Location, int]) -> s
         else:
             text = f"{item['input']!r} is refused: {item['msg'][0].lower()}{item['msg'][1:]}"
         line = next((lines[location[:end]] for end in range(len(location), 0, -1) if location[:end] in lines), None)
-        messages.append((item["type"], location, f"{name}{f':{line}' if line else ''}: {key}{': ' if key else ''}{text}"))
+        in_file = f"{name}{f':{line}' if line else ''}: {key}{': ' if key else ''}"
+        where = f"--{location[-1]}: " if location in flags else in_file
+        messages.append((item["type"], location, where + text))
     return "\n".join(text for kind, location, text in messages if not (kind == "missing" and location in explained))
 
 

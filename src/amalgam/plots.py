@@ -73,12 +73,12 @@ def _ink(darkness: float) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    figure.savefig(path, dpi=120, format="png", metadata={"Software": None})
     plt.close(figure)
 
 
-def save_learning_curve(history: Mapping[str, npt.NDArray[np.float64]], best_epoch: int, title: str, path: Path) -> None:
-    """Draw loss and accuracy (percent) by epoch, of training and, where there is one, of validation; the kept epoch is marked."""
+def save_learning_curve(history: Mapping[str, npt.NDArray[np.float64]], best_epoch: int | None, title: str, path: Path) -> None:
+    """Draw loss and accuracy (percent) by epoch, of training and, where there is one, of validation; the kept epoch, if any, is marked."""
     figure, both = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for axes, kind, label in zip(both, ("loss", "accuracy"), ("loss", "accuracy, %"), strict=True):
         for split in ("train", "val"):
@@ -87,7 +87,8 @@ def save_learning_curve(history: Mapping[str, npt.NDArray[np.float64]], best_epo
                 axes.plot(
                     history["epoch"], values, label={"train": "training", "val": "validation"}[split], marker="." * (len(values) == 1)
                 )
-        axes.axvline(best_epoch, color="grey", linewidth=1, linestyle="dashed", label=f"kept: epoch {best_epoch}")
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color="grey", linewidth=1, linestyle="dashed", label=f"kept: epoch {best_epoch}")
         axes.set(xlabel="epoch", ylabel=label)
         axes.legend(fontsize=8)
     figure.suptitle(title)

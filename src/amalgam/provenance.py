@@ -19,7 +19,10 @@ PACKAGE = Path(__file__).parent
 
 # Modules that cannot change what a stage writes: parameters count by their values, the others only show or report.
 NEUTRAL = frozenset(
-    "checkpoint errors export notes origin params params_file progress record stage store summary tracking".split()  # noqa: SIM905
+    (
+        *("checkpoint", "errors", "export", "flags", "live", "notes", "one_off", "origin", "params", "params_file", "progress", "record"),
+        *("reference_protocol", "stage", "store", "summary", "tracking"),
+    )
 )
 
 THREADS_VARIABLE = "AMALGAM_THREADS"

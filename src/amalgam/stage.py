@@ -80,10 +80,14 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def task_argument(description: str | None) -> str:
-    """The task named on the command line: ``--task A`` is taskA too."""
+    """The task named on the command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--task", required=True, help="the task, as taskA or A")
-    named: str = parser.parse_args().task
+    return full_task_name(parser.parse_args().task)
+
+
+def full_task_name(named: str) -> str:
+    """``A`` is taskA too."""
     return named if named.startswith("task") else f"task{named}"
 
 

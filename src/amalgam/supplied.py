@@ -19,13 +19,15 @@ from torch import nn
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device, predict_logits
-from amalgam.models import PROGRAM, Classifier, Preprocessing, load_classifier, save_weights, three, weights_file
-from amalgam.networks import build_network, load_body, read_state
+from amalgam.models import PROGRAM, Classifier, Preprocessing, channel_statistics, load_classifier, save_weights, three, weights_file
+from amalgam.networks import build_network, load_body
 from amalgam.params import SuppliedTeacher
 from amalgam.programs import read_program
+from amalgam.states import read_state
 from amalgam.teachers import OwnImages
 
 MANIFEST = "manifest.json"
+ANY_STATISTICS = (0.5, 0.5, 0.5)  # until the images are there
 DOUBT = "may have been trained on validation or test images of this task"
 
 
@@ -37,7 +39,7 @@ def copy_supplied(given: SuppliedTeacher, classes: tuple[str, ...], path: Path, 
     folder.mkdir(parents=True)
     size = (given.resolution, given.resolution)
     network, weights = _read(given, len(classes), path, what)
-    preprocessing = Preprocessing(size, three(given.mean), three(given.std))
+    preprocessing = Preprocessing(size, three(given.mean or ANY_STATISTICS), three(given.std or ANY_STATISTICS))
     classifier = Classifier(given.architecture or PROGRAM, network, classes, preprocessing)
     _check_output(classifier, f"{what}: {path}")
     kept = folder / weights
@@ -47,7 +49,8 @@ def copy_supplied(given: SuppliedTeacher, classes: tuple[str, ...], path: Path, 
         save_weights(network.state_dict(), kept)
     origin = {"origin": "supplied", "file": path.name, "file_sha256": sha256_of_file(path), "trained_elsewhere": given.trained_elsewhere}
     described = classifier.manifest() | {"weights_sha256": sha256_of_file(kept)}
-    write_json(folder / MANIFEST, described | origin | {"min_accuracy": given.min_accuracy})
+    settings = {"min_accuracy": given.min_accuracy, "own_statistics": given.mean is None}
+    write_json(folder / MANIFEST, described | origin | settings)
 
 
 def _read(given: SuppliedTeacher, outputs: int, path: Path, what: str) -> tuple[nn.Module, str]:
@@ -91,6 +94,9 @@ def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> s
     if set(teacher.classes) != set(own.classes):
         raise UserError(f"{what} was supplied for {', '.join(teacher.classes)}, but the task says {', '.join(own.classes)}; run dvc repro")
     teacher = replace(teacher, classes=own.classes, order=tuple(teacher.classes.index(name) for name in own.classes))
+    if manifest["own_statistics"]:
+        mean, std = channel_statistics(own.images, np.arange(len(own.labels)))
+        teacher = replace(teacher, preprocessing=Preprocessing(teacher.preprocessing.size, three(mean), three(std)))
     rows = np.flatnonzero(own.validation) if own.validation.any() else np.arange(len(own.labels))
     right = predict_logits(teacher, own.images, rows).argmax(1) == own.labels[rows]
     accuracy, least = round(100 * float(right.mean()), 2), manifest["min_accuracy"]

@@ -1,36 +1,15 @@
 """``source: folder``: your own images as ``train/<class>/*`` and ``test/<class>/*``, in a folder, a .zip or a .tar.*; images
 without label may stand anywhere in ``unlabeled/``.
-
-Archives are read as streams and never unpacked by their members' names, so nothing can be written outside our folder; an
-archive that tries is refused all the same.
 """
 
-import gzip
-import lzma
-import os
-import tarfile
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from amalgam.errors import UserError
-from amalgam.files import sha256_of_file
+from amalgam.sources.archive import DAMAGED, Budget, check_hash, damaged, members
 from amalgam.sources.raw import SPLITS, UNLABELED, UNLABELED_SPLIT, RawImage, decode, write_raw
-
-IGNORED_FILES = {"thumbs.db", "desktop.ini"}
-IGNORED_FOLDERS = {"__MACOSX"}
-BLOCK = 1 << 20
-DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile, RuntimeError)
-
-
-class Member(NamedTuple):
-    """A file of the container: its path inside, and an open stream."""
-
-    path: PurePosixPath
-    stream: IO[bytes]
 
 
 class Spooled(NamedTuple):
@@ -51,103 +30,30 @@ def fetch(folder: Path, root: Path, location: str | None, sha256: str | None, ma
     if location is None:
         raise UserError("source folder needs folder.fetch.path: a folder, .zip or .tar.* of train/<class>/* and test/<class>/*")
     path = root / Path(location).expanduser()
-    _check_hash(path, sha256)
+    if not path.exists():
+        raise UserError(f"folder.fetch.path: {path} does not exist")
+    check_hash(path, sha256, "folder.fetch.sha256")
     with tempfile.TemporaryFile(dir=folder.parent) as scratch:
         try:
             spooled = _spool(path, scratch, max_bytes)
         except DAMAGED as error:
-            raise UserError(f"{path} is damaged or no archive that can be read ({error}); fetch or pack it again") from error
+            raise damaged(path, error) from error
         classes = _classes(path, spooled)
         present = [*SPLITS, UNLABELED_SPLIT] if any(image.split == UNLABELED_SPLIT for image in spooled) else SPLITS
         write_raw(folder, "folder", classes, {split: _images(spooled, split, classes, scratch) for split in present})
 
 
-def _check_hash(path: Path, sha256: str | None) -> None:
-    if not path.exists():
-        raise UserError(f"folder.fetch.path: {path} does not exist")
-    if sha256 is None:
-        return
-    if path.is_dir():
-        raise UserError(f"folder.fetch.sha256 pins an archive, but {path} is a folder; set it to null or pack the folder")
-    found = sha256_of_file(path)
-    if found != sha256:
-        raise UserError(f"{path} has the sha256 {found}, but folder.fetch.sha256 is {sha256}; fetch the right archive or correct the hash")
-
-
-def _members(path: Path) -> Iterator[Member]:
-    """All files of a folder, zip or tar archive, hidden and system files left out."""
-    if path.is_dir():
-        members = _folder_members(path)
-    elif zipfile.is_zipfile(path):
-        members = _zip_members(path)
-    elif tarfile.is_tarfile(path):
-        members = _tar_members(path)
-    else:
-        raise UserError(f"{path} is neither a folder nor a .zip or .tar.* archive that can be read")
-    for member in members:
-        inside = member.path
-        if inside.is_absolute() or ".." in inside.parts:
-            raise UserError(f"{path}: the member '{inside}' points outside the archive; do not trust it")
-        if not str(inside).isprintable():
-            raise UserError(f"{path}: the name {str(inside)!r} is not valid text; rename the file")
-        hidden = any(part.startswith(".") or part in IGNORED_FOLDERS for part in inside.parts)
-        if not hidden and inside.name.lower() not in IGNORED_FILES:
-            yield member
-
-
-def _folder_members(path: Path) -> Iterator[Member]:
-    def stop(error: OSError) -> None:
-        raise error
-
-    for folder, _, names in os.walk(path, onerror=stop, followlinks=True):
-        for name in names:
-            file = Path(folder, name)
-            with file.open("rb") as stream:
-                yield Member(PurePosixPath(file.relative_to(path).as_posix()), stream)
-
-
-def _zip_members(path: Path) -> Iterator[Member]:
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if not info.is_dir():
-                with archive.open(info) as stream:
-                    yield Member(PurePosixPath(info.filename), stream)
-
-
-def _tar_members(path: Path) -> Iterator[Member]:
-    with tarfile.open(path, "r:*") as archive:
-        for info in archive:
-            if info.issym() or info.islnk():
-                raise UserError(
-                    f"{path}: the member '{info.name}' is a link; pack the files themselves (tar --dereference --hard-dereference)"
-                )
-            stream = archive.extractfile(info)
-            if stream is not None:
-                yield Member(PurePosixPath(info.name), stream)
-        assert archive.fileobj is not None
-        archive.fileobj.seek(archive.offset)
-        end = archive.fileobj.read(tarfile.BLOCKSIZE)
-        if not end or any(end):  # tarfile takes a broken header for the end: images would be lost without a word
-            raise tarfile.ReadError(f"no further member and no end mark at byte {archive.offset}")
-
-
 def _spool(path: Path, scratch: IO[bytes], max_bytes: int) -> list[Spooled]:
-    """Copy every image to one scratch file, within ``max_bytes`` whatever the archive's headers claim."""
-    spooled, position = [], 0
-    for member in _members(path):
+    """Copy every image to one scratch file, at most ``max_bytes``."""
+    spooled, position, budget = [], 0, Budget(max_bytes, "folder.fetch.max_gigabytes")
+    for member in members(path):
         place = _place(member.path, path)
         if place is None:
             continue
-        start = position
-        while block := member.stream.read(BLOCK):
-            position += len(block)
-            if position > max_bytes:
-                raise UserError(
-                    f"{path} unpacks to more than {max_bytes / 1e9:g} GB; raise folder.fetch.max_gigabytes if it is to be trusted"
-                )
-            scratch.write(block)
+        length = budget.copy(member, scratch, path)
         split, category = place
-        spooled.append(Spooled(split, category, str(member.path), start, position - start))
+        spooled.append(Spooled(split, category, str(member.path), position, length))
+        position += length
     return spooled
 
 

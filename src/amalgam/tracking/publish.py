@@ -27,6 +27,7 @@ from amalgam.tracking.store import connect, experiment
 TRAINING_TAG = "amalgam.training"  # complete: all of it is there
 EVALUATION_TAG = "amalgam.evaluation"  # the fingerprint of what is there
 RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files name
+SELECTED_ON_TAG = "selected_on"  # what chose the epoch, where not the validation images
 FILES = ("best.safetensors", "last.safetensors", "student.json", "history.csv")
 MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy")
 PREDICTIONS = "predictions.csv"
@@ -67,7 +68,7 @@ def publish_training(student: Path, restore: bool = False) -> list[str]:
         tracker.note(_note(record, student, None, run))
     client.set_terminated(tracker.run_id, "FINISHED", record.ended)
     said = []
-    if "val_accuracy" in trained:
+    if "val_accuracy" in trained and SELECTED_ON_TAG not in record.tags:  # chosen by test images, it is compared with nobody
         said.append(consider(client, Candidate(record.task, tracker.run_id, trained["val_accuracy"], data_key(record))))
     tracker.tags({DATA_TAG: data_key(record), TRAINING_TAG: "complete"})
     return said
@@ -84,17 +85,41 @@ def publish_evaluation(student: Path, evaluation: Path) -> list[str]:
     if run.data.tags.get(EVALUATION_TAG) == mark:
         return []
     tracker, found = Tracker(client, run.info.run_id), read_json(evaluation / "results.json")
-    numbers = read_json(evaluation / "metrics.json")[record.task]
-    numbers |= {f"test_accuracy/{name}": value for name, value in found["per_class_accuracy"].items()}
-    numbers |= {name: found[name] for name in MORE_METRICS if found[name] is not None}
-    numbers |= {f"teacher_accuracy/{name}": value for name, value in found["teacher_accuracy"].items()}
-    tracker.metrics(numbers | _against_rival(tracker, record, evaluation / PREDICTIONS))
+    tracker.metrics(_numbers(record.task, evaluation, found) | _against_rival(tracker, record, evaluation / PREDICTIONS))
     for path in files:
         tracker.file(path, "evaluation")
     client.log_inputs(tracker.run_id, datasets=[_dataset(record, "test", "testing")])
     tracker.note(_note(record, student, evaluation, run))
     tracker.tags({EVALUATION_TAG: mark})
     return []
+
+
+def publish_checkpoint(task: str, evaluation: Path) -> list[str]:
+    """Give the evaluation of a student that no run here trained a run of its own, once for each evaluation; says so."""
+    client, found = connect(), read_json(evaluation / "results.json")
+    files, place = sorted(evaluation.iterdir()), experiment(client, task)
+    mark = fingerprint(files={file.name: sha256_of_file(file) for file in files})
+    if client.search_runs([place], f"tags.`{EVALUATION_TAG}` = '{mark}'", max_results=1):
+        return []
+    about = {f"checkpoint.{name}": value for name, value in found["checkpoint"].items()}
+    name = f"{found['checkpoint']['architecture']} from {found['checkpoint']['file']}"
+    tracker = Tracker(
+        client, client.create_run(place, run_name=name, tags={"task": task, "mlflow.source.type": "LOCAL"} | about).info.run_id
+    )
+    tracker.metrics(_numbers(task, evaluation, found))
+    for path in files:
+        tracker.file(path, "evaluation")
+    tracker.tags({EVALUATION_TAG: mark})
+    client.set_terminated(tracker.run_id, "FINISHED")
+    return [f"{task}: the evaluation of {found['checkpoint']['file']} is run {tracker.run_id} in MLflow"]
+
+
+def _numbers(task: str, evaluation: Path, found: dict[str, Any]) -> dict[str, float]:
+    """The evaluation's metrics under the names that MLflow shows."""
+    numbers: dict[str, float] = read_json(evaluation / "metrics.json")[task]
+    numbers |= {f"test_accuracy/{name}": value for name, value in found["per_class_accuracy"].items()}
+    numbers |= {name: found[name] for name in MORE_METRICS if found[name] is not None}
+    return numbers | {f"teacher_accuracy/{name}": value for name, value in found["teacher_accuracy"].items()}
 
 
 def data_key(record: RunRecord) -> str:

@@ -1,0 +1,102 @@
+"""A student that evaluation is given in place of the trained one: a checkpoint of ours, or a bare state dict as others publish it.
+
+::
+
+    fetched/checkpoints/<task>/weights.safetensors
+    fetched/checkpoints/<task>/checkpoint.json      file, sha256, architecture, resolution; classes, preprocessing and what chose the epoch,
+                                                    where a student.json beside the file said so
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.errors import UserError
+from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.inference import device
+from amalgam.models import Classifier, Preprocessing, channel_statistics, save_weights, three
+from amalgam.networks import build_network, load_body
+from amalgam.params import STUDENTS
+from amalgam.states import State, read_state
+
+MANIFEST = "checkpoint.json"
+WEIGHTS = "weights.safetensors"
+STUDENT_MANIFEST = "student.json"
+
+
+def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder: Path) -> None:
+    """Write the student at ``path`` into ``folder``.
+
+    Raises UserError, naming the setting ``what``, unless it is one of ``classes`` classes.
+    """
+    state, own = read_state(path), own_manifest(path)
+    architecture = own["architecture"] if own else recognised(state, classes, f"{what}: {path}")
+    check_fit(architecture, classes, state, f"{what}: {path}")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(state, folder / WEIGHTS)
+    told = {name: own.get(name) for name in ("classes", "preprocessing", "best_epoch", "selected_on")}
+    entry = {"file": path.name, "sha256": sha256_of_file(path), "architecture": architecture, "resolution": resolution}
+    write_json(folder / MANIFEST, entry | told)
+
+
+def own_manifest(path: Path) -> dict[str, Any]:
+    """What the student.json beside a checkpoint says, if it is about this very file; else nothing."""
+    beside = path.with_name(STUDENT_MANIFEST)
+    found: dict[str, Any] = read_json(beside) if beside.is_file() else {}
+    known = [found.get("weights_sha256"), found.get("last_sha256"), *found.get("exported", {}).values()]
+    return found if sha256_of_file(path) in known else {}
+
+
+def recognised(state: State, classes: int, what: str) -> str:
+    """The reference's student that has these weights. Raises UserError if none has."""
+    problems = []
+    for architecture in STUDENTS:
+        try:
+            check_fit(architecture, classes, state, architecture)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            return architecture
+    reasons = "; ".join(problem.replace("not the weights of ", "").replace(": ", ", ", 1) for problem in problems)
+    raise UserError(f"{what} is none of the students of {classes} classes ({reasons}), and no student.json beside it says what it is")
+
+
+def check_fit(architecture: str, classes: int, state: State, what: str) -> None:
+    network = build_network(architecture, classes)
+    load_body(getattr(network, "backbone", network), state, "", architecture, what)
+
+
+def load_checkpoint(folder: Path, label_sets: LabelSets, training: PreparedSplit) -> Classifier:
+    """The student in ``folder``.
+
+    A bare one has its outputs in the order of the task's classes and sees images normalised by the statistics of all training images,
+    as the published ones do. Raises UserError if it knows other classes than the task.
+    """
+    entry = read_json(folder / MANIFEST)
+    classes = tuple(entry["classes"] or label_sets.classes)
+    if classes != label_sets.classes:
+        raise UserError(f"{entry['file']} knows {', '.join(classes)}, but the task says {', '.join(label_sets.classes)}")
+    network = build_network(entry["architecture"], len(classes))
+    inner = getattr(network, "backbone", network)
+    load_body(inner, read_state(folder / WEIGHTS), "", entry["architecture"], entry["file"])
+    return Classifier(entry["architecture"], network, classes, preprocessing(entry, training)).to(device())
+
+
+def preprocessing(entry: dict[str, Any], training: PreparedSplit) -> Preprocessing:
+    own = entry["preprocessing"]
+    if own:
+        height, width = own["size"]
+        return Preprocessing((height, width), three(own["mean"]), three(own["std"]))
+    mean, std = channel_statistics(training.images, np.arange(len(training.images)))
+    return Preprocessing((entry["resolution"],) * 2, three(mean), three(std))
+
+
+def described(folder: Path) -> dict[str, str] | None:
+    """For the results: which file was evaluated, and what chose its epoch where that is known; None where ``folder`` holds none."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    entry = read_json(folder / MANIFEST)
+    about = {"file": entry["file"], "sha256": entry["sha256"], "architecture": entry["architecture"]}
+    return about | ({"selected_on": entry["selected_on"]} if entry["selected_on"] else {})

@@ -1,0 +1,92 @@
+"""Trainings and evaluations by hand, outside the pipeline: a folder of their own, nothing of the pipeline's touched.
+
+::
+
+    runs/<date>_<time>_<task>[_<suffix>]/       as outputs/students/<task>/, and
+        student_model_epoch<n>_acc<percent>.pth     the best weights as a state dict in the reference system's form
+        learning_curve.png, training.log            brought up to date as the training goes
+    runs/<date>_<time>_evaluation[_<suffix>]/<task>/    as outputs/evaluation/<task>/
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.errors import UserError
+from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.models import Preprocessing
+from amalgam.params import Params, StudentSettings
+from amalgam.states import read_state
+from amalgam.targets import StoredTargets, ViewSettings, write_targets
+from amalgam.teachers import load_teachers
+
+RUNS = Path("runs")
+
+
+def in_pipeline() -> bool:
+    """Whether DVC runs this process as a stage."""
+    return "DVC_STAGE" in os.environ
+
+
+def new_folder(*words: str) -> Path:
+    """A new folder below ``runs/``, named by the time and what is done."""
+    plain = "_".join(re.sub(r"[^\w.+-]+", "-", word) for word in words if word)
+    name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{plain}"
+    RUNS.mkdir(exist_ok=True)
+    for attempt in range(1000):
+        folder = RUNS / (f"{name}_{attempt + 1}" if attempt else name)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise UserError(f"{RUNS} has a thousand folders {name}; remove some")
+
+
+def prepared(folder: Path) -> tuple[LabelSets, PreparedSplit]:
+    """Raises UserError if the pipeline has not made it yet."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing; dvc repro preprocess makes it")
+    return LabelSets.read(folder), PreparedSplit.read(folder)
+
+
+@contextmanager
+def targets_for(
+    split: PreparedSplit, label_sets: LabelSets, models: Path, settings: StudentSettings, params: Params, common: Preprocessing | None
+) -> Iterator[StoredTargets]:
+    """What the teachers in ``models`` say of the views that ``settings`` ask for, computed where no stage or earlier training has.
+
+    With ``common`` every teacher sees images so, instead of as in its training.
+    """
+    if not models.is_dir():
+        raise UserError(f"{models} is missing; dvc repro models.dvc makes it")
+    teachers = load_teachers(models, label_sets)
+    if common is not None:
+        teachers = {name: replace(teacher, preprocessing=common) for name, teacher in teachers.items()}
+    known = {name: (teacher, read_json(models / name / "manifest.json")["weights_sha256"]) for name, teacher in teachers.items()}
+    augmentation = params.source_block.augmentation
+    views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, params.data_seed, settings.view_zoom, settings.view_colour)
+    with TemporaryDirectory(dir=RUNS, prefix=".targets-") as scratch:
+        folder = Path(scratch) / "targets"
+        write_targets(folder, split, label_sets, known, views, settings.stored_teachers == "covering")
+        yield StoredTargets.read(folder, split, label_sets)
+
+
+def export(folder: Path, task: str) -> Path:
+    """Write a trained student's best weights as a state dict under the reference's name for it, and note that in its manifest."""
+    manifest = read_json(folder / "student.json")
+    accuracy = read_json(folder / "metrics.json")[task].get("val_accuracy")
+    reached = "" if accuracy is None else f"_acc{accuracy:.2f}"
+    path = folder / f"student_model_epoch{manifest['best_epoch']}{reached}.pth"
+    state = read_state(folder / "best.safetensors")
+    torch.save({f"backbone.{name}": value for name, value in state.items()}, path)
+    write_json(folder / "student.json", manifest | {"exported": {path.name: sha256_of_file(path)}})
+    return path

@@ -1,0 +1,58 @@
+"""The reference system's way to train and to choose, for comparison alone: it is optimistic.
+
+It trains on all training images, chooses the epoch by the test images that it then reports, and shows every network, teachers too, the
+same pixels: those of the student's resolution, normalised by the statistics of all training images.
+"""
+
+import numpy as np
+
+from amalgam.dataset import PreparedSplit
+from amalgam.models import Preprocessing, channel_statistics, three
+from amalgam.provenance import fingerprint
+
+NAME = "reference"
+SELECTED_ON = "test images (optimistic)"
+SETTINGS = {  # what it sets where the command line does not
+    "student_model": "EfficientNet",
+    "pretrained": "true",
+    "student_resolution": "64",
+    "alpha": "0.1",
+    "temperature": "2",
+    "target": "mean",
+    "objective": "kl",
+    "standardize_logits": "false",
+    "label_fraction": "1",
+    "label_smoothing": "0",
+    "mixup": "0",
+    "lr": "0.001",
+    "batch_size": "32",
+    "num_epochs": "100",
+    "weight_decay": "0.0005",
+    "optimizer": "adam",
+    "scheduler": "step",
+    "warmup_epochs": "0",
+    "scheduler_step": "30",
+    "scheduler_gamma": "0.5",
+    "ema_decay": "0",
+    "clip_norm": "null",
+    "seed": "42",
+    "views": "0",
+    "stored_teachers": "covering",
+}
+
+
+def joined(training: PreparedSplit, test: PreparedSplit) -> PreparedSplit:
+    """All training images to train on, and the test images to choose by."""
+    return PreparedSplit(
+        np.concatenate([training.images, test.images]),
+        np.concatenate([training.labels, test.labels]),
+        np.arange(len(training.images) + len(test.images)) >= len(training.images),
+        [*training.names, *test.names],
+        fingerprint(training=training.content, test=test.content, protocol=NAME),
+    )
+
+
+def common_preprocessing(split: PreparedSplit, resolution: int) -> Preprocessing:
+    """What every network sees."""
+    mean, std = channel_statistics(split.images, split.training_rows)
+    return Preprocessing((resolution, resolution), three(mean), three(std))

@@ -1,0 +1,121 @@
+"""Containers of files as they come from users and from the network: a folder, a .zip or a .tar.*.
+
+They are read as streams and never unpacked by their members' names, so nothing can be written outside our folders; a container that
+tries is refused all the same.
+"""
+
+import gzip
+import lzma
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from amalgam.errors import UserError
+from amalgam.files import sha256_of_file
+
+IGNORED_FILES = {"thumbs.db", "desktop.ini"}
+IGNORED_FOLDERS = {"__MACOSX"}
+BLOCK = 1 << 20
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile, RuntimeError)
+
+
+class Member(NamedTuple):
+    """A file of the container: its path inside, and an open stream."""
+
+    path: PurePosixPath
+    stream: IO[bytes]
+
+
+class Budget:
+    """How much may be unpacked, whatever the headers claim; ``parameter`` names the limit."""
+
+    def __init__(self, most: int, parameter: str) -> None:
+        self.most = most
+        self.left = most
+        self.parameter = parameter
+
+    def copy(self, member: Member, target: IO[bytes], container: Path) -> int:
+        """Copy a member's content; its length in bytes. Raises UserError beyond the limit."""
+        before = self.left
+        while block := member.stream.read(BLOCK):
+            self.left -= len(block)
+            if self.left < 0:
+                raise UserError(f"{container} unpacks to more than {self.most / 1e9:g} GB; raise {self.parameter} if it is to be trusted")
+            target.write(block)
+        return before - self.left
+
+
+def check_hash(path: Path, sha256: str | None, parameter: str) -> None:
+    """Raise UserError unless the file at ``path`` has the hash that ``parameter`` holds, if it holds one."""
+    if sha256 is None:
+        return
+    if path.is_dir():
+        raise UserError(f"{parameter} pins an archive, but {path} is a folder; set it to null or pack the folder")
+    found = sha256_of_file(path)
+    if found != sha256:
+        raise UserError(f"{path} has the sha256 {found}, but {parameter} is {sha256}; fetch the right archive or correct the hash")
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is damaged or no archive that can be read ({error}); fetch or pack it again")
+
+
+def members(path: Path) -> Iterator[Member]:
+    """All files of a folder, zip or tar archive, hidden and system files left out."""
+    if path.is_dir():
+        found = _folder_members(path)
+    elif zipfile.is_zipfile(path):
+        found = _zip_members(path)
+    elif tarfile.is_tarfile(path):
+        found = _tar_members(path)
+    else:
+        raise UserError(f"{path} is neither a folder nor a .zip or .tar.* archive that can be read")
+    for member in found:
+        inside = member.path
+        if inside.is_absolute() or ".." in inside.parts:
+            raise UserError(f"{path}: the member '{inside}' points outside the archive; do not trust it")
+        if not str(inside).isprintable():
+            raise UserError(f"{path}: the name {str(inside)!r} is not valid text; rename the file")
+        hidden = any(part.startswith(".") or part in IGNORED_FOLDERS for part in inside.parts)
+        if not hidden and inside.name.lower() not in IGNORED_FILES:
+            yield member
+
+
+def _folder_members(path: Path) -> Iterator[Member]:
+    def stop(error: OSError) -> None:
+        raise error
+
+    for folder, _, names in os.walk(path, onerror=stop, followlinks=True):
+        for name in names:
+            file = Path(folder, name)
+            with file.open("rb") as stream:
+                yield Member(PurePosixPath(file.relative_to(path).as_posix()), stream)
+
+
+def _zip_members(path: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                with archive.open(info) as stream:
+                    yield Member(PurePosixPath(info.filename), stream)
+
+
+def _tar_members(path: Path) -> Iterator[Member]:
+    with tarfile.open(path, "r:*") as archive:
+        for info in archive:
+            if info.issym() or info.islnk():
+                raise UserError(
+                    f"{path}: the member '{info.name}' is a link; pack the files themselves (tar --dereference --hard-dereference)"
+                )
+            stream = archive.extractfile(info)
+            if stream is not None:
+                yield Member(PurePosixPath(info.name), stream)
+        assert archive.fileobj is not None
+        archive.fileobj.seek(archive.offset)
+        end = archive.fileobj.read(tarfile.BLOCKSIZE)
+        if not end or any(end):  # tarfile takes a broken header for the end: images would be lost without a word
+            raise tarfile.ReadError(f"no further member and no end mark at byte {archive.offset}")

@@ -1,0 +1,133 @@
+"""One file from Google Drive, another address or a path: kept, gone on with after a break, checked by hash.
+
+::
+
+    .amalgam/downloads/<key of the address>/file           what came, whole
+    .amalgam/downloads/<key of the address>/file*.part     the beginning of a transfer that broke off
+"""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import gdown
+import requests
+from filelock import FileLock
+from gdown.exceptions import DownloadError, FileURLRetrievalError
+from gdown.parse_url import is_google_drive_url
+from tqdm import tqdm
+
+from amalgam.errors import UserError
+from amalgam.files import repository_root
+from amalgam.sources.archive import check_hash
+from amalgam.store import STORE
+
+KIND = "downloads"
+SECONDS_WITHOUT_A_BYTE = 60
+RETRIES = 3
+WEB_PAGE = (b"<!doctype html", b"<html")
+
+
+def obtain(address: str, sha256: str | None, root: Path, parameter: str) -> Path:
+    """The archive (or folder) at ``address``, which the setting ``parameter`` holds; a relative path counts from ``root``.
+
+    Raises UserError, with what to do, if it cannot be had or has not the hash of ``<parameter>_sha256``. Where that is None, says which
+    line pins what came.
+    """
+    path = _downloaded(address, parameter) if urlsplit(address).scheme in ("http", "https") else _local(address, root, parameter)
+    check_hash(path, sha256, f"{parameter}_sha256")
+    if sha256 is None and path.is_file():
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        block, _, name = parameter.rpartition(".")
+        print(f"{address} is not pinned; to refuse anything else from now on, set in params.yaml, under {block}:\n  {name}_sha256: {found}")
+    return path
+
+
+def _local(address: str, root: Path, parameter: str) -> Path:
+    path = root / Path(unquote(urlsplit(address).path) if address.startswith("file://") else address).expanduser()
+    if not path.exists():
+        raise UserError(f"{parameter}: {path} does not exist")
+    return path
+
+
+def _downloaded(address: str, parameter: str) -> Path:
+    """The file at an address; it is transferred once, and again after it was removed."""
+    folder = repository_root() / STORE / KIND / hashlib.sha256(address.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "file"
+    with FileLock(folder.with_suffix(".lock")):
+        if not target.exists():
+            _transfer(address, target, parameter)
+    os.utime(folder)  # the time of last use
+    return target
+
+
+def _transfer(address: str, target: Path, parameter: str) -> None:
+    by_hand = f"or fetch it by hand, with a browser say, and set {parameter} to the file's path"
+    begun = _begun(target)
+    try:
+        _get(address, target)
+    except FileURLRetrievalError as error:
+        raise UserError(
+            f"{parameter}: Google Drive does not hand out {address}: too many have fetched it today, or it is not shared with everyone "
+            f"({_reason(error)}); try again tomorrow, {by_hand}"
+        ) from error
+    except requests.HTTPError as error:
+        raise UserError(f"{parameter}: {address} answers {error}; correct it, {by_hand}") from error
+    except (DownloadError, requests.RequestException) as error:
+        kept = _begun(target)
+        if kept and kept == begun and error.__cause__ is None and isinstance(error, DownloadError):
+            _forget(target)  # the server cannot go on, or the file there is another now
+            _transfer(address, target, parameter)
+            return
+        remark = f"{kept:,} bytes are kept, repeat the command to go on" if kept else f"check the network, {by_hand}"
+        raise UserError(f"{parameter}: {address} did not come whole ({_reason(error)}); {remark}") from error
+    _refuse_web_page(address, target, parameter, by_hand)
+
+
+def _get(address: str, target: Path) -> None:
+    """Transfer the file, with a bar on a terminal."""
+    with tqdm(desc=f"fetch {target.parent.name}", unit="B", unit_scale=True, disable=None, dynamic_ncols=True) as bar:
+
+        def show(received: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(received - bar.n)
+
+        gdown.download(address, str(target), quiet=True, resume=True, progress=show, timeout=SECONDS_WITHOUT_A_BYTE, retries=RETRIES)
+
+
+def _parts(target: Path) -> list[Path]:
+    return sorted(target.parent.glob(f"{target.name}*.part"))
+
+
+def _begun(target: Path) -> int:
+    """Bytes of a transfer that broke off. Where a killed one left several, the longest stays."""
+    parts = sorted(_parts(target), key=lambda path: path.stat().st_size)
+    for shorter in parts[:-1]:
+        shorter.unlink()
+    return parts[-1].stat().st_size if parts else 0
+
+
+def _forget(target: Path) -> None:
+    print("the transfer cannot go on where it broke off, and begins anew", file=sys.stderr)
+    for part in _parts(target):
+        part.unlink()
+
+
+def _refuse_web_page(address: str, target: Path, parameter: str, by_hand: str) -> None:
+    with target.open("rb") as file:
+        beginning = file.read(512).lstrip().lower()
+    if beginning.startswith(WEB_PAGE):
+        target.unlink()
+        hint = "is it shared with everyone?" if is_google_drive_url(address) else "is it the address of the file itself?"
+        raise UserError(f"{parameter}: {address} gave a web page instead of an archive; {hint} Correct it, {by_hand}")
+
+
+def _reason(error: Exception) -> str:
+    """The telling words of a message that may be long."""
+    words = " ".join(str(error).split()).removeprefix("Failed to retrieve file url: ")
+    words = words.partition(" You may still be able")[0].partition(". The received bytes")[0]
+    return words.rpartition(": ")[2].rstrip("'\")") if "Caused by" in words else words

@@ -1,0 +1,38 @@
+"""State dicts: a network's weights by name, from files that others wrote."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from amalgam.errors import UserError
+
+State = dict[str, Tensor]
+
+WRAPPINGS = ("state_dict", "model_state_dict", "model")  # under which checkpoints keep a network's weights
+
+
+def read_state(path: Path) -> State:
+    """A network's weights from a .safetensors file or a PyTorch checkpoint, of which no code is run.
+
+    Raises UserError if the file is missing, damaged, unsafe or holds no weights.
+    """
+    if not path.is_file():
+        raise UserError(f"the weights {path} do not exist")
+    try:
+        found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged, or no file of plain weights ({str(error).splitlines()[0]})") from error
+    for wrapping in WRAPPINGS:
+        if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
+            found = found[wrapping]
+    if not (isinstance(found, dict) and found and all(isinstance(value, Tensor) for value in found.values())):
+        raise UserError(f"{path} holds no state dict: names with a tensor each")
+    for prefix in ("module.", "backbone."):
+        if all(name.startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return {name: value.clone() for name, value in found.items()}  # names may share memory

@@ -1,0 +1,160 @@
+"""One training of a student: all that it depends on, its run in MLflow, and what it leaves on disk."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from amalgam.checkpoint import Checkpoint
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.distilling import Pupils, Teaching, train_student
+from amalgam.errors import UserError
+from amalgam.files import read_json, repository_root, sha256_of_file
+from amalgam.inference import device_name
+from amalgam.models import Preprocessing, save_weights
+from amalgam.notes import changed_settings, run_name
+from amalgam.origin import code_is_dirty, committed_params, origin_tags, pinned
+from amalgam.params import Params, StudentSettings
+from amalgam.params_file import PARAMS_FILE
+from amalgam.progress import progress_bar
+from amalgam.provenance import code_hash, execution_record, fingerprint
+from amalgam.record import DataRecord, RunRecord
+from amalgam.store import STORE
+from amalgam.students import Architecture, epoch_row, new_student, write_student
+from amalgam.targets import StoredTargets
+from amalgam.tracking.run import Tracker, training_run
+from amalgam.trainer import DivergedError, Epoch, Fit, Hooks, Optimization, epochs_done, steps_per_epoch
+
+
+def run_params(params: Params, settings: StudentSettings) -> dict[str, str]:
+    """Everything that made the student, under the names of params.yaml."""
+    common = {"source": params.source, "data_seed": params.data_seed, "val_fraction": params.val_fraction}
+    teacher = {f"teacher.{name}": value for name, value in params.teacher.model_dump().items()}
+    views = {f"augmentation.{name}": value for name, value in params.source_block.augmentation.model_dump().items()}
+    return {name: str(value) for name, value in (common | settings.model_dump() | teacher | views).items()}
+
+
+def optimization(settings: StudentSettings) -> Optimization:
+    return Optimization(epochs=settings.num_epochs, **_fields(settings, Optimization, {"epochs"}))
+
+
+def teaching(settings: StudentSettings) -> Teaching:
+    return Teaching(**_fields(settings, Teaching))
+
+
+def _fields(settings: StudentSettings, kind: type, but: Collection[str] = ()) -> dict[str, Any]:
+    """The settings that a dataclass has under the same names."""
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind) if field.name not in but}
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a training depends on."""
+
+    task: str
+    settings: StudentSettings
+    values: dict[str, str]  # the run's parameters
+    label_sets: LabelSets
+    split: PreparedSplit
+    targets: StoredTargets
+    supplied: Path | None  # weights to start from
+    preprocessing: Preprocessing | None = None  # the student's, where not its own
+    about: dict[str, str] = field(default_factory=dict)  # what its manifest and its run's tags say besides
+
+    @property
+    def steps_per_epoch(self) -> int:
+        images = len(Pupils.of(self.split, self.label_sets.classes, self.targets, teaching(self.settings)).rows)
+        return steps_per_epoch(images, self.settings.batch_size)
+
+    def key(self) -> str:
+        return fingerprint(
+            task=self.task,
+            settings=self.settings.model_dump(),
+            params=self.values,
+            classes=self.label_sets.classes,
+            images=self.split.content,
+            targets=read_json(self.targets.folder / "targets.json"),
+            weights=sha256_of_file(self.supplied) if self.supplied else None,
+            preprocessing=dataclasses.asdict(self.preprocessing) if self.preprocessing else None,
+            record=execution_record(),
+            code=code_hash(__name__),
+        )[:32]
+
+
+def train(job: Job, folder: Path, tracker: Tracker, own: Checkpoint, watch: Callable[[Epoch], None]) -> Fit:
+    """Train and write the student, from where an earlier session was broken off; ``watch`` is shown every epoch."""
+    settings = job.settings
+    architecture = Architecture(settings.student_model, settings.student_resolution, settings.pretrained, job.supplied)
+    student = new_student(architecture, job.label_sets, job.split, settings.seed)
+    if job.preprocessing:
+        student = dataclasses.replace(student, preprocessing=job.preprocessing)
+    saved, steps = own.last(), job.steps_per_epoch
+    done = epochs_done(saved)
+    if done:
+        print(f"student {job.task}: goes on after epoch {done} of {settings.num_epochs}", flush=True)
+    with progress_bar(f"student {job.task}", settings.num_epochs * steps, "step", done * steps) as (on_step, show):
+
+        def on_epoch(record: Epoch) -> None:
+            show(record)
+            speed = {"epoch_seconds": record.seconds, "images_per_second": record.images_per_second}
+            tracker.metrics(epoch_row(record) | speed, record.epoch)
+            watch(record)
+
+        hooks = Hooks(on_step, on_epoch, own.keep, saved)
+        try:
+            result = train_student(student, job.label_sets, job.split, job.targets, optimization(settings), teaching(settings), hooks)
+        except DivergedError as error:
+            raise UserError(f"{error}; {keep_best(error.result, tracker.run_id)}") from error
+    details = {"settings": settings.model_dump(), "execution": execution_record()} | job.about
+    write_student(student, result, job.task, details, folder)
+    return result
+
+
+def keep_best(result: Fit, run_id: str) -> str:
+    """Save what a training had reached before it failed, and say where."""
+    if not result.best:
+        return "no epoch was finished before"
+    path = repository_root() / STORE / "diverged" / f"{run_id}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(result.best, path)
+    return f"the best weights before, of epoch {result.best_epoch}, are kept in {path}"
+
+
+def milliseconds() -> int:
+    """Since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def changed_from_commit() -> dict[str, str]:
+    committed = committed_params()
+    return changed_settings(PARAMS_FILE.read_text(encoding="utf-8"), committed) if committed else {}
+
+
+def epoch_times(result: Fit) -> list[dict[str, float]]:
+    return [
+        {"ended": record.ended, "epoch_seconds": record.seconds, "images_per_second": record.images_per_second} for record in result.history
+    ]
+
+
+def past_epochs(own: Checkpoint) -> list[Epoch]:
+    saved = own.last()
+    return [Epoch.from_plain(values) for values in saved["history"]] if saved else []
+
+
+def one_run(
+    job: Job, source: str, own: Checkpoint, folder: Path, watch: Callable[[Epoch], None], changed: dict[str, str], commands: str
+) -> tuple[RunRecord, Fit]:
+    """Train inside a run of MLflow, and write the student into ``folder``; ``changed`` settings and ``commands`` are for people."""
+    task, settings, split = job.task, job.settings, job.split
+    data = DataRecord(source, pinned("data"), split.content, job.label_sets.classes, split.images.shape[1:3], len(split.images))
+    dirty, name = code_is_dirty(), run_name(settings, changed, task)
+    kind = {"task": task, "source": source, "student": settings.student_model, "target": settings.target, "device": device_name()}
+    tags = kind | origin_tags() | job.about
+    with training_run(task, name, job.values, tags, own.sessions.mark) as tracker:
+        result = train(job, folder, tracker, own, watch)
+    times = (own.sessions.began, milliseconds(), epoch_times(result))
+    record = RunRecord(tracker.run_id, task, name, job.values, tags, data, commands, dirty, *times)
+    record.write(folder)
+    return record, result
