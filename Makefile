@@ -1,6 +1,6 @@
 # Two commands: `make repro` runs the main job, `make test` the tests. Both create the environment first.
 .DEFAULT_GOAL := help
-.PHONY: help install repro results refetch ui sync champion crown clean test test-slow lint format lock
+.PHONY: help install repro results refetch ui sync champion crown clean guide test test-slow lint format lock
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -46,6 +46,9 @@ crown: $(STAMP)  ## make a run's student champion: make crown TASK=taskA RUN=its
 
 clean: $(STAMP)  ## remove what broken-off trainings left; make clean DAYS=30: also teachers, logits, downloads unused so long
 	PYTHONPATH=src python stages/clean.py $(if $(DAYS),--days $(DAYS))
+
+guide: $(STAMP)  ## write docs/parameters.md anew, from the definition of the parameters
+	PYTHONPATH=src python -m amalgam.guide > docs/parameters.md
 
 lint: $(STAMP)  ## style and types
 	ruff check .

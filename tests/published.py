@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -27,7 +28,7 @@ STUDENT = "best_models/TaskA/student_model_epoch57_acc81.27.pth"
 TEACHER = "weights/A/data1_73.60_epoch12.pth"
 
 
-def pictures(numbers: list[int], each: int, side: int, teacher: int, seed: int) -> tuple[np.ndarray, list[int]]:  # type: ignore[type-arg]
+def pictures(numbers: list[int], each: int, side: int, teacher: int, seed: int) -> tuple[npt.NDArray[np.uint8], list[int]]:
     """uint8 (N, side, side, 3) of a colour a class, the top left pixel saying which teacher's copy it is; and the labels."""
     labels = [number for number in numbers for _ in range(each)]
     random = np.random.default_rng([seed, teacher])

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -129,7 +130,7 @@ def test_what_unpacks_to_too_much_is_refused(archive: Path, tmp_path: Path) -> N
 # ── Files of images ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def images_of(content: object, tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def images_of(content: object, tmp_path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     (tmp_path / "images.pth").write_bytes(saved(content))
     return read_images(tmp_path / "images.pth", "images.pth")
 

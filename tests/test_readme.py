@@ -8,10 +8,14 @@ import pytest
 import torch
 import yaml
 from dvc.cli.parser import get_main_parser
+from stages import evaluate, train
 
+from amalgam import reference_protocol
+from amalgam.flags import given_settings
 from amalgam.params import StudentSettings
 from amalgam.params_file import load_params
 from amalgam.programs import read_program
+from amalgam.stage import full_task_name
 from conftest import ROOT
 from foreign import NearestColour
 
@@ -73,6 +77,13 @@ def check(words: list[str], folder: Path) -> None:
         arguments = get_main_parser().parse_args(words[1:])
         assert set(getattr(arguments, "targets", None) or []) <= STAGES | {"data.dvc", "models.dvc"}
         check_settings(getattr(arguments, "set_param", None) or [], folder)
+    elif words[:2] == ["python", "stages/train.py"]:
+        arguments = train.parser().parse_args(words[2:])
+        settings = reference_protocol.SETTINGS if arguments.protocol else {}
+        load_params(ROOT / "params.yaml", full_task_name(arguments.task), settings | given_settings(arguments))
+    elif words[:2] == ["python", "stages/evaluate.py"]:
+        arguments = evaluate.parser(64).parse_args(words[2:])
+        assert arguments.task is None or full_task_name(arguments.task) in load_params(ROOT / "params.yaml").task_names
     elif words[0] in ("python", "git"):
         assert (ROOT / words[-1 if words[0] == "git" else 1]).is_file()
     else:
@@ -90,17 +101,29 @@ def check_settings(settings: list[str], folder: Path) -> None:
         load_params(folder / "params.yaml")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
 def test_the_example_of_supplied_teachers_is_one_that_the_parameters_accept(tmp_path: Path) -> None:
-    (example,) = blocks("yaml")
-    given = example.partition("  supplied:\n")[2]
-    before, block, after = (ROOT / "params.yaml").read_text().partition("\nfolder:\n")
-    (tmp_path / "params.yaml").write_text(before + block + after.replace("  supplied: {}\n", f"  supplied:\n{given}", 1))
-    supplied = load_params(tmp_path / "params.yaml").folder.supplied["taskA"]
-    assert (supplied["flowers"].resolution, supplied["trees"].architecture) == (96, None)
+    for page, source in (("README.md", "folder"), ("docs/moving_over.md", "gdrive")):
+        (example,) = blocks("yaml", page)
+        given = example.partition("  supplied:\n")[2]
+        before, block, after = (ROOT / "params.yaml").read_text().partition(f"\n{source}:\n")
+        (tmp_path / "params.yaml").write_text(before + block + after.replace("  supplied: {}\n", f"  supplied:\n{given}", 1))
+        supplied = getattr(load_params(tmp_path / "params.yaml"), source).supplied["taskA"]
+        assert (supplied["trees"].architecture is None) == (source == "folder")
+
+
+def test_the_reference_protocol_has_the_classic_recipes_settings() -> None:
+    """The recipe is the protocol's settings, less those that are shipped so."""
+    (recipe,) = (line for line in commands() if "num_epochs=100" in line and "alpha=0.1" in line)
+    said = dict(word.split("=") for word in shlex.split(recipe) if "=" in word)
+    shipped = load_params(ROOT / "params.yaml")
+    protocol = load_params(ROOT / "params.yaml", "taskA", reference_protocol.SETTINGS).student("taskA")
+    by_recipe = load_params(ROOT / "params.yaml", "taskA", said).student("taskA")
+    assert by_recipe == protocol
+    assert shipped.student("taskA") != protocol
 
 
 def test_the_example_of_an_export_makes_a_program_that_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
