@@ -72,7 +72,8 @@ def test_a_shared_class_keeps_the_first_teachers_copy_alone(archive: Path, tmp_p
         found = read_split(raw, split)
         assert np.bincount(found.labels).tolist() == [each] * 27
         copies = {
-            name: {int(found.decode(i)[0, 0, 0]) for i in np.flatnonzero(found.labels == label)} for label, name in enumerate(classes)
+            name: {int(found.decode(i)[0, 0, 0]) for i in np.flatnonzero(found.labels == label).tolist()}
+            for label, name in enumerate(classes)
         }
         assert copies["hyena"] == copies["Chihuahua"] == {1}
         assert copies["African_hunting_dog"] == {2}
