@@ -26,7 +26,7 @@ from amalgam.students import load_student
 from amalgam.summary import table
 from amalgam.supplied import DOUBT, doubt
 from amalgam.teachers import load_teachers
-from amalgam.tracking.publish import attempt, publish_checkpoint, publish_evaluation
+from amalgam.tracking.publish import attempt, publish_evaluation, publish_result
 
 PREPARED = Path("outputs/prepared")
 MODELS = Path("models")
@@ -56,11 +56,11 @@ def given_student(task: str, folder: Path, weights: Path) -> tuple[Classifier, J
     return load_checkpoint(folder, label_sets, training), Judged(weights, described(folder))
 
 
-def publish(task: str, judged: Judged, evaluation: Path) -> list[str]:
-    """Add the evaluation to the run that trained the student; where there was none, to one of its own."""
+def publish(judged: Judged, evaluation: Path) -> list[str]:
+    """Add the evaluation to the run that trained the student, also by hand; where there was none, to one of its own."""
     folder = judged.weights.parent
-    ours = (folder / FILE).is_file() and (judged.checkpoint is None or own_manifest(judged.weights))
-    return publish_evaluation(folder, evaluation) if ours else publish_checkpoint(task, evaluation)
+    ours = (folder / FILE).is_file() and own_manifest(judged.weights)
+    return publish_evaluation(folder, evaluation) if ours else publish_result(folder, evaluation)
 
 
 def doubts(models: Path) -> dict[str, str]:
@@ -100,7 +100,7 @@ def stage() -> None:
         given = CHECKPOINTS / task
         student, judged = given_student(task, given, given / "weights.safetensors") if given.is_dir() else trained_student(task)
         evaluate(task, student, judged, EVALUATION / task)
-        attempt(partial(publish, task, judged, EVALUATION / task))
+        attempt(partial(publish, judged, EVALUATION / task))
     show(tasks, EVALUATION)
 
 
@@ -126,7 +126,7 @@ def by_hand(params: Params, named: str | None, checkpoint: str | None, resolutio
         folder = new_folder("evaluation", suffix)
         for task, (student, judged) in found.items():
             evaluate(task, student, judged, folder / task)
-            attempt(partial(publish, task, judged, folder / task))
+            attempt(partial(publish, judged, folder / task))
     show(tasks, folder)
     print(f"results and pictures: {folder}")
 

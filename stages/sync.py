@@ -7,7 +7,7 @@ from amalgam.errors import UserError
 from amalgam.params_file import load_params
 from amalgam.record import FILE
 from amalgam.stage import run_stage
-from amalgam.tracking.publish import publish_evaluation, publish_training
+from amalgam.tracking.publish import publish_result, publish_training
 from amalgam.tracking.store import connect
 
 STUDENTS = Path("outputs/students")
@@ -24,7 +24,7 @@ def main() -> None:
             for line in publish_training(STUDENTS / task, restore=True):
                 print(line)
             if (EVALUATION / task).is_dir():
-                publish_evaluation(STUDENTS / task, EVALUATION / task)
+                publish_result(STUDENTS / task, EVALUATION / task)
         except FileNotFoundError as error:
             raise UserError(f"{task}: {error.filename} is missing; dvc repro makes it, dvc pull fetches it") from error
 

@@ -103,7 +103,7 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int) -> No
     supplied = brought_file(settings.student_weights) if settings.student_weights else None
     folder = new_folder(task, settings.run)
     print(f"student {task}: everything goes into {folder}", flush=True)
-    with targets_for(split, label_sets, MODELS / task, settings, params, common) as targets:
+    with targets_for(split, label_sets, MODELS / task, settings, params, common, folder) as targets:
         values = run_params(params, settings) | about
         job = Job(task, settings, values, label_sets, split, targets, supplied, common, about | {"one_off": folder.name})
         with checkpoint(job.key()) as own:

@@ -44,11 +44,12 @@ def test_half_written_folders_go_but_not_one_that_is_being_written(root: Path) -
 
 
 def test_what_was_not_used_for_days_goes(root: Path) -> None:
-    old, recent = (entry("views", name, lambda folder: None) for name in ("old", "recent"))
     month_ago = time.time() - 31 * 86400
-    os.utime(old, (month_ago, month_ago))
-    assert [path for path, _ in clean_unused(30)] == [old]
-    assert recent.exists()
+    for kind in ("teachers", "views", "downloads"):
+        old, recent = (entry(kind, name, lambda folder: None) for name in ("old", "recent"))
+        os.utime(old, (month_ago, month_ago))
+        assert [path for path, _ in clean_unused(30)] == [old]
+        assert recent.exists()
 
 
 def test_a_killed_trainings_run_no_longer_counts_as_running(root: Path) -> None:

@@ -102,7 +102,12 @@ def test_a_published_student_is_evaluated_in_place_of_the_trained_one(arrived: R
     (run,) = runs_of(repository, "taskA")
     assert run.data.tags["checkpoint.file"] == "student_model_epoch57_acc81.27.pth"
     assert run.data.metrics["test_accuracy"] == found["overall_accuracy"]
+    assert f"| **student, test images** | **{found['overall_accuracy']:g}**" in run.data.tags["mlflow.note.content"]
     assert not (repository.root / "outputs/evaluation/taskA/learning_curve.png").exists()
+    repository.run("python", "stages/sync.py")
+    runs = runs_of(repository, "taskA")
+    assert len(runs) == 2, "the trained student's run, which this database lacked, is written anew"
+    assert [("test_accuracy" in run.data.metrics) for run in runs if "checkpoint.file" not in run.data.tags] == [False]
     repository.run("dvc", "plots", "diff", "--json")
 
 
@@ -302,7 +307,7 @@ def test_a_training_by_hand_that_was_broken_off_goes_on(finished: Repository) ->
         time.sleep(0.05)
     process.kill()
     process.wait()
-    (broken,) = (path for path in log.iterdir() if not path.name.startswith("."))
+    (broken,) = log.iterdir()
     output = finished.run(*command).stdout
     assert re.search(r"goes on after epoch \d+ of 60", output)
     (whole,) = (path for path in log.iterdir() if path != broken and (path / "history.csv").exists())

@@ -60,11 +60,17 @@ def prepared(folder: Path) -> tuple[LabelSets, PreparedSplit]:
 
 @contextmanager
 def targets_for(
-    split: PreparedSplit, label_sets: LabelSets, models: Path, settings: StudentSettings, params: Params, common: Preprocessing | None
+    split: PreparedSplit,
+    label_sets: LabelSets,
+    models: Path,
+    settings: StudentSettings,
+    params: Params,
+    common: Preprocessing | None,
+    place: Path,
 ) -> Iterator[StoredTargets]:
     """What the teachers in ``models`` say of the views that ``settings`` ask for, computed where no stage or earlier training has.
 
-    With ``common`` every teacher sees images so, instead of as in its training.
+    With ``common`` every teacher sees images so, instead of as in its training. They stand in ``place`` as long as they are needed.
     """
     if not models.is_dir():
         raise UserError(f"{models} is missing; dvc repro models.dvc makes it")
@@ -74,7 +80,7 @@ def targets_for(
     known = {name: (teacher, read_json(models / name / "manifest.json")["weights_sha256"]) for name, teacher in teachers.items()}
     augmentation = params.source_block.augmentation
     views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, params.data_seed, settings.view_zoom, settings.view_colour)
-    with TemporaryDirectory(dir=RUNS, prefix=".targets-") as scratch:
+    with TemporaryDirectory(dir=place, prefix=".") as scratch:
         folder = Path(scratch) / "targets"
         write_targets(folder, split, label_sets, known, views, settings.stored_teachers == "covering")
         yield StoredTargets.read(folder, split, label_sets)

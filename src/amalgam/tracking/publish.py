@@ -94,24 +94,33 @@ def publish_evaluation(student: Path, evaluation: Path) -> list[str]:
     return []
 
 
-def publish_checkpoint(task: str, evaluation: Path) -> list[str]:
+def publish_result(student: Path, evaluation: Path) -> list[str]:
+    """Add an evaluation to the run of the student in folder ``student``, or, if it was of another one, give it a run of its own."""
+    given = read_json(evaluation / "results.json")["checkpoint"]
+    return publish_evaluation(student, evaluation) if given is None else publish_checkpoint(evaluation)
+
+
+def publish_checkpoint(evaluation: Path) -> list[str]:
     """Give the evaluation of a student that no run here trained a run of its own, once for each evaluation; says so."""
     client, found = connect(), read_json(evaluation / "results.json")
+    task, given = found["task"], found["checkpoint"]
     files, place = sorted(evaluation.iterdir()), experiment(client, task)
     mark = fingerprint(files={file.name: sha256_of_file(file) for file in files})
     if client.search_runs([place], f"tags.`{EVALUATION_TAG}` = '{mark}'", max_results=1):
         return []
-    about = {f"checkpoint.{name}": value for name, value in found["checkpoint"].items()}
-    name = f"{found['checkpoint']['architecture']} from {found['checkpoint']['file']}"
+    about = {f"checkpoint.{name}": value for name, value in given.items()}
+    name = f"{given['architecture']} from {given['file']}"
     tracker = Tracker(
         client, client.create_run(place, run_name=name, tags={"task": task, "mlflow.source.type": "LOCAL"} | about).info.run_id
     )
     tracker.metrics(_numbers(task, evaluation, found))
     for path in files:
         tracker.file(path, "evaluation")
+    command = f"python stages/evaluate.py --task {task} --checkpoint {given['file']}"
+    tracker.note(run_note(task, name, {}, found, _confusion(evaluation), command, dirty=False))
     tracker.tags({EVALUATION_TAG: mark})
     client.set_terminated(tracker.run_id, "FINISHED")
-    return [f"{task}: the evaluation of {found['checkpoint']['file']} is run {tracker.run_id} in MLflow"]
+    return [f"{task}: the evaluation of {given['file']} is run {tracker.run_id} in MLflow"]
 
 
 def _numbers(task: str, evaluation: Path, found: dict[str, Any]) -> dict[str, float]:
@@ -182,10 +191,15 @@ def _dataset(record: RunRecord, split: str, context: str) -> DatasetInput:
 def _note(record: RunRecord, student: Path, evaluation: Path | None, run: Run) -> str:
     architecture, trained = read_json(student / "student.json")["architecture"], read_json(student / "metrics.json")[record.task]
     found = read_json(evaluation / "results.json") if evaluation else None
-    confusion = list(csv.reader((evaluation / "confusion_matrix.csv").open(encoding="utf-8", newline=""))) if evaluation else None
+    confusion = _confusion(evaluation) if evaluation else None
     note = run_note(record.task, architecture, trained, found, confusion, record.commands, record.dirty)
     restored = run.data.tags.get("amalgam.restored_on")
     return note + (f"\nWritten anew on {restored} from the student's files: run {record.run_id} was not here.\n" if restored else "")
+
+
+def _confusion(evaluation: Path) -> list[list[str]]:
+    with (evaluation / "confusion_matrix.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
 
 
 def _against_rival(tracker: Tracker, record: RunRecord, predictions: Path) -> dict[str, float]:
