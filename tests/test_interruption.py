@@ -151,17 +151,17 @@ def test_what_a_training_depends_on_tells_its_checkpoints_apart(finished: Reposi
 import dataclasses, sys
 from pathlib import Path
 sys.path.insert(0, "stages")
-from train import Job
+from train import pipeline_job
 from amalgam.params_file import load_params
 params = load_params()
-job = Job.of("taskA", params)
+job = pipeline_job("taskA", params)
 changes = {"alpha": 0.1, "lr": 0.1, "seed": 1, "num_epochs": 9, "run": "x", "mixup": 0.5}
 keys = [job.key()]
 keys += [dataclasses.replace(job, settings=job.settings.model_copy(update={name: value})).key() for name, value in changes.items()]
-keys.append(Job.of("taskB", params).key())
+keys.append(pipeline_job("taskB", params).key())
 manifest = Path("outputs/targets/taskA/targets.json")
 manifest.write_text(manifest.read_text().replace('"weights_sha256": {', '"weights_sha256": {"more": "", ', 1))
-keys.append(Job.of("taskA", params).key())
+keys.append(pipeline_job("taskA", params).key())
 print(len(set(keys)), len(keys))
 """
     assert finished.run("python", "-c", code, PYTHONPATH="src").stdout.split() == ["9", "9"]

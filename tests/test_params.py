@@ -211,3 +211,11 @@ def test_few_labels_are_fine_without_teachers_or_with_all_of_them(tmp_path: Path
     few = edited("label_fraction: 1.0", "label_fraction: 0.1")
     assert load(few.replace("\nalpha: 0.5", "\nalpha: 0"), tmp_path).label_fraction == 0.1
     assert load(few.replace("\nstored_teachers: covering", "\nstored_teachers: all"), tmp_path).label_fraction == 0.1
+
+
+def test_a_student_to_evaluate_must_be_of_a_task_that_exists(tmp_path: Path) -> None:
+    entry = "    taskB: null\n"
+    assert SHIPPED.count(entry) == 1
+    with pytest.raises(UserError, match=r"evaluate\.checkpoint\.taskC: there is no such task; the tasks are taskA, taskB"):
+        load(SHIPPED.replace(entry, f"{entry}    taskC: student.pth\n"), tmp_path)
+    assert load(SHIPPED.replace(entry, f"{entry}    taskC: null\n"), tmp_path).evaluate.checkpoint["taskC"] is None

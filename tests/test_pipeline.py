@@ -329,7 +329,7 @@ def test_every_stage_validates_all_parameters_first(finished: Repository, stage:
 def test_a_source_that_does_not_exist_is_answered_with_those_that_do(finished: Repository) -> None:
     result = finished.run("dvc", "exp", "run", "-S", "source=mnist", check=False)
     assert result.returncode != 0
-    assert "source: 'mnist' is refused: input should be 'digits', 'cifar100' or 'folder'" in result.stdout + result.stderr
+    assert "source: 'mnist' is refused: input should be 'digits', 'cifar100', 'folder' or 'gdrive'" in result.stdout + result.stderr
 
 
 def test_a_task_without_stages_and_stages_without_a_task_stop_the_first_stage(finished: Repository) -> None:

@@ -457,8 +457,8 @@ class Params(StudentSettings):
 
     @model_validator(mode="after")
     def _checkpoints_belong_to_tasks(self) -> "Params":
-        for task in self.evaluate.checkpoint:
-            if task not in self.tasks:
+        for task, named in self.evaluate.checkpoint.items():
+            if named is not None and task not in self.tasks:
                 raise ValueError(f"evaluate.checkpoint.{task}: there is no such task; the tasks are {', '.join(self.tasks)}")
         return self
 
