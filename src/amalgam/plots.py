@@ -90,6 +90,7 @@ def save_learning_curve(history: Mapping[str, npt.NDArray[np.float64]], best_epo
         if best_epoch is not None:
             axes.axvline(best_epoch, color="grey", linewidth=1, linestyle="dashed", label=f"kept: epoch {best_epoch}")
         axes.set(xlabel="epoch", ylabel=label)
+        axes.locator_params(axis="x", integer=True)
         axes.legend(fontsize=8)
     figure.suptitle(title)
     _save(figure, path)
