@@ -1,0 +1,79 @@
+"""Images per second of the training loop as shipped, beside a naive loop and the student's bare step.
+
+    PYTHONPATH=src:. python -m benchmarks.speed path/to/images.zip
+
+Prints a Markdown table and writes benchmarks/speed.results.json. What the three loops do stands in ``loops.py``; they take turns, and every
+ratio has its 95 % interval. Nothing else should run on the machine.
+"""
+
+import argparse
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.pairs import KINDS, Measured, measure
+from benchmarks.speed.setting import ROOT, Setting, prepare
+
+from amalgam.files import read_json, write_json
+from amalgam.inference import device_name
+from amalgam.provenance import configure_execution
+
+STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
+BATCH_SIZES = (32, 128)
+RESULTS = ROOT / "benchmarks" / "speed.results.json"
+
+
+def entry(setting: Setting, found: Measured) -> dict[str, Any]:
+    speeds = {kind: setting.batch_size / (sum(seconds) / len(seconds)) for kind, seconds in found.seconds.items()}
+    return {
+        "student": setting.student,
+        "batch_size": setting.batch_size,
+        "images_per_second": {kind: round(speed, 1) for kind, speed in speeds.items()},
+        "shipped / bare": [round(value, 3) for value in found.ratio("shipped", "bare")],
+        "shipped / naive": [round(value, 2) for value in found.ratio("shipped", "naive")],
+        "variant": found.variant,
+        "peak_megabytes": {kind: round(value) for kind, value in found.peak_megabytes.items()},
+        "turns": len(found.seconds["bare"]),
+        "machine": device_name(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def table(entries: list[dict[str, Any]]) -> str:
+    """Markdown: a line a student and batch size."""
+    columns = ["student", "batch", *(f"{kind}, images/s" for kind in KINDS), "shipped / bare (95 %)", "shipped / naive (95 %)", "peak MB"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for found in entries:
+        speeds = " | ".join(f"{found['images_per_second'][kind]:.0f}" for kind in KINDS)
+        bare, naive = ("{:g} ({:g} … {:g})".format(*found[f"shipped / {kind}"]) for kind in ("bare", "naive"))
+        peaks = " / ".join(f"{found['peak_megabytes'][kind]}" for kind in KINDS)
+        lines.append(f"| {found['student']} | {found['batch_size']} | {speeds} | {bare} | {naive} | {peaks} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path, help="train/<class>/* with the classes of params.yaml's block folder, task A")
+    parser.add_argument("--students", nargs="+", choices=STUDENTS, default=STUDENTS, help="these alone")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=BATCH_SIZES)
+    parser.add_argument("--turns", type=int, default=7, help="how often each loop is measured")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a turn")
+    arguments = parser.parse_args()
+    configure_execution()
+    known = {(found["student"], found["batch_size"]): found for found in (read_json(RESULTS) if RESULTS.exists() else [])}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DVC_ROOT"] = folder
+        prepare(arguments.archive.resolve(), Path(folder))
+        for student in arguments.students:
+            for batch_size in arguments.batch_sizes:
+                setting = Setting(Path(folder), student, batch_size)
+                known[student, batch_size] = entry(setting, measure(setting, arguments.turns, arguments.seconds))
+                write_json(RESULTS, list(known.values()))
+                print(table([known[student, batch_size]]).splitlines()[-1], flush=True)
+    print(table(list(known.values())))
+
+
+if __name__ == "__main__":
+    main()

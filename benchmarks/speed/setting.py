@@ -1,0 +1,81 @@
+"""What every loop of the benchmark is given: the same images, teachers, student and batch size."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from amalgam.dataset import LabelSets, PreparedSplit, prepare_split, stored_size
+from amalgam.models import Classifier, Preprocessing, channel_statistics, three
+from amalgam.networks import build_network
+from amalgam.params import Params, StudentSettings
+from amalgam.params_file import load_params
+from amalgam.sources import folder as folder_source
+from amalgam.sources.raw import read_classes, read_split
+from amalgam.targets import StoredTargets, ViewSettings, write_targets
+
+ROOT = Path(__file__).parent.parent.parent
+TASK = "taskA"
+MOST_BYTES = 50_000_000_000
+VIEWS = 10
+IN_ACCURACY_TABLE = {"student_resolution": 64, "pretrained": False, "views": VIEWS, "alpha": 0.5, "temperature": 4, "target": "blocks"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One combination to be measured; ``work`` holds the prepared images and the stored targets."""
+
+    work: Path
+    student: str
+    batch_size: int
+
+    @property
+    def settings(self) -> StudentSettings:
+        """The shipped ones, with those of the accuracy table."""
+        shipped = parameters()
+        values = {name: getattr(shipped, name) for name in StudentSettings.model_fields}
+        own = {"student_model": self.student, "batch_size": self.batch_size, "num_epochs": 1000}  # it is stopped from outside
+        return StudentSettings.model_validate(values | IN_ACCURACY_TABLE | own)
+
+    @property
+    def split(self) -> PreparedSplit:
+        return PreparedSplit.read(self.work / "trainval")
+
+    @property
+    def label_sets(self) -> LabelSets:
+        return LabelSets.read(self.work / "trainval")
+
+    @property
+    def targets(self) -> StoredTargets:
+        return StoredTargets.read(self.work / "targets", self.split, self.label_sets)
+
+
+def parameters() -> Params:
+    return load_params(ROOT / "params.yaml").model_copy(update={"source": "folder"})
+
+
+def prepare(archive: Path, work: Path) -> None:
+    """Everything that is no training: images without a validation split, so that epochs are steps alone, and targets of every view."""
+    folder_source.fetch(work / "raw", Path.cwd(), str(archive), None, MOST_BYTES)
+    available, raw = read_classes(work / "raw"), read_split(work / "raw", "train")
+    label_sets = LabelSets.of_task(parameters().folder.tasks[TASK], available, "folder", TASK)
+    size = stored_size([raw], available, label_sets.classes, None)
+    prepare_split([raw], available, label_sets.classes, size, 0.0, 0, work / "trainval")
+    label_sets.write(work / "trainval")
+    split, augmentation = PreparedSplit.read(work / "trainval"), parameters().folder.augmentation
+    views = ViewSettings(VIEWS, augmentation.crop, augmentation.flip, data_seed=0)
+    teachers = {name: (teacher, "untrained") for name, teacher in untrained_teachers(split, label_sets).items()}
+    write_targets(work / "targets", split, label_sets, teachers, views, covering_only=True)
+
+
+def untrained_teachers(split: PreparedSplit, label_sets: LabelSets) -> dict[str, Classifier]:
+    """What a teacher costs does not depend on what it has learnt."""
+    torch.manual_seed(0)
+    mean, std = channel_statistics(split.images, np.arange(len(split.images)))
+    height, width = split.images.shape[1:3]
+    preprocessing = Preprocessing((height, width), three(mean), three(std))
+    return {
+        name: Classifier("ReferenceCNN", build_network("ReferenceCNN", len(classes)), classes, preprocessing)
+        for name, classes in label_sets.teachers.items()
+    }
