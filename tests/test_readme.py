@@ -84,6 +84,8 @@ def check(words: list[str], folder: Path) -> None:
     elif words[:2] == ["python", "stages/evaluate.py"]:
         arguments = evaluate.parser(64).parse_args(words[2:])
         assert arguments.task is None or full_task_name(arguments.task) in load_params(ROOT / "params.yaml").task_names
+    elif words[:2] == ["python", "-m"]:
+        assert (ROOT / words[2].replace(".", "/") / "__main__.py").is_file()
     elif words[0] in ("python", "git"):
         assert (ROOT / words[-1 if words[0] == "git" else 1]).is_file()
     else:
