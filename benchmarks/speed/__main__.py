@@ -34,7 +34,6 @@ def entry(setting: Setting, found: Measured) -> dict[str, Any]:
         "shipped / bare": [round(value, 3) for value in found.ratio("shipped", "bare")],
         "shipped / naive": [round(value, 2) for value in found.ratio("shipped", "naive")],
         "variant": found.variant,
-        "peak_megabytes": {kind: round(value) for kind, value in found.peak_megabytes.items()},
         "turns": len(found.seconds["bare"]),
         "machine": device_name(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -43,13 +42,12 @@ def entry(setting: Setting, found: Measured) -> dict[str, Any]:
 
 def table(entries: list[dict[str, Any]]) -> str:
     """Markdown: a line a student and batch size."""
-    columns = ["student", "batch", *(f"{kind}, images/s" for kind in KINDS), "shipped / bare (95 %)", "shipped / naive (95 %)", "peak MB"]
+    columns = ["student", "batch", *(f"{kind}, images/s" for kind in KINDS), "shipped / bare (95 %)", "shipped / naive (95 %)"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for found in entries:
         speeds = " | ".join(f"{found['images_per_second'][kind]:.0f}" for kind in KINDS)
         bare, naive = ("{:g} ({:g} … {:g})".format(*found[f"shipped / {kind}"]) for kind in ("bare", "naive"))
-        peaks = " / ".join(f"{found['peak_megabytes'][kind]}" for kind in KINDS)
-        lines.append(f"| {found['student']} | {found['batch_size']} | {speeds} | {bare} | {naive} | {peaks} |")
+        lines.append(f"| {found['student']} | {found['batch_size']} | {speeds} | {bare} | {naive} |")
     return "\n".join(lines)
 
 

@@ -69,9 +69,7 @@ class ImagesOneByOne(Dataset[tuple[Tensor, int]]):
 def naive(setting: Setting, tick: Tick, workers: int) -> None:
     settings, split, label_sets = setting.settings, setting.split, setting.label_sets
     alpha, temperature = settings.alpha, settings.temperature
-    teachers = [
-        teacher.network.eval().to(memory_format=torch.contiguous_format) for teacher in untrained_teachers(split, label_sets).values()
-    ]
+    teachers = [in_default_layout(teacher.network).eval() for teacher in untrained_teachers(split, label_sets).values()]
     columns = [label_sets.columns(name) for name in label_sets.teachers]
     student = in_default_layout(build_network(setting.student, len(label_sets.classes)))
     optimizer = torch.optim.Adam(student.parameters(), lr=0.001, weight_decay=0.0005)

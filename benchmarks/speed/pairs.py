@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from benchmarks.speed import loops
 from benchmarks.speed.setting import Setting
 from scipy import stats
@@ -21,11 +19,10 @@ WARM_STEPS = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """A setting's loops: seconds a step of each turn, and what else they told."""
+    """A setting's loops: seconds a step of each turn, and the variant that was fastest."""
 
     seconds: dict[str, list[float]]
     variant: dict[str, str]
-    peak_megabytes: dict[str, float]
 
     def ratio(self, faster: str, slower: str) -> tuple[float, float, float]:
         """How many times as fast, turn by turn: the geometric mean, and its 95 % interval (Student's t on the logarithms)."""
@@ -44,6 +41,7 @@ class Loop:
         self.process = context.Process(target=serve, args=(theirs, kind, setting))
         self.process.start()
         self.variant: str = self.connection.recv()
+        self.turn(WARM_STEPS)  # what the start costs is in these
         self.step = self.turn(WARM_STEPS)
 
     def turn(self, steps: int) -> float:
@@ -52,13 +50,9 @@ class Loop:
         seconds: float = self.connection.recv()
         return seconds / steps
 
-    def end(self) -> float:
-        """End it; the most memory it held, in megabytes, its workers' included."""
-        workers = sum(child.memory_info().rss for child in psutil.Process(self.process.pid).children(recursive=True))
+    def end(self) -> None:
         self.connection.send(0)
-        own: float = self.connection.recv()
         self.process.join()
-        return own + workers / 1e6
 
 
 def serve(connection: Connection, kind: str, setting: Setting) -> None:
@@ -72,7 +66,6 @@ def serve(connection: Connection, kind: str, setting: Setting) -> None:
             connection.send(time.perf_counter() - started)
             due = connection.recv()
             if due == 0:
-                connection.send(peak_megabytes())
                 raise loops.EnoughError
             started = time.perf_counter()
 
@@ -83,12 +76,6 @@ def serve(connection: Connection, kind: str, setting: Setting) -> None:
         loop(tick)
     except loops.EnoughError:
         connection.close()
-
-
-def peak_megabytes() -> float:
-    """The most memory that this process has held."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
-    return int(status["VmHWM"].split()[0]) / 1e3
 
 
 def best(kind: str, setting: Setting) -> tuple[str, Callable[[loops.Tick], None]]:
@@ -118,5 +105,6 @@ def measure(setting: Setting, turns: int, seconds: float) -> Measured:
         for place in range(len(KINDS)):
             kind = KINDS[(turn + place) % len(KINDS)]
             taken[kind].append(found[kind].turn(steps[kind]))
-    variants = {kind: loop.variant for kind, loop in found.items()}
-    return Measured(taken, variants, {kind: loop.end() for kind, loop in found.items()})
+    for loop in found.values():
+        loop.end()
+    return Measured(taken, {kind: loop.variant for kind, loop in found.items()})
