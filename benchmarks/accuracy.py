@@ -8,7 +8,8 @@
 ``tune`` writes its choice beside the protocol, into accuracy.chosen.yaml, which is committed before ``run``; ``run`` refuses rows
 without a choice. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none. Each training's validation accuracy,
 and which test images it got right, go into accuracy.results.json beside the protocol: ``table`` reads nothing else.
-What was computed is kept under .amalgam/accuracy and not computed again. ``--jobs 2`` runs two trainings of one thread each.
+What was computed is kept under .amalgam/accuracy and not computed again, and what the results hold is not run again; teachers made twice
+are the same on the same kind of machine alone, so finish a seed where it was begun. ``--jobs 2`` runs two trainings of one thread each.
 """
 
 import argparse
@@ -206,7 +207,7 @@ def test(job: Job) -> None:
     """Look at the test images with a trained student, and with its teachers."""
     folder = prepared(None, job.seed, job.task)
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
-    if "right" not in results()[job.key]:
+    if not tested(job):
         found = predict(load_student(job.folder, label_sets), split)
         record(job.key, {"images": len(found.labels), "right": np.packbits(found.predicted == found.labels).tobytes().hex()})
     controls = f"teachers {job.task} seed {job.seed}"
@@ -247,12 +248,16 @@ def tune(task: str, archive: Path, processes: int, rows: dict[str, Settings]) ->
     choice_file().write_text(yaml.safe_dump(choice, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def final_jobs(task: str, rows: dict[str, Settings]) -> list[Job]:
+def tested(job: Job) -> bool:
+    return "right" in results().get(job.key, {})
+
+
+def final_jobs(task: str, rows: dict[str, Settings], seeds: list[int]) -> list[Job]:
     choice = chosen().get(task, {})
     lacking = [row for row in rows if row not in choice]
     if lacking:
         raise SystemExit(f"no choice for {', '.join(lacking)} of {task}; tune them first, and commit {choice_file().name}")
-    return [Job(task, row, settings | choice[row], seed) for seed in protocol()["seeds"] for row, settings in rows.items()]
+    return [Job(task, row, settings | choice[row], seed) for seed in seeds for row, settings in rows.items()]
 
 
 def interval(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
@@ -269,8 +274,8 @@ def table(task: str, rows: dict[str, Settings]) -> str:
     """Markdown: a line a row of which every seed has been run, then the controls."""
     known, seeds = results(), protocol()["seeds"]
     done: dict[str, list[dict[str, Any]]] = {}
-    for job in final_jobs(task, rows):
-        if "right" in known.get(job.key, {}):
+    for job in final_jobs(task, rows, seeds):
+        if tested(job):
             done.setdefault(job.row, []).append(known[job.key])
     done = {row: found for row, found in done.items() if len(found) == len(seeds)}
     right = {row: np.stack([right_images(run) for run in found]) for row, found in done.items()}
@@ -304,6 +309,7 @@ def main() -> None:
     parser.add_argument("--task", required=True, help="A or B")
     parser.add_argument("--protocol", type=Path, default=Path(__file__).with_suffix(".yaml"), help="rows, grid, seeds")
     parser.add_argument("--rows", nargs="*", help="these alone")
+    parser.add_argument("--seeds", type=int, nargs="*", help="run these alone")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     arguments = parser.parse_args()
     os.environ.setdefault("DVC_ROOT", str(ROOT))
@@ -314,7 +320,8 @@ def main() -> None:
     if arguments.command == "tune":
         tune(task, archive, arguments.jobs, rows)
     elif arguments.command == "run":
-        work([(job, archive, True) for job in final_jobs(task, rows)], arguments.jobs)
+        jobs = final_jobs(task, rows, arguments.seeds or protocol()["seeds"])
+        work([(job, archive, True) for job in jobs if not tested(job)], arguments.jobs)
     if arguments.command != "tune":
         print(table(task, rows))
 
