@@ -4,11 +4,14 @@ from pathlib import Path
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import read_json
+from amalgam.params import Params
+from amalgam.processes import in_processes
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
 from amalgam.stage import check_task, run_stage, stage_params, task_argument
 from amalgam.targets import ViewSettings, write_targets
 from amalgam.teachers import load_teachers
+from amalgam.team import Team, joined
 
 PREPARED = Path("outputs/prepared")
 MODELS = Path("models")
@@ -19,8 +22,13 @@ def main() -> None:
     task = task_argument(__doc__)
     params = stage_params()
     check_task(task, params.task_names)
-    settings, augmentation = params.student(task), params.source_block.augmentation
     configure_execution()
+    with joined() as team:
+        write(task, params, team)
+
+
+def write(task: str, params: Params, team: Team) -> None:
+    settings, augmentation = params.student(task), params.source_block.augmentation
     label_sets = LabelSets.read(PREPARED / task / "trainval")
     split = PreparedSplit.read(PREPARED / task / "trainval")
     teachers = {
@@ -30,9 +38,10 @@ def main() -> None:
     views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, params.data_seed, settings.view_zoom, settings.view_colour)
     covering_only = settings.stored_teachers == "covering"
     with progress_bar(f"targets {task}", views.stored, "view") as (on_view, _):
-        write_targets(TARGETS / task, split, label_sets, teachers, views, covering_only, on_view)
-    print(f"targets {task}: {len(teachers)} teachers on {views.stored} views of {len(split.training_rows)} images")
+        write_targets(TARGETS / task, split, label_sets, teachers, views, covering_only, on_view, team)
+    if team.is_first:
+        print(f"targets {task}: {len(teachers)} teachers on {views.stored} views of {len(split.training_rows)} images")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(in_processes(main))

@@ -8,11 +8,13 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import read_json
 from amalgam.models import Classifier
 from amalgam.params import Params
+from amalgam.processes import in_processes
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
 from amalgam.stage import run_stage, stage_params
 from amalgam.supplied import provide_supplied
 from amalgam.teachers import OwnImages, Recipe, provide_teacher, teacher_key, train_teacher
+from amalgam.team import joined
 from amalgam.trainer import Fit, Hooks, epochs_done, steps_per_epoch
 
 PREPARED = Path("outputs/prepared")
@@ -26,23 +28,30 @@ def recipe(params: Params) -> Recipe:
 
 
 def main() -> None:
+    """A team's processes take turns at the teachers, and work at each alone: one is the same whoever trains it."""
     params = stage_params()
     configure_execution()
-    for task in params.task_names:
-        label_sets = LabelSets.read(PREPARED / task / "trainval")
-        split = PreparedSplit.read(PREPARED / task / "trainval")
-        for name in label_sets.teachers:
-            own, supplied = OwnImages.of(name, label_sets, split), SUPPLIED / task / name
-            if supplied.exists():
-                origin = provide_supplied(supplied, own, f"teacher {task} {name}", TEACHERS / task / name)
-            else:
-                origin = provide(recipe(params), own, f"{task} {name}", TEACHERS / task / name)
-            accuracy = read_json(TEACHERS / task / name / "manifest.json")["validation_accuracy"]
-            reached = "no validation images" if accuracy is None else f"validation accuracy {accuracy} %"
-            print(f"teacher {task} {name}: {origin}, {reached}", flush=True)
+    prepared = {task: PREPARED / task / "trainval" for task in params.task_names}
+    every = [(task, name) for task, folder in prepared.items() for name in LabelSets.read(folder).teachers]
+    with joined() as team:
+        for number, (task, name) in enumerate(every):
+            if team.turn(number):
+                provide(task, name, recipe(params), OwnImages.of(name, LabelSets.read(prepared[task]), PreparedSplit.read(prepared[task])))
 
 
-def provide(how: Recipe, own: OwnImages, label: str, folder: Path) -> str:
+def provide(task: str, name: str, how: Recipe, own: OwnImages) -> None:
+    """Write one teacher's folder, and say whence it comes and how good it is."""
+    supplied, folder = SUPPLIED / task / name, TEACHERS / task / name
+    if supplied.exists():
+        origin = provide_supplied(supplied, own, f"teacher {task} {name}", folder)
+    else:
+        origin = provide_trained(how, own, f"{task} {name}", folder)
+    accuracy = read_json(folder / "manifest.json")["validation_accuracy"]
+    reached = "no validation images" if accuracy is None else f"validation accuracy {accuracy} %"
+    print(f"teacher {task} {name}: {origin}, {reached}", flush=True)
+
+
+def provide_trained(how: Recipe, own: OwnImages, label: str, folder: Path) -> str:
     """Write one teacher's folder, and say whence; a training that was broken off goes on."""
     with checkpoint(teacher_key(own, how)[:32]) as kept:
         trained = provide_teacher(own, how, folder, partial(train, how, own, label, kept))
@@ -61,4 +70,4 @@ def train(how: Recipe, own: OwnImages, label: str, kept: Checkpoint) -> tuple[Cl
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(in_processes(main))

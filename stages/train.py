@@ -22,14 +22,16 @@ from amalgam.one_off import export, in_pipeline, new_folder, prepared, targets_f
 from amalgam.origin import code_commit
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
+from amalgam.processes import in_processes
 from amalgam.provenance import configure_execution
 from amalgam.record import RunRecord
 from amalgam.stage import check_task, full_task_name, run_stage, stage_params
 from amalgam.students import student_metrics
 from amalgam.targets import StoredTargets
+from amalgam.team import Team, joined
 from amalgam.tracking.publish import attempt, publish_training
 from amalgam.trainer import Epoch, Fit
-from amalgam.training import Job, changed_from_commit, milliseconds, one_run, past_epochs, run_params
+from amalgam.training import Job, assist, changed_from_commit, milliseconds, one_run, past_epochs, run_params
 
 PREPARED = Path("outputs/prepared")
 TARGETS = Path("outputs/targets")
@@ -43,10 +45,11 @@ def main() -> None:
     began = milliseconds()
     arguments = parser().parse_args()
     task = full_task_name(arguments.task)
-    if in_pipeline():
-        stage(task, began)
-    else:
-        by_hand(task, given_settings(arguments), arguments.protocol == reference_protocol.NAME, began)
+    with joined() as team:
+        if in_pipeline():
+            stage(task, began, team)
+        else:
+            by_hand(task, given_settings(arguments), arguments.protocol == reference_protocol.NAME, began, team)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,17 +65,20 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def stage(task: str, began: int) -> None:
+def stage(task: str, began: int, team: Team) -> None:
     """Train as a stage of the pipeline."""
     params = stage_params()
     check_task(task, params.task_names)
     configure_execution()
     job, changed = pipeline_job(task, params), changed_from_commit()
-    with checkpoint(job.key()) as own:
+    if not team.is_first:
+        assist(job, team)
+        return
+    with checkpoint(job.key(team.size)) as own:
         own.write(began=(*own.sessions.began, began))
         live = LiveCurve(LIVE / task / PICTURE, f"{task}: training", past_epochs(own))
         with whole_folder(STUDENTS / task) as work:
-            record, result = one_run(job, params.source, own, work, live.add, changed, repeat(code_commit(), changed))
+            record, result = one_run(job, params.source, own, work, live.add, changed, repeat(code_commit(), changed), team)
         finish(own, STUDENTS / task)
     live.remove()
     report(task, result, record, "validation accuracy")
@@ -89,7 +95,7 @@ def pipeline_job(task: str, params: Params) -> Job:
     return Job(task, settings, run_params(params, settings), label_sets, split, targets, supplied)
 
 
-def by_hand(task: str, flags: dict[str, str], reference: bool, began: int) -> None:
+def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team: Team) -> None:
     """Train as a one-off, into a folder of its own."""
     configure_execution()
     params = load_params(PARAMS_FILE, task, (reference_protocol.SETTINGS if reference else {}) | flags)
@@ -101,16 +107,21 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int) -> No
         common = reference_protocol.common_preprocessing(split, settings.student_resolution)
         about = {"protocol": reference_protocol.NAME, "selected_on": reference_protocol.SELECTED_ON}
     supplied = brought_file(settings.student_weights) if settings.student_weights else None
-    folder = new_folder(task, settings.run)
-    print(f"student {task}: everything goes into {folder}", flush=True)
-    with targets_for(split, label_sets, MODELS / task, settings, params, common, folder) as targets:
+    folder = team.first(new_folder(task, settings.run) if team.is_first else Path())
+    if team.is_first:
+        print(f"student {task}: everything goes into {folder}", flush=True)
+    with targets_for(split, label_sets, MODELS / task, settings, params, common, folder, team) as targets:
         values = run_params(params, settings) | about
         job = Job(task, settings, values, label_sets, split, targets, supplied, common, about | {"one_off": folder.name})
-        with checkpoint(job.key()) as own:
+        if not team.is_first:
+            assist(job, team)
+            return
+        with checkpoint(job.key(team.size)) as own:
             own.write(began=(*own.sessions.began, began))
             live = LiveCurve(folder / PICTURE, f"{task}: training", past_epochs(own))
             command = shlex.join(["python", *sys.argv])
-            record, result = one_run(job, params.source, own, folder, logged(live, folder / LOG, settings.num_epochs), flags, command)
+            watch = logged(live, folder / LOG, settings.num_epochs)
+            record, result = one_run(job, params.source, own, folder, watch, flags, command, team)
             live.draw()
             own.remove()
     chosen_by = f"accuracy on the {reference_protocol.SELECTED_ON}" if reference else "validation accuracy"
@@ -137,4 +148,4 @@ def report(task: str, result: Fit, record: RunRecord, chosen_by: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(in_processes(main))

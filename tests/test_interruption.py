@@ -35,12 +35,13 @@ def stage_processes(root: Path, script: str) -> list[psutil.Process]:
 class Run:
     """``dvc repro`` of a stage in the background."""
 
-    def __init__(self, repository: Repository, stage: str = "train-taskA", script: str = "stages/train.py") -> None:
+    def __init__(self, repository: Repository, stage: str = "train-taskA", script: str = "stages/train.py", **environment: str) -> None:
         self.root, self.script = repository.root, script
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        variables = {**os.environ, "PATH": path, **environment}
         with (self.root.parent / "dvc.log").open("ab") as log:
             self.dvc = subprocess.Popen(
-                ["dvc", "repro", stage], cwd=self.root, env={**os.environ, "PATH": path}, stdout=log, stderr=log, start_new_session=True
+                ["dvc", "repro", stage], cwd=self.root, env=variables, stdout=log, stderr=log, start_new_session=True
             )
 
     def stage(self) -> psutil.Process | None:

@@ -11,7 +11,7 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.models import Classifier, channel_statistics
 from amalgam.teachers import OwnImages, Recipe, label_shares, load_teachers, provide_teacher, train_teacher
-from amalgam.trainer import Batch, Fit, mixed
+from amalgam.trainer import Batch, Fit, mixed_images
 from conftest import SETS, colour_split
 
 RECIPE = Recipe(None, 0.003, 8, 2, 0.05, 0.0, 0.0, 0, 1, True)
@@ -93,11 +93,14 @@ def test_a_teacher_of_other_classes_is_refused(split: PreparedSplit, tmp_path: P
 
 def test_mixing_keeps_the_share_of_image_and_label() -> None:
     images = torch.tensor([0, 200], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 2, 2, 3)
-    batch = Batch(images, torch.tensor([0, 1]))
+    rows = np.array([0, 1])
     for seed in range(20):
-        result = mixed(batch, 0.4, np.random.default_rng(seed))
+        shown, mixture = mixed_images(lambda rows: images[rows], rows, 0.4, np.random.default_rng(seed), slice(0, 2))
+        result = Batch(shown, torch.tensor([0, 1]), mixture=mixture)
         shares = label_shares(result, 2)
         torch.testing.assert_close(result.images[:, 0, 0, 0].float() / 200, shares[:, 1], atol=0.005, rtol=0)
         torch.testing.assert_close(shares.sum(dim=1), torch.ones(2))
         assert torch.equal(result.shown(), shares.argmax(1))
-    assert mixed(batch, 0.0, np.random.default_rng(0)) is batch
+    plain, nothing = mixed_images(lambda rows: images[rows], rows, 0.0, np.random.default_rng(0), slice(0, 2))
+    assert nothing is None
+    assert torch.equal(plain, images)

@@ -23,7 +23,7 @@ from amalgam.trainer import (
     StepLoss,
     Validation,
     fit,
-    mixed,
+    mixed_images,
     score,
     shuffled_batches,
     steps_per_epoch,
@@ -261,15 +261,17 @@ def test_training_accuracy_counts_only_images_with_a_label() -> None:
 
 def test_a_mixed_batch_keeps_what_belongs_to_each_image_and_to_its_partner() -> None:
     batch = next(batches(0))._replace(teacher_logits=torch.arange(16.0).view(8, 2))
-    result = mixed(batch, 1.0, np.random.default_rng(0))
-    assert result.mixture is not None
-    partner, share = result.mixture
+    images, mixture = mixed_images(lambda rows: batch.images[rows], np.arange(8), 1.0, np.random.default_rng(0), slice(0, 8))
+    assert mixture is not None
+    result, (partner, share) = batch._replace(images=images, mixture=mixture), mixture
     expected = share * batch.images.float() + (1 - share) * batch.images[partner].float()
     torch.testing.assert_close(result.images.float(), expected, atol=0.5, rtol=0)
     other = result.partners()
     assert torch.equal(other.labels, batch.labels[partner])
     assert other.teacher_logits is not None
     assert torch.equal(other.teacher_logits, batch.teacher_logits[partner])  # type: ignore[index]
+    part, _ = mixed_images(lambda rows: batch.images[rows], np.arange(8), 1.0, np.random.default_rng(0), slice(3, 5))
+    assert torch.equal(part, images[3:5]), "a process mixes its share as one alone mixes all"
 
 
 def test_score_by_hand() -> None:

@@ -11,14 +11,15 @@ import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.errors import UserError
-from amalgam.inference import device, view_batches
+from amalgam.inference import device, shown
 from amalgam.losses import Distilled, LabelBlocks, distillation, label_loss
 from amalgam.models import Classifier
 from amalgam.params import Objective, Target
 from amalgam.selection import SelectionRules, validate
 from amalgam.stacking import MOST_IMAGES, Stacking, fit_stacking
 from amalgam.targets import StoredTargets
-from amalgam.trainer import Batch, Fit, Hooks, Optimization, StepLoss, Terms, fit, mixed, shuffled_batches, steps_per_epoch
+from amalgam.team import SOLO, Team
+from amalgam.trainer import Batch, Fit, Hooks, Optimization, StepLoss, Terms, fit, mixed_images, shuffled_batches, steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -77,33 +78,45 @@ def train_student(
     optimization: Optimization,
     teaching: Teaching,
     hooks: Hooks | None = None,
+    team: Team = SOLO,
 ) -> Fit:
-    """Train ``student`` in place; epoch e sees view e mod views (a new one at alpha 0), in an order that follows from (seed, e)."""
+    """Train ``student`` in place; epoch e sees view e mod views (a new one at alpha 0), in an order that follows from (seed, e).
+
+    Raises UserError if a batch would hold fewer images than the team has processes.
+    """
     pupils = Pupils.of(split, label_sets.classes, targets, teaching)
+    steps = steps_per_epoch(len(pupils.rows), teaching.batch_size)
+    if len(pupils.rows) // steps < team.size:
+        raise UserError(f"batch_size {teaching.batch_size} leaves some of {team.size} processes without an image; raise it, or start fewer")
     return fit(
         student,
         optimization,
-        steps_per_epoch(len(pupils.rows), teaching.batch_size),
-        lambda epoch: view_of_epoch(split, targets, pupils, teaching, epoch),
+        steps,
+        lambda epoch: view_of_epoch(split, targets, pupils, teaching, epoch, team),
         student_loss(label_sets, teaching, learn_stacking(targets, pupils) if teaching.needs_stacking else None),
-        partial(validate, split=split, targets=targets, label_sets=label_sets, rules=teaching.selection),
+        partial(validate, split=split, targets=targets, label_sets=label_sets, rules=teaching.selection, team=team),
         hooks,
+        team,
     )
 
 
-def view_of_epoch(split: PreparedSplit, targets: StoredTargets, pupils: Pupils, teaching: Teaching, epoch: int) -> Iterator[Batch]:
+def view_of_epoch(
+    split: PreparedSplit, targets: StoredTargets, pupils: Pupils, teaching: Teaching, epoch: int, team: Team = SOLO
+) -> Iterator[Batch]:
     """The epoch's batches: images of its view with the logits that the teachers gave on exactly those pixels.
 
-    Without teachers (alpha 0) nothing limits the number of views, and every epoch sees a new one.
+    Without teachers (alpha 0) nothing limits the number of views, and every epoch sees a new one. In a team a process has its share of
+    each batch's images, and all of its labels and logits.
     """
     index = epoch if teaching.alpha == 0 else epoch % targets.settings.stored
     view = targets.settings.view(index, len(split.images))
     logits = None if teaching.alpha == 0 else targets.logits(index)
+    show = partial(shown, split.images, view)
     random = np.random.default_rng([teaching.seed, epoch, 1])  # 1: not the stream that shuffles
     for chosen in shuffled_batches(np.arange(len(pupils.rows)), teaching.batch_size, teaching.seed, epoch):
-        _, images = next(view_batches(split.images, pupils.rows[chosen], view, len(chosen)))
+        images, mixture = mixed_images(show, pupils.rows[chosen], teaching.mixup, random, team.share(len(chosen)))
         said = None if logits is None else _to_device(logits[pupils.places[chosen]])
-        yield mixed(Batch(images, _to_device(pupils.labels[chosen]), said), teaching.mixup, random)
+        yield Batch(images, _to_device(pupils.labels[chosen]), said, mixture)
 
 
 def learn_stacking(targets: StoredTargets, pupils: Pupils) -> Stacking:

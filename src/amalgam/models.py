@@ -31,11 +31,12 @@ class Preprocessing:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised float (B, 3, *size), channels last, of uint8 images (B, height, width, 3)."""
-        pixels = images.permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
+        pixels = torch.addcmul(-mean / std, images.float(), 1 / (255 * std)).permute(0, 3, 1, 2)  # of the stored size: it is the smaller
         if pixels.shape[2:] != self.size:
-            pixels = nn.functional.interpolate(pixels, self.size, mode="bilinear", antialias=True, align_corners=False)
-        shift, scale = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        return ((pixels - shift) / scale).contiguous(memory_format=torch.channels_last)
+            shrinks = self.size[0] < pixels.shape[2] or self.size[1] < pixels.shape[3]
+            pixels = nn.functional.interpolate(pixels, self.size, mode="bilinear", antialias=shrinks, align_corners=False)
+        return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def channel_statistics(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:

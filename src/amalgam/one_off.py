@@ -11,7 +11,7 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from amalgam.params import Params, StudentSettings
 from amalgam.states import read_state
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import load_teachers
+from amalgam.team import Team
 
 RUNS = Path("runs")
 
@@ -67,6 +68,7 @@ def targets_for(
     params: Params,
     common: Preprocessing | None,
     place: Path,
+    team: Team,
 ) -> Iterator[StoredTargets]:
     """What the teachers in ``models`` say of the views that ``settings`` ask for, computed where no stage or earlier training has.
 
@@ -80,9 +82,9 @@ def targets_for(
     known = {name: (teacher, read_json(models / name / "manifest.json")["weights_sha256"]) for name, teacher in teachers.items()}
     augmentation = params.source_block.augmentation
     views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, params.data_seed, settings.view_zoom, settings.view_colour)
-    with TemporaryDirectory(dir=place, prefix=".") as scratch:
-        folder = Path(scratch) / "targets"
-        write_targets(folder, split, label_sets, known, views, settings.stored_teachers == "covering")
+    with TemporaryDirectory(dir=place, prefix=".") if team.is_first else nullcontext("") as own:
+        folder = Path(team.first(own)) / "targets"
+        write_targets(folder, split, label_sets, known, views, settings.stored_teachers == "covering", team=team)
         yield StoredTargets.read(folder, split, label_sets)
 
 

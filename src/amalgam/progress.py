@@ -1,5 +1,6 @@
 """Progress on a terminal: bar, time left, current accuracy; silence in a log file."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -7,11 +8,17 @@ from tqdm import tqdm
 
 from amalgam.trainer import Epoch
 
+RANK_VARIABLE = "RANK"  # torchrun's
+
 
 @contextmanager
 def progress_bar(label: str, total: int, unit: str, done: int = 0) -> Iterator[tuple[Callable[[], None], Callable[[Epoch], None]]]:
-    """Yield (advance by one, show an epoch's accuracy); nothing is drawn where the output is no terminal."""
-    with tqdm(total=total, initial=done, desc=label, unit=unit, disable=None, dynamic_ncols=True) as bar:
+    """Yield (advance by one, show an epoch's accuracy); nothing is drawn where the output is no terminal.
+
+    Of several processes the first alone draws.
+    """
+    hidden = True if os.environ.get(RANK_VARIABLE, "0") != "0" else None
+    with tqdm(total=total, initial=done, desc=label, unit=unit, disable=hidden, dynamic_ncols=True) as bar:
 
         def show(record: Epoch) -> None:
             shown: dict[str, int | str] = {"epoch": record.epoch}

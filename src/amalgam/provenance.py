@@ -20,12 +20,13 @@ PACKAGE = Path(__file__).parent
 # Modules that cannot change what a stage writes: parameters count by their values, the others only show or report.
 NEUTRAL = frozenset(
     (
-        *("checkpoint", "errors", "export", "flags", "live", "notes", "one_off", "origin", "params", "params_file", "progress", "record"),
-        *("reference_protocol", "stage", "store", "summary", "tracking"),
+        *("checkpoint", "errors", "export", "flags", "live", "notes", "one_off", "origin", "params", "params_file", "processes"),
+        *("progress", "record", "reference_protocol", "stage", "store", "summary", "tracking"),
     )
 )
 
 THREADS_VARIABLE = "AMALGAM_THREADS"
+LOCAL_PROCESSES_VARIABLE = "LOCAL_WORLD_SIZE"  # torchrun's: how many it started on this machine
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -87,10 +88,11 @@ def fingerprint(**parts: Any) -> str:
 
 
 def thread_count() -> int:
-    """Threads for tensor arithmetic: the environment variable, else the cores this process may use."""
+    """Threads for tensor arithmetic: the environment variable, else this process's part of the cores that it may use."""
     text = os.environ.get(THREADS_VARIABLE, "")
     if not text:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(cores // int(os.environ.get(LOCAL_PROCESSES_VARIABLE, "1")), 1)
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"{THREADS_VARIABLE} is '{text}'; it must be a number of threads, 1 or more")
     return int(text)
@@ -105,15 +107,15 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def execution_record() -> dict[str, str | int]:
-    """Everything beside code, data and parameters that can change a bit of the weights."""
+def execution_record(processes: int = 1) -> dict[str, str | int]:
+    """Everything beside code, data and parameters that can change a bit of the weights, of what ``processes`` work out together."""
     import torch
 
     on_gpu = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if on_gpu else cpu_model(),
         "threads": thread_count(),
-        "processes": 1,
+        "processes": processes,
         "system": f"{platform.system()} {platform.machine()}",
         "python": ".".join(map(str, sys.version_info[:2])),
         **{package: version(package) for package in ("torch", "torchvision", "numpy")},

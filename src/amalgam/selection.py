@@ -13,6 +13,7 @@ from amalgam.losses import Knowledge, LabelBlocks, teacher_weights, union_target
 from amalgam.models import Classifier
 from amalgam.params import Target
 from amalgam.targets import StoredTargets
+from amalgam.team import SOLO, Team
 from amalgam.trainer import Validation, score
 
 
@@ -26,7 +27,7 @@ class SelectionRules:
 
 
 def validate(
-    student: Classifier, split: PreparedSplit, targets: StoredTargets, label_sets: LabelSets, rules: SelectionRules
+    student: Classifier, split: PreparedSplit, targets: StoredTargets, label_sets: LabelSets, rules: SelectionRules, team: Team = SOLO
 ) -> Validation | None:
     """Loss and accuracy on the validation images; the epoch is chosen by those labels alone that the student may use.
 
@@ -36,7 +37,7 @@ def validate(
     rows = split.validation_rows
     if not len(rows):
         return None
-    logits, labels = predict_logits(student, split.images, rows), split.labels[rows]
+    logits, labels = predict_logits(student, split.images, rows, team=team), split.labels[rows]
     found = score(logits, labels)
     if rules.label_fraction == 1:
         return found

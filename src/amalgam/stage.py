@@ -16,6 +16,7 @@ import yaml
 from amalgam.errors import UserError
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
+from amalgam.processes import fail, is_worker
 
 PIPELINE_FILE = Path("dvc.yaml")
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -33,9 +34,11 @@ def run_stage(main: Callable[[], None]) -> None:
         main()
     except (UserError, OSError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        sys.exit(f"error: {error}" + ("; free some space (make clean), then repeat the command" if full else ""))
+        fail(f"{error}" + ("; free some space (make clean), then repeat the command" if full else ""))
     except KeyboardInterrupt as interrupt:
         sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _interrupt(number: int, _: object) -> None:
@@ -45,11 +48,13 @@ def _interrupt(number: int, _: object) -> None:
 def end_with_parent() -> None:
     """Have this process interrupted when the ``dvc`` that runs it ends: its successor must not find it still at work.
 
-    Nothing where no ``dvc`` runs it. DVC starts a stage through a shell, which would live on; then both are watched. A ``dvc`` that
-    ended while this process was still starting has left it to a process that is none.
+    Nothing where no ``dvc`` runs it; a worker ends with its launcher. DVC starts a stage through a shell, which would live on; then
+    both are watched. A ``dvc`` that ended while this process was still starting has left it to a process that is none.
     """
     parents = psutil.Process().parents()
-    if "DVC_STAGE" in os.environ and parents:
+    if is_worker():
+        threading.Thread(target=_watch, args=(parents[:1],), daemon=True).start()
+    elif "DVC_STAGE" in os.environ and parents:
         through_shell = "-c" in parents[0].cmdline()[1:2]
         watched = parents[: 2 if through_shell else 1]
         if not may_be_dvc(watched[-1]):

@@ -12,7 +12,9 @@ Rows follow the training images (validation images left out) or the validation i
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,10 @@ from amalgam.files import read_json, sha256_of_arrays, whole_folder, write_json
 from amalgam.inference import predict_logits
 from amalgam.models import Classifier
 from amalgam.provenance import code_hash, execution_record, fingerprint
+from amalgam.team import SOLO, Team
 from amalgam.views import View, draw_view, plain_view
+
+Logits = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,14 @@ class StoredTargets:
             raise UserError(f"{folder} holds targets of other teachers or classes; run dvc repro")
         return cls(folder, ViewSettings(**manifest["views"]), manifest["stored_teachers"])
 
-    def logits(self, view: int) -> npt.NDArray[np.float16]:
+    def logits(self, view: int) -> Logits:
         """Logits (training images, Σ|Lᵢ|) of one view, memory-mapped."""
-        values: npt.NDArray[np.float16] = np.load(self.folder / view_file(view), mmap_mode="r")
+        values: Logits = np.load(self.folder / view_file(view), mmap_mode="r")
         return values
 
-    def validation_logits(self) -> npt.NDArray[np.float16]:
+    def validation_logits(self) -> Logits:
         """Logits (validation images, Σ|Lᵢ|) of every teacher."""
-        values: npt.NDArray[np.float16] = np.load(self.folder / VALIDATION_FILE)
+        values: Logits = np.load(self.folder / VALIDATION_FILE)
         return values
 
 
@@ -94,43 +99,60 @@ def write_targets(
     settings: ViewSettings,
     covering_only: bool,
     on_view: Callable[[], None] = lambda: None,
+    team: Team = SOLO,
 ) -> None:
     """Run each teacher (with its weights' sha256) on every view and write the store into ``folder``.
 
-    What a teacher says of a view is kept in the repository's store: more views or another teacher cost only what is new.
+    What a teacher says of a view is kept in the repository's store: more views or another teacher cost only what is new. A team's
+    processes take turns at views and teachers; then the first one writes.
     """
-    rows = split.training_rows
+    known = list(teachers.values())
+    rows, held_out = split.training_rows, split.validation_rows
     knows = np.append(label_sets.covering(), np.full((len(teachers), 1), True), axis=1)  # the last column, −1, is for no label
     covers = knows[:, split.labels[rows]] if covering_only else np.full((len(teachers), len(rows)), True)
-    with whole_folder(folder) as work:
-        for index in range(settings.stored):
-            parts = []
-            for number, (classifier, sha256) in enumerate(teachers.values()):
-                part = np.full((len(rows), len(classifier.classes)), np.nan, dtype=np.float16)
-                part[covers[number]] = _view_logits(classifier, sha256, split, rows[covers[number]], settings, index)
-                parts.append(part)
-            np.save(work / view_file(index), np.concatenate(parts, axis=1))
+
+    def answers(view: int, number: int) -> Logits:
+        """One teacher's of the images that it covers (images, |Lᵢ|)."""
+        return _view_logits(*known[number], split, rows[covers[number]], settings, view)
+
+    for piece, (view, number) in enumerate(product(range(settings.stored), range(len(known)))):
+        if team.turn(piece):
+            answers(view, number)
+        if number == len(known) - 1:
             on_view()
-        held_out = split.validation_rows
-        plain = ViewSettings(0, 0, False, 0)
-        every = [_view_logits(classifier, sha256, split, held_out, plain, 0) for classifier, sha256 in teachers.values()]
-        np.save(work / VALIDATION_FILE, np.concatenate(every, axis=1))
-        write_json(
-            work / "targets.json",
-            {
-                "images": split.content,
-                "teachers": {name: list(classifier.classes) for name, (classifier, _) in teachers.items()},
-                "weights_sha256": {name: sha256 for name, (_, sha256) in teachers.items()},
-                "views": asdict(settings),
-                "stored_teachers": "covering" if covering_only else "all",
-                "execution": execution_record(),
-            },
-        )
+    team.wait()
+    if team.is_first:
+        with whole_folder(folder) as work:
+            for view in range(settings.stored):
+                every = [_padded(answers(view, number), own) for number, own in enumerate(covers)]
+                np.save(work / view_file(view), np.concatenate(every, axis=1))
+            every = [_view_logits(*teacher, split, held_out, ViewSettings(0, 0, False, 0), 0) for teacher in known]
+            np.save(work / VALIDATION_FILE, np.concatenate(every, axis=1))
+            stored = "covering" if covering_only else "all"
+            write_json(work / "targets.json", _manifest(split, teachers) | {"views": asdict(settings), "stored_teachers": stored})
+    team.wait()
+
+
+def _manifest(split: PreparedSplit, teachers: dict[str, tuple[Classifier, str]]) -> dict[str, Any]:
+    """What the store belongs to."""
+    return {
+        "images": split.content,
+        "teachers": {name: list(classifier.classes) for name, (classifier, _) in teachers.items()},
+        "weights_sha256": {name: sha256 for name, (_, sha256) in teachers.items()},
+        "execution": execution_record(),
+    }
+
+
+def _padded(answers: Logits, covered: npt.NDArray[np.bool_]) -> Logits:
+    """(images, |Lᵢ|) of the covered images' answers, NaN for the others."""
+    whole = np.full((len(covered), answers.shape[1]), np.nan, dtype=np.float16)
+    whole[covered] = answers
+    return whole
 
 
 def _view_logits(
     classifier: Classifier, sha256: str, split: PreparedSplit, rows: npt.NDArray[np.int64], settings: ViewSettings, index: int
-) -> npt.NDArray[np.float16]:
+) -> Logits:
     """Logits (len(rows), classes) of one teacher on view ``index``, from the store where they are known."""
 
     def make(folder: Path) -> None:
@@ -146,5 +168,5 @@ def _view_logits(
         record=execution_record(),
         code=code_hash(__name__),
     )
-    values: npt.NDArray[np.float16] = np.load(store.entry("views", key, make) / "logits.npy")
+    values: Logits = np.load(store.entry("views", key, make) / "logits.npy")
     return values

@@ -8,6 +8,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,24 @@ from amalgam import store
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_arrays
-from amalgam.inference import device, predict_logits, view_batches
+from amalgam.inference import device, predict_logits, shown
 from amalgam.models import Classifier, Preprocessing, channel_statistics, load_classifier, save_classifier, weights_file
 from amalgam.networks import build_network
 from amalgam.provenance import code_hash, execution_record, fingerprint
-from amalgam.trainer import Batch, Fit, Hooks, Optimization, StepLoss, Validation, fit, mixed, score, shuffled_batches, steps_per_epoch
+from amalgam.team import SOLO
+from amalgam.trainer import (
+    Batch,
+    Fit,
+    Hooks,
+    Optimization,
+    StepLoss,
+    Validation,
+    fit,
+    mixed_images,
+    score,
+    shuffled_batches,
+    steps_per_epoch,
+)
 from amalgam.views import draw_view
 
 ARCHITECTURE = "ReferenceCNN"
@@ -102,8 +116,8 @@ def train_teacher(own: OwnImages, recipe: Recipe, hooks: Hooks | None = None) ->
         view = draw_view(len(own.images), epoch, recipe.seed, recipe.crop, recipe.flip)
         random = np.random.default_rng([recipe.seed, epoch, 1])  # 1: not the stream that shuffles
         for rows in shuffled_batches(training, recipe.batch_size, recipe.seed, epoch):
-            _, images = next(view_batches(own.images, rows, view, len(rows)))
-            yield mixed(Batch(images, labels[torch.from_numpy(rows)]), recipe.mixup, random)
+            images, mixture = mixed_images(partial(shown, own.images, view), rows, recipe.mixup, random, SOLO.share(len(rows)))
+            yield Batch(images, labels[torch.from_numpy(rows)], mixture=mixture)
 
     def validate(current: Classifier) -> Validation | None:
         return score(predict_logits(current, own.images, validation), own.labels[validation]) if len(validation) else None

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from amalgam.errors import UserError
 from amalgam.models import Classifier
 from amalgam.params import OptimizerName, SchedulerName
+from amalgam.team import SOLO, Team
 
 State = dict[str, Tensor]
 Snapshot = dict[str, Any]  # everything a training needs to go on: tensors and plain values
@@ -38,7 +39,7 @@ class Mixture(NamedTuple):
 class Batch(NamedTuple):
     """What one step sees."""
 
-    images: Tensor  # uint8 (B, height, width, 3)
+    images: Tensor  # uint8 (B, height, width, 3); in a team, this process's share of them
     labels: Tensor  # int64 (B,); −1 where the label may not be used
     teacher_logits: Tensor | None = None  # (B, Σ|Lᵢ|)
     mixture: Mixture | None = None
@@ -55,14 +56,22 @@ class Batch(NamedTuple):
         return Batch(self.images, self.labels[partner], None if logits is None else logits[partner])
 
 
-def mixed(batch: Batch, strength: float, random: np.random.Generator) -> Batch:
-    """Mix each image with another of the batch by one share λ ~ Beta(strength, strength); 0 mixes none."""
+Rows = npt.NDArray[np.int64]
+
+
+def mixed_images(
+    show: Callable[[Rows], Tensor], rows: Rows, strength: float, random: np.random.Generator, part: slice
+) -> tuple[Tensor, Mixture | None]:
+    """The ``part`` of a batch's images, which ``show`` gives, each mixed with another of the batch: one share λ ~ Beta(strength, strength).
+
+    Strength 0 mixes none.
+    """
+    images = show(rows[part])
     if strength == 0:
-        return batch
-    share = float(random.beta(strength, strength))
-    partner = torch.from_numpy(random.permutation(len(batch.labels))).to(batch.labels.device)
-    images = (share * batch.images + (1 - share) * batch.images[partner]).round().to(torch.uint8)
-    return batch._replace(images=images, mixture=Mixture(partner, share))
+        return images, None
+    share, partner = float(random.beta(strength, strength)), random.permutation(len(rows))
+    images = (share * images + (1 - share) * show(rows[partner[part]])).round().to(torch.uint8)
+    return images, Mixture(torch.from_numpy(partner).to(images.device), share)
 
 
 class StepLoss(NamedTuple):
@@ -221,6 +230,7 @@ def fit(
     loss: Callable[[Tensor, Batch], StepLoss],
     validate: Callable[[Classifier], Validation | None],
     hooks: Hooks | None = None,
+    team: Team = SOLO,
 ) -> Fit:
     """Train ``classifier`` in place; keep the weights that rank best in validation, or the last without one.
 
@@ -228,16 +238,18 @@ def fit(
 
     ``batches(epoch)`` yields ``steps`` batches. With an average of the weights, it is what is validated and kept. A training that
     goes on from what its hooks kept ends bit for bit as it would have without the break. Raises DivergedError if the loss stops
-    being finite.
+    being finite. Every process of a team calls it, with the same arguments but for ``hooks`` and its share of the images.
     """
     hooks = hooks or Hooks()
     course = _Course(classifier, optimization, steps)
     if hooks.resume:
         course.restore(hooks.resume)
+    parallel = replace(classifier, network=team.wrap(classifier.network))
     for number in range(len(course.result.history) + 1, optimization.epochs + 1):
         started = time.perf_counter()
         try:
-            sums = _train_epoch(classifier, batches(number - 1), loss, course.update, hooks.on_step)
+            classifier.network.train()
+            sums = _train_epoch(parallel, batches(number - 1), loss, course.update, hooks.on_step, team)
         except FloatingPointError as error:
             raise DivergedError(f"the loss is no longer finite in epoch {number}, {error}; lower lr", course.result) from error
         speed = sums.images / (time.perf_counter() - started)
@@ -361,12 +373,15 @@ def _train_epoch(
     loss: Callable[[Tensor, Batch], StepLoss],
     update: Callable[[Tensor], None],
     on_step: Callable[[], None],
+    team: Team,
 ) -> _Sums:
     """One pass over the batches. Raises FloatingPointError if a loss is not finite."""
-    classifier.network.train()
     sums = _Sums()
     for step, batch in enumerate(batches, start=1):
-        logits = classifier.logits(batch.images)
+        count = len(batch.labels)
+        with team.whole_batch(count):
+            own = classifier.logits(batch.images)
+        logits = team.gather(own, count)
         found = loss(logits, batch)
         update(torch.stack(list(found.terms.values())).sum())
         sums.add(step, logits, batch, found)

@@ -13,7 +13,7 @@ from amalgam.distilling import Pupils, Teaching, train_student
 from amalgam.errors import UserError
 from amalgam.files import read_json, repository_root, sha256_of_file
 from amalgam.inference import device_name
-from amalgam.models import Preprocessing, save_weights
+from amalgam.models import Classifier, Preprocessing, save_weights
 from amalgam.notes import changed_settings, run_name
 from amalgam.origin import code_is_dirty, committed_params, origin_tags, pinned
 from amalgam.params import Params, StudentSettings
@@ -24,6 +24,7 @@ from amalgam.record import DataRecord, RunRecord
 from amalgam.store import STORE
 from amalgam.students import Architecture, epoch_row, new_student, write_student
 from amalgam.targets import StoredTargets
+from amalgam.team import SOLO, Team
 from amalgam.tracking.run import Tracker, training_run
 from amalgam.trainer import DivergedError, Epoch, Fit, Hooks, Optimization, epochs_done, steps_per_epoch
 
@@ -68,7 +69,19 @@ class Job:
         images = len(Pupils.of(self.split, self.label_sets.classes, self.targets, teaching(self.settings)).rows)
         return steps_per_epoch(images, self.settings.batch_size)
 
-    def key(self) -> str:
+    def student(self) -> Classifier:
+        """Untrained."""
+        settings = self.settings
+        architecture = Architecture(settings.student_model, settings.student_resolution, settings.pretrained, self.supplied)
+        student = new_student(architecture, self.label_sets, self.split, settings.seed)
+        return dataclasses.replace(student, preprocessing=self.preprocessing) if self.preprocessing else student
+
+    def fit(self, student: Classifier, hooks: Hooks, team: Team) -> Fit:
+        settings = self.settings
+        how, lesson = optimization(settings), teaching(settings)
+        return train_student(student, self.label_sets, self.split, self.targets, how, lesson, hooks, team)
+
+    def key(self, processes: int = 1) -> str:
         return fingerprint(
             task=self.task,
             settings=self.settings.model_dump(),
@@ -78,19 +91,18 @@ class Job:
             targets=read_json(self.targets.folder / "targets.json"),
             weights=sha256_of_file(self.supplied) if self.supplied else None,
             preprocessing=dataclasses.asdict(self.preprocessing) if self.preprocessing else None,
-            record=execution_record(),
+            record=execution_record(processes),
             code=code_hash(__name__),
         )[:32]
 
 
-def train(job: Job, folder: Path, tracker: Tracker, own: Checkpoint, watch: Callable[[Epoch], None]) -> Fit:
-    """Train and write the student, from where an earlier session was broken off; ``watch`` is shown every epoch."""
+def train(job: Job, folder: Path, tracker: Tracker, own: Checkpoint, watch: Callable[[Epoch], None], team: Team) -> Fit:
+    """Train and write the student, from where an earlier session was broken off; ``watch`` is shown every epoch.
+
+    In a team the first process calls it, while the others ``assist``.
+    """
     settings = job.settings
-    architecture = Architecture(settings.student_model, settings.student_resolution, settings.pretrained, job.supplied)
-    student = new_student(architecture, job.label_sets, job.split, settings.seed)
-    if job.preprocessing:
-        student = dataclasses.replace(student, preprocessing=job.preprocessing)
-    saved, steps = own.last(), job.steps_per_epoch
+    student, saved, steps = job.student(), team.first(own.last()), job.steps_per_epoch
     done = epochs_done(saved)
     if done:
         print(f"student {job.task}: goes on after epoch {done} of {settings.num_epochs}", flush=True)
@@ -104,12 +116,18 @@ def train(job: Job, folder: Path, tracker: Tracker, own: Checkpoint, watch: Call
 
         hooks = Hooks(on_step, on_epoch, own.keep, saved)
         try:
-            result = train_student(student, job.label_sets, job.split, job.targets, optimization(settings), teaching(settings), hooks)
+            result = job.fit(student, hooks, team)
         except DivergedError as error:
             raise UserError(f"{error}; {keep_best(error.result, tracker.run_id)}") from error
-    details = {"settings": settings.model_dump(), "execution": execution_record()} | job.about
+    details = {"settings": settings.model_dump(), "execution": execution_record(team.size)} | job.about
     write_student(student, result, job.task, details, folder)
     return result
+
+
+def assist(job: Job, team: Team) -> None:
+    """Be one of the processes of a team that train with the first, and write nothing."""
+    student, saved = job.student(), team.first(None)
+    job.fit(student, Hooks(resume=saved), team)
 
 
 def keep_best(result: Fit, run_id: str) -> str:
@@ -144,7 +162,14 @@ def past_epochs(own: Checkpoint) -> list[Epoch]:
 
 
 def one_run(
-    job: Job, source: str, own: Checkpoint, folder: Path, watch: Callable[[Epoch], None], changed: dict[str, str], commands: str
+    job: Job,
+    source: str,
+    own: Checkpoint,
+    folder: Path,
+    watch: Callable[[Epoch], None],
+    changed: dict[str, str],
+    commands: str,
+    team: Team = SOLO,
 ) -> tuple[RunRecord, Fit]:
     """Train inside a run of MLflow, and write the student into ``folder``; ``changed`` settings and ``commands`` are for people."""
     task, settings, split = job.task, job.settings, job.split
@@ -153,7 +178,7 @@ def one_run(
     kind = {"task": task, "source": source, "student": settings.student_model, "target": settings.target, "device": device_name()}
     tags = kind | origin_tags() | job.about
     with training_run(task, name, job.values, tags, own.sessions.mark) as tracker:
-        result = train(job, folder, tracker, own, watch)
+        result = train(job, folder, tracker, own, watch, team)
     times = (own.sessions.began, milliseconds(), epoch_times(result))
     record = RunRecord(tracker.run_id, task, name, job.values, tags, data, commands, dirty, *times)
     record.write(folder)

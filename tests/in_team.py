@@ -1,0 +1,193 @@
+"""What test_team.py runs in several processes: python in_team.py <check>. Each compares the team's result with its own alone."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from amalgam.distilling import Teaching, train_student
+from amalgam.errors import UserError
+from amalgam.inference import predict_logits
+from amalgam.models import Classifier, Preprocessing
+from amalgam.networks import build_network
+from amalgam.provenance import configure_execution
+from amalgam.targets import StoredTargets, ViewSettings, write_targets
+from amalgam.team import SOLO, Team, joined
+from amalgam.trainer import Fit, Optimization
+from conftest import SETS, colour_split
+
+IMAGES, CLASSES, STEPS = 9, 5, 3  # nine images: no team of two has equal shares
+CHECKS: dict[str, Callable[[Team], None]] = {}
+
+
+def check(function: Callable[[Team], None]) -> Callable[[Team], None]:
+    CHECKS[function.__name__] = function
+    return function
+
+
+class InDouble(nn.Module):
+    """A network in double precision, for inputs in single: float32's rounding grows over a few ill-conditioned steps."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(x.double())
+        return logits
+
+
+class EveryKind(nn.Module):
+    """All that relates images to each other or is drawn at random, in one small network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8, momentum=None), nn.BatchNorm2d(8, affine=False, track_running_stats=False)])
+        self.flat = nn.BatchNorm1d(8)
+        self.dropouts = nn.ModuleList([nn.Dropout(0.3), nn.Dropout(0.3, inplace=True), nn.Dropout2d(0.3)])
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norms[1](torch.relu(self.norms[0](self.conv(x))))
+        for dropout in self.dropouts:
+            x = dropout(x)
+        pieces = functional.dropout(x.flatten(2).transpose(1, 2).reshape(-1, 8), 0.2, self.training)  # many rows an image
+        pooled = pieces.reshape(len(x), -1, 8).mean(1)
+        keep = torch.empty(len(x), 1, dtype=x.dtype).bernoulli_(0.8)  # as stochastic depth
+        logits: torch.Tensor = self.head(self.flat(pooled) * keep)
+        return logits
+
+
+def steps_of(network: nn.Module, team: Team) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses and weights of a few steps in double precision, where nothing but an error could make a difference."""
+    torch.manual_seed(0)
+    network = network.double().train()
+    called, random = team.wrap(network), torch.Generator().manual_seed(1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    losses = []
+    for _ in range(STEPS):
+        images = torch.randn(IMAGES, 3, 32, 32, generator=random).double().contiguous(memory_format=torch.channels_last)
+        labels = torch.randint(0, CLASSES, (IMAGES,), generator=random)
+        with team.whole_batch(IMAGES):
+            own = called(images[team.share(IMAGES)])
+        loss = functional.cross_entropy(team.gather(own, IMAGES), labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, network.state_dict()
+
+
+@check
+def steps(team: Team) -> None:
+    """Convolutional networks from three sources, and one with everything: equal up to double precision's rounding."""
+    names = ("MobileNetV3", "EfficientNet", "ReferenceCNN", "timm/mobilenetv3_small_050")
+    makers: list[Callable[[], nn.Module]] = [EveryKind, *(partial(build_network, name, CLASSES) for name in names)]
+    for make in makers:
+        found = []
+        for who in (SOLO, team):
+            torch.manual_seed(2)
+            found.append(steps_of(make(), who))
+        (alone, weights), (together, others) = found
+        np.testing.assert_allclose(together, alone, rtol=1e-8)
+        for name, values in weights.items():
+            np.testing.assert_allclose(others[name], values, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def trained(team: Team, targets: StoredTargets, batch_size: int = 9) -> tuple[Classifier, Fit]:
+    """A student from mixed images, by an objective that relates images, with an average of its weights and short gradients."""
+    split = colour_split(per_class=15, noise=60, held_out_every=5)
+    teaching = Teaching(0.5, 2.0, "blocks", "dist", False, 1.0, 1.0, 0.0, 0.4, batch_size, seed=3)
+    torch.manual_seed(4)
+    network = InDouble(build_network("MobileNetV3", 3))
+    student = Classifier("MobileNetV3", network, SETS.classes, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
+    how = Optimization("sgd", 0.01, 0.0, "cosine", epochs=2, ema_decay=0.9, clip_norm=1.0)
+    return student, train_student(student, SETS, split, targets, how, teaching, team=team)
+
+
+def stored(folder: Path, team: Team) -> StoredTargets:
+    split = colour_split(per_class=15, noise=60, held_out_every=5)
+    torch.manual_seed(5)
+    looks = Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3)
+    teachers = {
+        name: (Classifier("ReferenceCNN", build_network("ReferenceCNN", len(classes)), classes, looks), name)
+        for name, classes in SETS.teachers.items()
+    }
+    write_targets(folder, split, SETS, teachers, ViewSettings(2, 1, True, 0), covering_only=True, team=team)
+    return StoredTargets.read(folder, split, SETS)
+
+
+@check
+def training(team: Team) -> None:
+    """The same course, up to double precision's rounding; and the same bits in every process."""
+    with TemporaryDirectory() as own:
+        root = Path(team.first(own))
+        os.environ["DVC_ROOT"] = str(root)
+        targets = stored(root / "targets", team)
+        (student, together), (_, alone) = trained(team, targets), trained(SOLO, targets)
+        for found, expected in zip(together.history, alone.history, strict=True):
+            assert found.train_loss == pytest.approx(expected.train_loss, rel=1e-6)
+            assert found.terms == pytest.approx(expected.terms, rel=1e-6)
+            assert found.watched == pytest.approx(expected.watched, rel=1e-6)
+            assert found.validation is not None
+            assert expected.validation is not None
+            assert found.validation[:2] == pytest.approx(expected.validation[:2], rel=1e-6)
+        for name, values in alone.last.items():
+            np.testing.assert_allclose(together.last[name], values, rtol=1e-6, atol=1e-9, err_msg=name)
+        firsts = team.first({name: values.clone() for name, values in student.network.state_dict().items()})
+        assert all(torch.equal(values, firsts[name]) for name, values in student.network.state_dict().items())
+        team.wait()
+
+
+@check
+def targets(team: Team) -> None:
+    """Each view and teacher is one process's: the store holds the same bits as one process's."""
+    with TemporaryDirectory() as own:
+        root = Path(team.first(own))
+        os.environ["DVC_ROOT"] = str(root / "together")
+        together = stored(root / "together" / "targets", team)
+        if team.is_first:
+            os.environ["DVC_ROOT"] = str(root / "alone")
+            alone = stored(root / "alone" / "targets", SOLO)
+            for view in range(2):
+                np.testing.assert_array_equal(together.logits(view), alone.logits(view))
+            np.testing.assert_array_equal(together.validation_logits(), alone.validation_logits())
+        team.wait()
+
+
+@check
+def predictions(team: Team) -> None:
+    torch.manual_seed(6)
+    student = Classifier("MobileNetV3", build_network("MobileNetV3", 3), SETS.classes, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
+    split = colour_split(per_class=15, noise=60, held_out_every=5)
+    for count in (0, 1, 7):  # one image leaves a process without any
+        rows = np.arange(count) * 2
+        alone = predict_logits(student, split.images, rows)
+        np.testing.assert_allclose(predict_logits(student, split.images, rows, team=team), alone, rtol=1e-4, atol=1e-5)
+
+
+@check
+def small_batches(team: Team) -> None:
+    with TemporaryDirectory() as own:
+        os.environ["DVC_ROOT"] = team.first(own)
+        targets = stored(Path(os.environ["DVC_ROOT"]) / "targets", team)
+        with pytest.raises(UserError, match="batch_size 2 leaves some of 3 processes without an image"):
+            trained(replace(team, size=3), targets, batch_size=2)
+        team.wait()
+
+
+if __name__ == "__main__":
+    configure_execution()
+    with joined() as us:
+        assert us.size == 2
+        CHECKS[sys.argv[1]](us)

@@ -1,0 +1,110 @@
+"""Several processes as one: real ones, started by PyTorch's launcher, against a single process."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import in_team
+from amalgam.files import read_json
+from amalgam.team import Team
+from conftest import ROOT, Repository
+from test_interruption import DETERMINISTIC, Run, runs, stage_processes, steps_logged
+
+
+def in_two(repository: Repository, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return repository.run(*command, check=check, AMALGAM_PROCESSES="2", PYTHONPATH="src")
+
+
+@given(st.integers(0, 100), st.integers(1, 9))
+def test_shares_follow_each_other_and_differ_by_one_at_most(count: int, size: int) -> None:
+    parts = [range(count)[Team(rank, size).share(count)] for rank in range(size)]
+    assert [row for part in parts for row in part] == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(st.integers(0, 100), st.integers(1, 9))
+def test_a_piece_of_work_is_exactly_one_processs_turn(number: int, size: int) -> None:
+    assert sum(Team(rank, size).turn(number) for rank in range(size)) == 1
+
+
+@pytest.mark.parametrize("check", in_team.CHECKS)
+def test_a_team_does_what_one_process_does(check: str) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    path = os.pathsep.join(str(ROOT / name) for name in ("src", "tests"))
+    result = subprocess.run(
+        [*launcher, "tests/in_team.py", check],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_teachers_and_targets_are_the_same_bits_whoever_makes_them(finished: Repository) -> None:
+    before = (finished.root / "dvc.lock").read_text()
+    in_two(finished, "rm", "-rf", ".amalgam", ".dvc/cache/runs", "outputs/teachers", "outputs/targets")
+    in_two(finished, "dvc", "repro", "--force", "--downstream", "teachers", "--single-item")
+    for task in ("taskA", "taskB"):
+        in_two(finished, "dvc", "repro", "--force", "--single-item", f"targets-{task}")
+    assert (finished.root / "dvc.lock").read_text() == before
+
+
+def test_a_training_in_two_processes_is_one_run_that_says_so(finished: Repository) -> None:
+    output = in_two(finished, "dvc", "repro", "--force", "--single-item", "train-taskA").stdout
+    assert output.count("student taskA: epoch") == 1, "one process speaks"
+    assert read_json(finished.root / "outputs/students/taskA/student.json")["execution"]["processes"] == 2
+    (found,) = runs(finished)
+    assert found.info.status == "FINISHED"
+    assert steps_logged(finished, found.info.run_id) == [1, 2]
+
+
+def test_a_training_that_loses_a_process_ends_in_one_message_and_goes_on(finished: Repository, tmp_path: Path) -> None:
+    for victim in ("0", "1"):
+        finished.set_params(taskA__num_epochs=40 + int(victim))
+        run = Run(finished, AMALGAM_PROCESSES="2")
+        assert run.stage() is not None
+        run.wait_for(2)
+        for process in stage_processes(finished.root, "stages/train.py"):
+            if process.environ().get("RANK") == victim:
+                process.send_signal(signal.SIGKILL)
+        assert run.dvc.wait() != 0
+        log = (tmp_path / "dvc.log").read_text()
+        assert f"error: process {victim} of 2 was ended by SIGKILL" in log
+        assert "Traceback" not in log
+        assert not stage_processes(finished.root, "stages/train.py")
+        assert {found.info.status for found in runs(finished)} & {"FAILED", "KILLED"} or victim == "0", (
+            "the first process says so, if it can"
+        )
+        again = in_two(finished, "dvc", "repro", "train-taskA").stdout
+        assert "goes on after epoch" in again
+    assert {found.info.status for found in runs(finished)} == {"FINISHED"}
+    assert all((finished.root / "outputs/students/taskA" / name).exists() for name in DETERMINISTIC)
+
+
+def test_a_one_off_in_two_processes_has_one_folder(finished: Repository) -> None:
+    command = ["python", "stages/train.py", "--task", "A", "--num_epochs", "1", "--alpha", "0.9"]
+    in_two(finished, *command)
+    (folder,) = (finished.root / "runs").iterdir()
+    assert {path.suffix for path in folder.iterdir()} >= {".pth", ".log", ".png", ".safetensors"}
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")], "nothing half-made is left"
+
+
+def test_what_a_user_got_wrong_is_told_once(finished: Repository) -> None:
+    result = in_two(finished, "python", "stages/train.py", "--task", "C", check=False)
+    assert result.returncode == 1
+    assert result.stderr == "error: there is no taskC; the tasks are taskA, taskB\n"
+
+
+@pytest.mark.parametrize("value", ["two", "0", "-1"])
+def test_a_number_of_processes_that_is_none_is_refused(finished: Repository, value: str) -> None:
+    result = finished.run("python", "stages/train.py", "--task", "A", check=False, PYTHONPATH="src", AMALGAM_PROCESSES=value)
+    assert result.returncode == 1
+    assert result.stderr == f"error: AMALGAM_PROCESSES is '{value}'; it must be a number of processes, 1 or more\n"
