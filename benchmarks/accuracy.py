@@ -29,12 +29,13 @@ from filelock import FileLock
 from stages import teachers as teacher_stage
 
 from amalgam.controls import teacher_controls
-from amalgam.dataset import LabelSets, PreparedSplit, prepare_split, stored_size
+from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import train_student
 from amalgam.evaluation import predict
 from amalgam.files import read_json, whole_folder, write_json
 from amalgam.params import Params, StudentSettings
 from amalgam.params_file import load_params
+from amalgam.preparing import prepare_split, stored_size
 from amalgam.provenance import configure_execution, fingerprint
 from amalgam.sources import folder as folder_source
 from amalgam.sources.raw import SPLITS, read_classes, read_split

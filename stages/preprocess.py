@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from amalgam.dataset import LabelSets, prepare_split, stored_size
+from amalgam.dataset import LabelSets
+from amalgam.preparing import prepare_split, stored_size
 from amalgam.sources.raw import SPLITS, read_classes, read_split, read_unlabeled
 from amalgam.stage import run_stage, stage_params
 

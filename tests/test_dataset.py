@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from amalgam.dataset import LabelSets, PreparedSplit, prepare_split, stored_size, validation_mask, visible_labels
+from amalgam import preparing
+from amalgam.dataset import LabelSets, PreparedSplit, validation_mask, visible_labels
 from amalgam.errors import UserError
+from amalgam.preparing import prepare_split, stored_size
 from amalgam.sources import folder
 from amalgam.sources.raw import RawSplit, read_classes, read_split, read_unlabeled
 from conftest import COLOURS, write_images
@@ -145,6 +147,32 @@ def test_the_disk_sets_all_space_aside_before_the_first_image_is_written(
     prepare_split([split], available, ["blue", "red"], (64, 64), 0, 0, tmp_path / "out")
     assert len(claimed) == 10
     assert all(claimed)
+
+
+def test_several_processes_prepare_the_same(raw: tuple[RawSplit, list[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    split, available, tmp_path = raw
+    monkeypatch.setattr(preparing, "CHUNK", 3)
+    for few, name in ((100, "alone"), (1, "together")):
+        monkeypatch.setattr(preparing, "FEW", few)
+        monkeypatch.setattr(preparing, "available_cores", lambda: 2)
+        assert stored_size([split], available, available, None) == (12, 12)
+        prepare_split([split], available, available, (12, 12), 0.4, 0, tmp_path / name)
+    for file in (tmp_path / "alone").iterdir():
+        assert file.read_bytes() == (tmp_path / "together" / file.name).read_bytes(), file.name
+
+
+def test_another_process_names_the_image_that_it_cannot_read(
+    raw: tuple[RawSplit, list[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, available, tmp_path = raw
+    with (split.folder / "images.bin").open("r+b") as blob:
+        blob.seek(int(split.offsets[7]))
+        blob.write(b"nothing of an image")
+    monkeypatch.setattr(preparing, "FEW", 1)
+    monkeypatch.setattr(preparing, "available_cores", lambda: 2)
+    with pytest.raises(UserError, match=r"train/\w+/\d+\.png: not a readable image .*; remove or replace it"):
+        prepare_split([split], available, available, (12, 12), 0.4, 0, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*")), "nothing half-written is left"
 
 
 def test_mixed_sizes_are_brought_to_one(raw: tuple[RawSplit, list[str], Path]) -> None:

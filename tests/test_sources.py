@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
+from amalgam.serving.pixels import shape
 from amalgam.sources import cifar100, digits, folder
 from amalgam.sources.raw import array_images, decode, encode_ppm, read_classes, read_split, write_raw
 from conftest import COLOURS
@@ -111,6 +112,34 @@ def test_a_photograph_taken_sideways_stands_upright() -> None:
     assert upright.shape == (8, 4, 3)
     assert upright[0].min() == 255
     assert upright[-1].max() == 0
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_shape_is_known_without_decoding(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 4)).save(buffer, kind, exif=exif)
+    assert shape(buffer.getvalue()) == decode(buffer.getvalue(), kind).shape[:2]
+
+
+def test_a_png_may_say_behind_its_pixels_how_it_was_held() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 4)).save(buffer, "PNG", exif=exif)
+    whole = buffer.getvalue()
+    start = whole.index(b"eXIf") - 4
+    size = 12 + int.from_bytes(whole[start : start + 4], "big")
+    end = whole.index(b"IEND") - 4
+    moved = whole[:start] + whole[start + size : end] + whole[start : start + size] + whole[end:]
+    assert shape(moved) == decode(moved, "x").shape[:2] == (8, 4)
+
+
+def test_a_file_without_a_head_has_no_shape() -> None:
+    with pytest.raises(ValueError, match="not a readable image"):
+        shape(b"no image")
 
 
 def test_ppm_is_lossless() -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from amalgam.dataset import LabelSets, PreparedSplit, prepare_split, stored_size
+from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.models import Classifier, Preprocessing, channel_statistics, three
 from amalgam.networks import build_network
 from amalgam.params import Params, StudentSettings
 from amalgam.params_file import load_params
+from amalgam.preparing import prepare_split, stored_size
 from amalgam.sources import folder as folder_source
 from amalgam.sources.raw import read_classes, read_split
 from amalgam.targets import StoredTargets, ViewSettings, write_targets

@@ -13,24 +13,15 @@
 
 import difflib
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from amalgam.errors import UserError
-from amalgam.files import read_json, sha256_of_arrays, whole_folder, write_json
-from amalgam.serving.pixels import fit
-from amalgam.sources.raw import UNLABELED, RawSplit
-
-MIXED_RESOLUTION = 64  # pixels; where the images share no size and the source's resolution is null
-LARGEST_NATIVE = 1024  # pixels a side
-DECODE_CHUNK = 4096  # images handed to the pool at a time
+from amalgam.files import Lines, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,7 @@ class PreparedSplit:
     images: npt.NDArray[np.uint8]  # (N, height, width, 3)
     labels: npt.NDArray[np.int64]  # (N,), −1 for an image without label
     validation: npt.NDArray[np.bool_]  # (N,)
-    names: list[str]
+    names: Sequence[str]
     content: str  # sha256
 
     @classmethod
@@ -86,7 +77,7 @@ class PreparedSplit:
             images=np.load(folder / "images.npy", mmap_mode="r"),
             labels=np.load(folder / "labels.npy"),
             validation=np.load(folder / "validation.npy"),
-            names=(folder / "names.txt").read_text(encoding="utf-8").splitlines(),
+            names=Lines(folder / "names.txt"),
             content=read_json(folder / "content.json")["sha256"],
         )
 
@@ -136,82 +127,3 @@ def _classes_in_turn(
     for label, name in enumerate(classes):
         own = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
         yield np.flatnonzero(labels == label), name, np.random.default_rng([seed[0], own, *seed[1:]])
-
-
-def stored_size(raws: Sequence[RawSplit], raw_classes: Sequence[str], union: Sequence[str], resolution: int | None) -> tuple[int, int]:
-    """(height, width) in which all images of a task are stored: ``resolution`` squared, else their common native size.
-
-    Where they share none, ``MIXED_RESOLUTION`` squared. Raises UserError if the native size is beyond ``LARGEST_NATIVE``.
-    """
-    if resolution is not None:
-        return resolution, resolution
-    with ThreadPoolExecutor() as pool:
-        shapes = {
-            shape
-            for raw in raws
-            for rows in _chunks(_rows_of(raw, raw_classes, union), DECODE_CHUNK)
-            for shape in pool.map(lambda row, raw=raw: raw.decode(row).shape[:2], rows)
-        }
-    if len(shapes) > 1:
-        return MIXED_RESOLUTION, MIXED_RESOLUTION
-    height, width = next(iter(shapes))
-    if max(height, width) > LARGEST_NATIVE:
-        raise UserError(
-            f"the images are {height} × {width} pixels, more than {LARGEST_NATIVE} a side; set the source's resolution, to 224 say"
-        )
-    return height, width
-
-
-def prepare_split(
-    raws: Sequence[RawSplit],
-    raw_classes: Sequence[str],
-    union: Sequence[str],
-    size: tuple[int, int],
-    fraction: float,
-    seed: int,
-    folder: Path,
-) -> None:
-    """Write the images of the union's classes and those without label, in the raw order and in ``size``, into ``folder``."""
-    place = {raw_classes.index(name): label for label, name in enumerate(union)} | {UNLABELED: UNLABELED}
-    chosen = [(raw, _rows_of(raw, raw_classes, union)) for raw in raws]
-    labels = np.array([place[label] for raw, rows in chosen for label in raw.labels[rows].tolist()], dtype=np.int64)
-    validation = validation_mask(labels, union, fraction, seed)
-    with whole_folder(folder) as work:
-        images = _write_images(chosen, size, work / "images.npy")
-        np.save(work / "labels.npy", labels)
-        np.save(work / "validation.npy", validation)
-        (work / "names.txt").write_text("".join(f"{raw.names[row]}\n" for raw, rows in chosen for row in rows), encoding="utf-8")
-        write_json(work / "content.json", {"sha256": sha256_of_arrays(images, labels, validation)})
-
-
-def _rows_of(raw: RawSplit, raw_classes: Sequence[str], union: Sequence[str]) -> npt.NDArray[np.int64]:
-    return np.flatnonzero(np.isin(raw.labels, [UNLABELED, *(raw_classes.index(name) for name in union)]))
-
-
-def _chunks(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _write_images(parts: Sequence[tuple[RawSplit, npt.NDArray[np.int64]]], size: tuple[int, int], path: Path) -> npt.NDArray[np.uint8]:
-    """Decode the rows of each part, on all cores, into one array on disk; few at a time, whatever their number."""
-    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(sum(len(rows) for _, rows in parts), *size, 3))
-    _claim_space(path)
-
-    def store(raw: RawSplit, row: int, place: int) -> None:
-        images[place] = fit(raw.decode(row), size)
-
-    start = 0
-    with ThreadPoolExecutor() as pool:
-        for raw, all_rows in parts:
-            for rows in _chunks(all_rows, DECODE_CHUNK):
-                list(pool.map(partial(store, raw), rows, range(start, start + len(rows))))
-                start += len(rows)
-    images.flush()
-    return images
-
-
-def _claim_space(path: Path) -> None:
-    """Have the disk set aside what a new file will hold: a full one is then an OSError here, and no crash while the map is filled."""
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -16,6 +16,7 @@
 """
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -43,7 +44,7 @@ class Predictions:
     """A student's answers to the test images."""
 
     classes: tuple[str, ...]
-    names: list[str]
+    names: Sequence[str]
     labels: npt.NDArray[np.int64]  # (N,)
     logits: npt.NDArray[np.float32]  # (N, C)
 

@@ -7,7 +7,7 @@ import torch
 from amalgam.models import Classifier
 from amalgam.provenance import cpu_model
 from amalgam.team import SOLO, Team
-from amalgam.views import View, plain_view
+from amalgam.views import Images, View, plain_view
 
 BATCH = 256
 
@@ -20,14 +20,14 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_model()}, {torch.get_num_threads()} threads"
 
 
-def shown(images: npt.NDArray[np.uint8], view: View, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+def shown(images: Images, view: View, rows: npt.NDArray[np.int64]) -> torch.Tensor:
     """The images of ``rows`` as the view shows them: uint8 (B, height, width, 3), on this process's device."""
     return torch.from_numpy(view.render(images, rows)).to(device())
 
 
 @torch.inference_mode()
 def predict_logits(
-    classifier: Classifier, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], view: View | None = None, team: Team = SOLO
+    classifier: Classifier, images: Images, rows: npt.NDArray[np.int64], view: View | None = None, team: Team = SOLO
 ) -> npt.NDArray[np.float32]:
     """Logits (len(rows), classes) of the images of ``rows``, shown as they are or by ``view``; a team shares the work."""
     view = plain_view(len(images)) if view is None else view

@@ -16,6 +16,7 @@ from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.networks import build_network, precision_of, pretrained_statistics
 from amalgam.programs import read_program
+from amalgam.views import Images
 
 PROGRAM = "program"  # the architecture of an exported program
 STATISTICS_PIXELS = 1 << 20  # at a time
@@ -39,15 +40,16 @@ class Preprocessing:
         return pixels.contiguous(memory_format=torch.channels_last)
 
 
-def channel_statistics(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Images, rows: npt.NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation a channel, of pixels scaled to 0 … 1, over the images of ``rows``; the latter at least 1/255."""
-    total, squares, count = np.zeros(3), np.zeros(3), 0
+    values, counts = np.arange(256) / 255, np.zeros((3, 256), dtype=np.int64)
     chunk = max(STATISTICS_PIXELS // (images.shape[1] * images.shape[2]), 1)
     for start in range(0, len(rows), chunk):
-        pixels = images[rows[start : start + chunk]].reshape(-1, 3) / 255.0
-        total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0)).clip(1 / 255)
+        pixels = images[rows[start : start + chunk]].reshape(-1, 3)
+        counts += [np.bincount(channel, minlength=256) for channel in pixels.T]
+    shares = counts / counts.sum(1, keepdims=True)
+    mean = shares @ values
+    std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0)).clip(1 / 255)
     return tuple(map(float, mean)), tuple(map(float, std))
 
 

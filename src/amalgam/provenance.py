@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from amalgam.errors import UserError
+from amalgam.files import available_cores
 
 PACKAGE = Path(__file__).parent
 
@@ -91,8 +92,7 @@ def thread_count() -> int:
     """Threads for tensor arithmetic: the environment variable, else this process's part of the cores that it may use."""
     text = os.environ.get(THREADS_VARIABLE, "")
     if not text:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(cores // int(os.environ.get(LOCAL_PROCESSES_VARIABLE, "1")), 1)
+        return max(available_cores() // int(os.environ.get(LOCAL_PROCESSES_VARIABLE, "1")), 1)
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"{THREADS_VARIABLE} is '{text}'; it must be a number of threads, 1 or more")
     return int(text)

@@ -85,6 +85,7 @@ class StoredTargets:
 
 
 VALIDATION_FILE = "validation.npy"
+ROWS_AT_A_TIME = 16_384  # of logits, whatever the number of images
 
 
 def view_file(index: int) -> str:
@@ -124,10 +125,9 @@ def write_targets(
     if team.is_first:
         with whole_folder(folder) as work:
             for view in range(settings.stored):
-                every = [_padded(answers(view, number), own) for number, own in enumerate(covers)]
-                np.save(work / view_file(view), np.concatenate(every, axis=1))
+                _write_side_by_side(work / view_file(view), [answers(view, number) for number in range(len(known))], covers)
             every = [_view_logits(*teacher, split, held_out, ViewSettings(0, 0, False, 0), 0) for teacher in known]
-            np.save(work / VALIDATION_FILE, np.concatenate(every, axis=1))
+            _write_side_by_side(work / VALIDATION_FILE, every, np.full((len(known), len(held_out)), True))
             stored = "covering" if covering_only else "all"
             write_json(work / "targets.json", _manifest(split, teachers) | {"views": asdict(settings), "stored_teachers": stored})
     team.wait()
@@ -143,21 +143,35 @@ def _manifest(split: PreparedSplit, teachers: dict[str, tuple[Classifier, str]])
     }
 
 
-def _padded(answers: Logits, covered: npt.NDArray[np.bool_]) -> Logits:
-    """(images, |Lᵢ|) of the covered images' answers, NaN for the others."""
-    whole = np.full((len(covered), answers.shape[1]), np.nan, dtype=np.float16)
-    whole[covered] = answers
-    return whole
+def _write_side_by_side(path: Path, answers: list[Logits], covers: npt.NDArray[np.bool_]) -> None:
+    """Write every teacher's answers (covered images, |Lᵢ|) as one array (images, Σ|Lᵢ|), NaN where ``covers`` (teachers, images) is not."""
+    widths = np.cumsum([0, *(part.shape[1] for part in answers)])
+    images = covers.shape[1]
+    before = np.zeros(len(answers), dtype=np.int64)  # answers used so far
+    whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(images, int(widths[-1])))
+    for start in range(0, images, ROWS_AT_A_TIME):
+        shown = covers[:, start : start + ROWS_AT_A_TIME]
+        block = np.full((shown.shape[1], whole.shape[1]), np.nan, dtype=np.float16)
+        for number, part in enumerate(answers):
+            count = int(shown[number].sum())
+            block[shown[number], widths[number] : widths[number + 1]] = part[before[number] : before[number] + count]
+            before[number] += count
+        whole[start : start + len(block)] = block
+    whole.flush()
 
 
 def _view_logits(
     classifier: Classifier, sha256: str, split: PreparedSplit, rows: npt.NDArray[np.int64], settings: ViewSettings, index: int
 ) -> Logits:
-    """Logits (len(rows), classes) of one teacher on view ``index``, from the store where they are known."""
+    """Logits (len(rows), classes) of one teacher on view ``index``, memory-mapped, from the store where they are known."""
 
     def make(folder: Path) -> None:
-        logits = predict_logits(classifier, split.images, rows, settings.view(index, len(split.images)))
-        np.save(folder / "logits.npy", logits.astype(np.float16))
+        view, shape = settings.view(index, len(split.images)), (len(rows), len(classifier.classes))
+        logits = np.lib.format.open_memmap(folder / "logits.npy", mode="w+", dtype=np.float16, shape=shape)
+        for start in range(0, len(rows), ROWS_AT_A_TIME):
+            some = slice(start, start + ROWS_AT_A_TIME)
+            logits[some] = predict_logits(classifier, split.images, rows[some], view)
+        logits.flush()
 
     view = {**asdict(settings), "views": index} if settings.views else "plain"  # this view, however many there are
     key = fingerprint(
@@ -168,5 +182,5 @@ def _view_logits(
         record=execution_record(),
         code=code_hash(__name__),
     )
-    values: Logits = np.load(store.entry("views", key, make) / "logits.npy")
+    values: Logits = np.load(store.entry("views", key, make) / "logits.npy", mmap_mode="r")
     return values

@@ -6,6 +6,7 @@
     models/<task>/<teacher>/manifest.json    architecture, classes, preprocessing, sha256, validation accuracy, origin
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -38,9 +39,10 @@ from amalgam.trainer import (
     shuffled_batches,
     steps_per_epoch,
 )
-from amalgam.views import draw_view
+from amalgam.views import Selected, draw_view
 
 ARCHITECTURE = "ReferenceCNN"
+IMAGES_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class OwnImages:
-    """The images of one teacher's classes, held in memory."""
+    """The images of one teacher's classes, memory-mapped."""
 
     classes: tuple[str, ...]
-    images: npt.NDArray[np.uint8]  # (N, height, width, 3)
+    images: Selected  # (N, height, width, 3)
     labels: npt.NDArray[np.int64]  # (N,): index into classes
     validation: npt.NDArray[np.bool_]  # (N,)
 
@@ -74,10 +76,14 @@ class OwnImages:
         rows = np.flatnonzero(np.isin(split.labels, columns))
         place = np.full(len(label_sets.classes), -1, dtype=np.int64)
         place[columns] = np.arange(len(columns))
-        return cls(label_sets.teachers[teacher], np.array(split.images[rows]), place[split.labels[rows]], split.validation[rows])
+        return cls(label_sets.teachers[teacher], Selected(split.images, rows), place[split.labels[rows]], split.validation[rows])
 
     def content(self) -> str:
-        return sha256_of_arrays(self.images, self.labels, self.validation)
+        """A hash of them all."""
+        pixels = hashlib.sha256()
+        for start in range(0, len(self.labels), IMAGES_AT_A_TIME):
+            pixels.update(self.images[np.arange(start, min(start + IMAGES_AT_A_TIME, len(self.labels)))].data)
+        return fingerprint(pixels=pixels.hexdigest(), shape=self.images.shape, rest=sha256_of_arrays(self.labels, self.validation))
 
 
 def provide_teacher(own: OwnImages, recipe: Recipe, target: Path, train: Callable[[], tuple[Classifier, Fit]]) -> bool:

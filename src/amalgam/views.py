@@ -17,6 +17,31 @@ STRONG = 1 << 32  # the strong draws' own keys: above every index of a view
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Some rows of an array of images (N, height, width, 3), as an array of their own that copies nothing before it is indexed."""
+
+    source: npt.NDArray[np.uint8]
+    rows: Rows  # (N,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.rows), *self.source.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Rows | tuple[Rows, ...]) -> npt.NDArray[np.uint8]:
+        """By rows, or by rows and pixels, as numpy's arrays are indexed by arrays."""
+        first, *others = index if isinstance(index, tuple) else (index,)
+        found: npt.NDArray[np.uint8] = self.source[(self.rows[first], *others)]
+        return found
+
+
+Images = npt.NDArray[np.uint8] | Selected
 
 
 @dataclass(frozen=True)
@@ -66,7 +91,7 @@ class View:
     mirror: npt.NDArray[np.bool_]  # (N,)
     strong: Strong | None = None
 
-    def render(self, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    def render(self, images: Images, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """The images of ``rows`` as this view shows them: uint8 (B, height, width, 3), from (N, height, width, 3).
 
         Pixels shifted in from outside mirror those inside the edge.

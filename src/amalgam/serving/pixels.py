@@ -3,10 +3,12 @@
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 UNREADABLE = (
     OSError,
@@ -17,6 +19,36 @@ UNREADABLE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+UPRIGHT = ("PPM", "BMP", "GIF", "TIFF")  # formats without orientation, or whose size Pillow gives with respect to it
+PNG_MARKS = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # where a PNG file may say it, after its pixels too
+FIRST_LYING = 5  # EXIF's orientations from here on exchange height and width
+
+
+def shape(encoded: bytes) -> tuple[int, int]:
+    """(height, width) of what ``decode`` makes of an image file; its pixels are read only where its orientation may stand behind them.
+
+    Raises ValueError if the file is no readable image.
+    """
+    with _opened(encoded) as image:
+        width, height = image.size
+        turned = _may_be_turned(image, encoded) and image.getexif().get(ExifTags.Base.Orientation, 1) >= FIRST_LYING
+    return (width, height) if turned else (height, width)
+
+
+def _may_be_turned(image: Image.Image, encoded: bytes) -> bool:
+    return image.format not in UPRIGHT and (image.format != "PNG" or any(mark in encoded for mark in PNG_MARKS))
+
+
+@contextmanager
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
+    """Raises ValueError if the file, or what the block does with it, shows that it is no readable image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(encoded)) as image:
+                yield image
+    except UNREADABLE as error:
+        raise ValueError(f"not a readable image ({error})") from error
 
 
 def decode(encoded: bytes) -> npt.NDArray[np.uint8]:
@@ -24,14 +56,9 @@ def decode(encoded: bytes) -> npt.NDArray[np.uint8]:
 
     Sixteen-bit greyscale keeps its high byte; transparency is dropped. Raises ValueError if the file is no readable image.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(encoded)) as image:
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-    except UNREADABLE as error:
-        raise ValueError(f"not a readable image ({error})") from error
+    with _opened(encoded) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         return np.repeat((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
     return np.asarray(upright.convert("RGB"))

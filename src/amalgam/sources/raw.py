@@ -14,16 +14,18 @@ Images are ordered by class, then by name, so the same images give the same byte
 that are arrays store each image as a PPM file, the simplest lossless one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from amalgam.errors import UserError
-from amalgam.files import read_json, write_json
+from amalgam.files import Lines, read_json, write_json
 from amalgam.serving import pixels
 
 SPLITS = ("train", "test")
@@ -41,25 +43,47 @@ class RawImage(NamedTuple):
 
 @dataclass(frozen=True)
 class RawSplit:
-    """One split, memory-mapped."""
+    """One split, memory-mapped; another process that is sent it maps it anew."""
 
+    folder: Path
     labels: npt.NDArray[np.int32]  # (N,)
-    names: list[str]
+    names: Sequence[str]
     offsets: npt.NDArray[np.int64]  # (N + 1,)
     blob: npt.NDArray[np.uint8]
 
     def decode(self, index: int) -> npt.NDArray[np.uint8]:
         """Image ``index`` as (height, width, 3)."""
-        encoded = self.blob[self.offsets[index] : self.offsets[index + 1]].tobytes()
-        return decode(encoded, self.names[index])
+        with naming(self.names, index):
+            return pixels.decode(self._encoded(index))
+
+    def shapes(self, rows: npt.NDArray[np.int64]) -> set[tuple[int, int]]:
+        """The (height, width) that the images of ``rows`` have."""
+        found = set()
+        for index in rows:
+            with naming(self.names, index):
+                found.add(pixels.shape(self._encoded(index)))
+        return found
+
+    def _encoded(self, index: int) -> bytes:
+        return self.blob[self.offsets[index] : self.offsets[index + 1]].tobytes()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _mapped_once, (self.folder,)
+
+
+@contextmanager
+def naming(names: Sequence[str], index: int) -> Iterator[None]:
+    """Raise UserError with the image's name where the block finds it unreadable."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{names[index]}: {error}; remove or replace it") from error
 
 
 def decode(encoded: bytes, name: str) -> npt.NDArray[np.uint8]:
     """Decode one image file as ``pixels.decode`` does. Raises UserError that names an unreadable file."""
-    try:
+    with naming([name], 0):
         return pixels.decode(encoded)
-    except ValueError as error:
-        raise UserError(f"{name}: {error}; remove or replace it") from error
 
 
 def encode_ppm(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -117,8 +141,14 @@ def read_unlabeled(folder: Path) -> list[RawSplit]:
 def read_split(folder: Path, split: str) -> RawSplit:
     part = folder / split
     return RawSplit(
+        folder=part,
         labels=np.load(part / "labels.npy"),
-        names=(part / "names.txt").read_text(encoding="utf-8").splitlines(),
+        names=Lines(part / "names.txt"),
         offsets=np.load(part / "offsets.npy"),
         blob=np.memmap(part / "images.bin", dtype=np.uint8, mode="r"),
     )
+
+
+@cache
+def _mapped_once(folder: Path) -> RawSplit:
+    return read_split(folder.parent, folder.name)

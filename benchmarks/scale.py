@@ -1,0 +1,214 @@
+"""How time and memory grow with the number of images: preprocess, targets, training, and DVC's hashing.
+
+    PYTHONPATH=src:. python -m benchmarks.scale --images 10000 100000 1000000 --folder /a/disk/with/space
+
+Synthetic PNG images of 64 x 64 pixels, a thousand different ones over and over. The teachers see 16 pixels, the student 32: what is
+measured is the way of the images, not the networks. Each step is a process of its own, whose peak of memory (its children's
+included) leaves out the pages of files, which the system may take back. Prints a Markdown table and writes
+benchmarks/scale.results.json. A million images need 40 GB of disk. Nothing else should run on the machine.
+"""
+
+import argparse
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.distilling import Teaching, train_student
+from amalgam.files import write_json
+from amalgam.inference import device_name
+from amalgam.models import Classifier, Preprocessing
+from amalgam.networks import build_network
+from amalgam.preparing import prepare_split, stored_size
+from amalgam.provenance import configure_execution
+from amalgam.sources.raw import RawImage, read_classes, read_split, write_raw
+from amalgam.students import Architecture, new_student
+from amalgam.targets import StoredTargets, ViewSettings, write_targets
+from amalgam.trainer import Hooks, Optimization
+
+SIDE, DIFFERENT = 64, 1000
+TEACHER_SIDE, STUDENT_SIDE = 16, 32
+BATCH_SIZE, STEPS = 128, 300  # of training, after as many steps of warm-up as a tenth
+SECONDS_BETWEEN_SAMPLES = 0.02
+RESULTS = Path(__file__).with_suffix(".results.json")
+
+
+def label_sets(classes: int, teachers: int) -> LabelSets:
+    """Each teacher knows twice its part of the classes, so that neighbours overlap."""
+    names = [f"class {number:03d}" for number in range(classes)]
+    part = classes // teachers
+    return LabelSets(
+        tuple(names), {f"teacher {t:02d}": tuple(sorted(names[(t * part + k) % classes] for k in range(2 * part))) for t in range(teachers)}
+    )
+
+
+def encoded_images() -> list[bytes]:
+    """Smooth shapes with some noise: PNG files of about the size that photographs have."""
+    random, found = np.random.default_rng(0), []
+    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
+    for _ in range(DIFFERENT):
+        waves = [np.sin(2 * np.pi * (random.random() + x * random.normal(0, 2) + y * random.normal(0, 2))) for _ in range(3)]
+        pixels = 128 + 90 * np.stack(waves, axis=-1) + random.normal(0, 6, (SIDE, SIDE, 3))
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "PNG")
+        found.append(buffer.getvalue())
+    return found
+
+
+def write_images(folder: Path, count: int, sets: LabelSets) -> None:
+    encoded = encoded_images()
+
+    def images(number: int) -> Iterator[RawImage]:
+        for index in range(number):
+            yield RawImage(index * len(sets.classes) // number, f"{index:07d}.png", encoded[index % DIFFERENT])
+
+    write_raw(folder / "raw", "synthetic", sets.classes, {"train": images(count), "test": images(len(sets.classes))})
+
+
+def preprocess(folder: Path, sets: LabelSets) -> float:
+    started = time.perf_counter()
+    raw, available = read_split(folder / "raw", "train"), read_classes(folder / "raw")
+    size = stored_size([raw], available, sets.classes, None)
+    prepare_split([raw], available, sets.classes, size, 0.0, 0, folder / "prepared")
+    return time.perf_counter() - started
+
+
+def targets(folder: Path, sets: LabelSets) -> float:
+    configure_execution()
+    os.environ["DVC_ROOT"] = str(folder)
+    split, looks = PreparedSplit.read(folder / "prepared"), Preprocessing((TEACHER_SIDE, TEACHER_SIDE), (0.5,) * 3, (0.5,) * 3)
+    known = {
+        name: (Classifier("ReferenceCNN", build_network("ReferenceCNN", len(own)), own, looks), name) for name, own in sets.teachers.items()
+    }
+    started = time.perf_counter()
+    write_targets(folder / "targets", split, sets, known, ViewSettings(1, 4, True, 0), covering_only=True)
+    return time.perf_counter() - started
+
+
+class EnoughError(Exception):
+    """So many steps were to be timed."""
+
+
+def training(folder: Path, sets: LabelSets) -> float:
+    """Seconds that an epoch would take, from some of its steps."""
+    configure_execution()
+    split = PreparedSplit.read(folder / "prepared")
+    stored = StoredTargets.read(folder / "targets", split, sets)
+    student = new_student(Architecture("MobileNetV3", STUDENT_SIDE, False), sets, split, 0)
+    teaching = Teaching(0.5, 4.0, "blocks", "kl", False, 1.0, 1.0, 0.0, 0.0, BATCH_SIZE, 0)
+    steps = min(STEPS, len(split.images) // BATCH_SIZE)
+    times: list[float] = []
+
+    def tick() -> None:
+        times.append(time.perf_counter())
+        if len(times) == steps:
+            raise EnoughError
+
+    with suppress(EnoughError):
+        train_student(student, sets, split, stored, Optimization("adamw", 1e-3, 0.05, "one_cycle", 1), teaching, Hooks(on_step=tick))
+    first = steps // 10
+    return (times[-1] - times[first]) / (len(times) - 1 - first) * len(split.images) / BATCH_SIZE
+
+
+def hashing(folder: Path, _: LabelSets) -> float:
+    """DVC takes prepared images and targets: it hashes them and links them into its cache."""
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=folder, check=True)
+    subprocess.run([*dvc, "config", "cache.type", "reflink,hardlink,copy"], cwd=folder, check=True)
+    started = time.perf_counter()
+    subprocess.run([*dvc, "add", "--quiet", "prepared", "targets"], cwd=folder, check=True)
+    return time.perf_counter() - started
+
+
+def anonymous_memory(process: psutil.Process) -> int:
+    """Bytes of a process and its children that are no file's pages."""
+    total = 0
+    for each in [process, *process.children(recursive=True)]:
+        with suppress(OSError, psutil.Error):
+            status = Path(f"/proc/{each.pid}/status").read_text()
+            total += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
+    return total
+
+
+def apart(step: Callable[..., float], *arguments: Any) -> tuple[float, float]:
+    """Seconds of a step and its peak of memory in MB, in a process of its own."""
+    peak, ended = 0, threading.Event()
+    with get_context("spawn").Pool(1) as pool:
+        (worker,) = psutil.Process().children()[-1:]
+
+        def watch() -> None:
+            nonlocal peak
+            while not ended.wait(SECONDS_BETWEEN_SAMPLES):
+                with suppress(psutil.Error):
+                    peak = max(peak, anonymous_memory(worker))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            seconds = pool.apply(step, arguments)
+        finally:
+            ended.set()
+            watcher.join()
+    return seconds, peak / 1e6
+
+
+def size_of(folder: Path) -> int:
+    """Bytes on disk, each file once however many names it has."""
+    found = {(s.st_dev, s.st_ino): s.st_blocks * 512 for s in (path.stat() for path in folder.rglob("*") if path.is_file())}
+    return sum(found.values())
+
+
+def measure(count: int, sets: LabelSets, folder: Path) -> dict[str, Any]:
+    write_images(folder, count, sets)
+    entry: dict[str, Any] = {"images": count, "classes": len(sets.classes), "teachers": len(sets.teachers)}
+    for step in (preprocess, targets, training, hashing):
+        seconds, megabytes = apart(step, folder, sets)
+        entry[step.__name__] = {"images_per_second": round(count / seconds, 1), "seconds": round(seconds, 1), "peak_mb": round(megabytes)}
+        print(count, step.__name__, entry[step.__name__], flush=True)
+    disk = {name: round(size_of(folder / name) / 1e9, 2) for name in ("raw", "prepared", "targets", ".amalgam")}
+    return entry | {"disk_gb": disk | {"all": round(size_of(folder) / 1e9, 2)}, "machine": device_name(), "date": today()}
+
+
+def today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def table(entries: list[dict[str, Any]]) -> str:
+    lines = ["| images | classes, teachers | preprocess, images/s (MB) | targets | training | DVC, s | disk, GB |", "|---" * 7 + "|"]
+    for found in entries:
+        speeds = " | ".join("{images_per_second:.0f} ({peak_mb})".format(**found[step]) for step in ("preprocess", "targets", "training"))
+        size = f"{found['classes']}, {found['teachers']}"
+        lines.append(f"| {found['images']:,} | {size} | {speeds} | {found['hashing']['seconds']:.0f} | {found['disk_gb']['all']:.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--folder", type=Path, help="where there is room (default: the system's temporary folder)")
+    arguments = parser.parse_args()
+    cases = [(count, label_sets(15, 3)) for count in arguments.images] + [(min(arguments.images), label_sets(100, 20))]
+    entries = []
+    for count, sets in cases:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            entries.append(measure(count, sets, Path(folder)))
+        write_json(RESULTS, entries)
+    print(table(entries))
+
+
+if __name__ == "__main__":
+    main()
