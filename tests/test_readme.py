@@ -9,6 +9,7 @@ import torch
 import yaml
 from dvc.cli.parser import get_main_parser
 from stages import evaluate, train
+from torch.distributed.run import get_args_parser
 
 from amalgam import reference_protocol
 from amalgam.flags import given_settings
@@ -85,7 +86,11 @@ def check(words: list[str], folder: Path) -> None:
         arguments = evaluate.parser(64).parse_args(words[2:])
         assert arguments.task is None or full_task_name(arguments.task) in load_params(ROOT / "params.yaml").task_names
     elif words[:2] == ["python", "-m"]:
-        assert (ROOT / words[2].replace(".", "/") / "__main__.py").is_file()
+        module = ROOT / words[2].replace(".", "/")
+        assert (module / "__main__.py").is_file() or module.with_suffix(".py").is_file()
+    elif words[0] == "torchrun":
+        launched = get_args_parser().parse_args(words[1:])
+        check(["python", launched.training_script, *launched.training_script_args], folder)
     elif words[0] in ("python", "git"):
         assert (ROOT / words[-1 if words[0] == "git" else 1]).is_file()
     else:
