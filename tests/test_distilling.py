@@ -112,6 +112,19 @@ def test_covering_stores_only_the_teachers_that_know_the_class(split: PreparedSp
         np.testing.assert_allclose(covering.logits(view)[known], everyone.logits(view)[known], atol=0.03, rtol=0.03)
 
 
+@pytest.mark.parametrize("covering", [True, False])
+def test_logits_are_written_a_few_rows_at_a_time(
+    split: PreparedSplit, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, covering: bool
+) -> None:
+    at_once = stored(split, teachers, tmp_path / "once" / "targets", covering=covering)
+    expected = [at_once.logits(0), at_once.validation_logits()]
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "few"))
+    monkeypatch.setattr("amalgam.targets.ROWS_AT_A_TIME", 5)
+    few = stored(split, teachers, tmp_path / "few" / "targets", covering=covering)
+    for found, whole in zip([few.logits(0), few.validation_logits()], expected, strict=True):
+        np.testing.assert_allclose(found, whole, atol=0.03, rtol=0.03)
+
+
 def test_more_views_cost_only_the_new_ones(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     stored(split, teachers, tmp_path / "three")
     before = {file.parent.name: file.stat().st_mtime_ns for file in (tmp_path / ".amalgam" / "views").rglob("logits.npy")}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amalgam.views import View, draw_view, plain_view
+from amalgam.views import Selected, View, draw_view, plain_view
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 6, 7, 3), dtype=np.uint8)
 
@@ -98,3 +98,15 @@ def test_the_strong_draws_follow_from_seed_view_and_image_alone_and_leave_the_ot
     np.testing.assert_array_equal(plain.shift_y, stronger.shift_y)
     np.testing.assert_array_equal(plain.mirror, stronger.mirror)
     assert plain.strong is None
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(0, 50))
+def test_selected_images_are_seen_as_a_copy_of_them_would_be(rows: list[int], seed: int) -> None:
+    images = np.random.default_rng(seed).integers(0, 256, (10, 6, 5, 3), dtype=np.uint8)
+    selected, copy = Selected(images, np.array(rows)), images[rows]
+    assert len(selected) == len(copy)
+    assert selected.shape == copy.shape
+    places = np.random.default_rng(seed).permutation(len(rows))
+    np.testing.assert_array_equal(selected[places], copy[places])
+    view = draw_view(len(rows), 0, seed, crop=2, flip=True)
+    np.testing.assert_array_equal(view.render(selected, places), view.render(copy, places))

@@ -34,6 +34,8 @@ def entry(setting: Setting, found: Measured) -> dict[str, Any]:
         "shipped / bare": [round(value, 3) for value in found.ratio("shipped", "bare")],
         "shipped / naive": [round(value, 2) for value in found.ratio("shipped", "naive")],
         "variant": found.variant,
+        "seconds_to_first_step": {kind: round(seconds, 1) for kind, seconds in found.first_step.items()},
+        "peak_mb": {kind: round(peak) for kind, peak in found.peak.items()},
         "turns": len(found.seconds["bare"]),
         "machine": device_name(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -43,11 +45,13 @@ def entry(setting: Setting, found: Measured) -> dict[str, Any]:
 def table(entries: list[dict[str, Any]]) -> str:
     """Markdown: a line a student and batch size."""
     columns = ["student", "batch", *(f"{kind}, images/s" for kind in KINDS), "shipped / bare (95 %)", "shipped / naive (95 %)"]
+    columns += ["peak, MB: naive, shipped, bare", "first step, s"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for found in entries:
         speeds = " | ".join(f"{found['images_per_second'][kind]:.0f}" for kind in KINDS)
         bare, naive = ("{:g} ({:g} … {:g})".format(*found[f"shipped / {kind}"]) for kind in ("bare", "naive"))
-        lines.append(f"| {found['student']} | {found['batch_size']} | {speeds} | {bare} | {naive} |")
+        peaks, starts = (", ".join(f"{found[name][kind]:g}" for kind in KINDS) for name in ("peak_mb", "seconds_to_first_step"))
+        lines.append(f"| {found['student']} | {found['batch_size']} | {speeds} | {bare} | {naive} | {peaks} | {starts} |")
     return "\n".join(lines)
 
 

@@ -3,9 +3,11 @@
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from scipy import stats
 
 KINDS = ("naive", "shipped", "bare")
 WARM_STEPS = 3
+STEPS_TO_PEAK = 10
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Measured:
 
     seconds: dict[str, list[float]]
     variant: dict[str, str]
+    first_step: dict[str, float]  # seconds from the start of a process, imports included
+    peak: dict[str, float]  # MB of memory, of a process that does nothing else
 
     def ratio(self, faster: str, slower: str) -> tuple[float, float, float]:
         """How many times as fast, turn by turn: the geometric mean, and its 95 % interval (Student's t on the logarithms)."""
@@ -69,7 +74,8 @@ def serve(connection: Connection, kind: str, setting: Setting) -> None:
                 raise loops.EnoughError
             started = time.perf_counter()
 
-    name, loop = best(kind, setting)
+    name = best(kind, setting)
+    loop = variants_of(kind, setting)[name]
     connection.send(name)
     due, started = connection.recv(), time.perf_counter()
     try:
@@ -78,18 +84,22 @@ def serve(connection: Connection, kind: str, setting: Setting) -> None:
         connection.close()
 
 
-def best(kind: str, setting: Setting) -> tuple[str, Callable[[loops.Tick], None]]:
-    """The loop in its fastest variant, and that variant's name."""
-    variants: Mapping[str, Callable[[loops.Tick], Any]]
+def variants_of(kind: str, setting: Setting) -> Mapping[str, Callable[[loops.Tick], Any]]:
+    """The ways to run a loop, by name."""
     if kind == "shipped":
-        return "as shipped", partial(loops.shipped, setting)
+        return {"as shipped": partial(loops.shipped, setting)}
     if kind == "naive":
-        variants = {f"{workers} workers": partial(loops.naive, setting, workers=workers) for workers in loops.WORKERS}
-    else:
-        variants = {named(variant): partial(loops.bare, setting, variant=variant) for variant in loops.VARIANTS}
+        return {f"{workers} workers": partial(loops.naive, setting, workers=workers) for workers in loops.WORKERS}
+    return {named(variant): partial(loops.bare, setting, variant=variant) for variant in loops.VARIANTS}
+
+
+def best(kind: str, setting: Setting) -> str:
+    """The name of the fastest."""
+    variants = variants_of(kind, setting)
+    if len(variants) == 1:
+        return next(iter(variants))
     seconds = {name: loops.trial(loop) for name, loop in variants.items()}
-    name = min(seconds, key=seconds.__getitem__)
-    return name, variants[name]
+    return min(seconds, key=seconds.__getitem__)
 
 
 def named(variant: loops.Variant) -> str:
@@ -107,4 +117,33 @@ def measure(setting: Setting, turns: int, seconds: float) -> Measured:
             taken[kind].append(found[kind].turn(steps[kind]))
     for loop in found.values():
         loop.end()
-    return Measured(taken, {kind: loop.variant for kind, loop in found.items()})
+    variant = {kind: loop.variant for kind, loop in found.items()}
+    starts = {kind: start_of(kind, setting, variant[kind]) for kind in KINDS}
+    return Measured(taken, variant, *({kind: start[which] for kind, start in starts.items()} for which in (0, 1)))
+
+
+def start_of(kind: str, setting: Setting, variant: str) -> tuple[float, float]:
+    """Seconds from the start of a process to the end of its first step, and its peak of memory in MB after some steps."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=take_some_steps, args=(theirs, kind, setting, variant))
+    started = time.time()
+    process.start()
+    ended, peak = ours.recv()
+    process.join()
+    return ended - started, peak
+
+
+def take_some_steps(connection: Connection, kind: str, setting: Setting, variant: str) -> None:
+    times: list[float] = []
+
+    def tick() -> None:
+        times.append(time.time())
+        if len(times) == STEPS_TO_PEAK:
+            raise loops.EnoughError
+
+    with suppress(loops.EnoughError):
+        variants_of(kind, setting)[variant](tick)
+    status = Path("/proc/self/status").read_text()
+    (peak,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    connection.send((times[0], peak / 1000))

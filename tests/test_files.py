@@ -1,0 +1,22 @@
+"""Files that are whole or absent, and lines that are read when asked for."""
+
+from pathlib import Path
+
+from amalgam.files import Lines
+
+
+def test_lines_are_the_files(tmp_path: Path) -> None:
+    names = ["a b.png", "", "zeile\u2028mit Trenner", "last"]
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    lines = Lines(tmp_path / "names.txt")
+    assert list(iter(lines)) == names
+    assert len(lines) == 4
+    assert (lines[2], lines[-1], lines[1:3]) == (names[2], "last", names[1:3])
+
+
+def test_lines_are_read_when_asked_for(tmp_path: Path) -> None:
+    lines = Lines(tmp_path / "names.txt")
+    (tmp_path / "names.txt").write_text("one\n")
+    assert lines[0] == "one"
+    (tmp_path / "names.txt").unlink()
+    assert lines[0] == "one", "and kept"
