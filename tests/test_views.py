@@ -110,3 +110,11 @@ def test_selected_images_are_seen_as_a_copy_of_them_would_be(rows: list[int], se
     np.testing.assert_array_equal(selected[places], copy[places])
     view = draw_view(len(rows), 0, seed, crop=2, flip=True)
     np.testing.assert_array_equal(view.render(selected, places), view.render(copy, places))
+
+
+def test_views_are_drawn_a_few_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = draw_view(20, 3, 5, crop=4, flip=True)
+    monkeypatch.setattr("amalgam.views.DRAWN_AT_A_TIME", 7)
+    parts = draw_view(20, 3, 5, crop=4, flip=True)
+    for name in ("shift_y", "shift_x", "mirror"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))

@@ -84,7 +84,7 @@ def joined() -> Iterator[Team]:
 
     It exits when another one is gone.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = int(os.environ["WORLD_SIZE"]) if distributed.is_torchelastic_launched() else 1
     if size == 1:
         yield SOLO
         return

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+DRAWN_AT_A_TIME = 1 << 16  # images
 DRAWS = 3  # random numbers an image: two shifts, one mirror
 STRONG_DRAWS = 6  # area, place (2), brightness, contrast, saturation
 STRONG = 1 << 32  # the strong draws' own keys: above every index of a view
@@ -86,8 +87,8 @@ class Strong:
 class View:
     """How each image of a set is shown."""
 
-    shift_y: npt.NDArray[np.int64]  # (N,) pixels
-    shift_x: npt.NDArray[np.int64]  # (N,) pixels
+    shift_y: npt.NDArray[np.int16]  # (N,) pixels
+    shift_x: npt.NDArray[np.int16]  # (N,) pixels
     mirror: npt.NDArray[np.bool_]  # (N,)
     strong: Strong | None = None
 
@@ -97,9 +98,9 @@ class View:
         Pixels shifted in from outside mirror those inside the edge.
         """
         height, width = images.shape[1:3]
-        y = _reflect(np.arange(height) + self.shift_y[rows, None], height)  # (B, height)
+        y = _reflect(np.arange(height) + self.shift_y[rows, None].astype(np.int64), height)  # (B, height)
         x = np.where(self.mirror[rows, None], np.arange(width)[::-1], np.arange(width))
-        x = _reflect(x + self.shift_x[rows, None], width)  # (B, width)
+        x = _reflect(x + self.shift_x[rows, None].astype(np.int64), width)  # (B, width)
         shown = images[rows[:, None, None], y[:, :, None], x[:, None, :]]
         return shown if self.strong is None else self.strong.apply(shown, rows)
 
@@ -118,10 +119,15 @@ def draw_view(count: int, index: int, seed: int, crop: int, flip: bool, zoom: fl
 
     Image i's numbers are the i-th draws of counter-based generators keyed by (seed, index): they do not depend on count.
     """
-    uniform = np.random.Generator(np.random.Philox(key=[seed, index])).random((count, DRAWS))
-    shifts = np.floor(uniform[:, :2] * (2 * crop + 1)).astype(np.int64) - crop
+    generator = np.random.Generator(np.random.Philox(key=[seed, index]))
+    shifts, mirror = np.empty((2, count), dtype=np.int16), np.empty(count, dtype=bool)
+    for start in range(0, count, DRAWN_AT_A_TIME):
+        some = slice(start, min(start + DRAWN_AT_A_TIME, count))
+        uniform = generator.random((some.stop - start, DRAWS))
+        shifts[:, some] = np.floor(uniform[:, :2].T * (2 * crop + 1)) - crop
+        mirror[some] = (uniform[:, 2] < 0.5) & flip
     strong = _draw_strong(count, index, seed, zoom, colour) if zoom < 1 or colour > 0 else None
-    return View(shifts[:, 0], shifts[:, 1], (uniform[:, 2] < 0.5) & flip, strong)
+    return View(shifts[0], shifts[1], mirror, strong)
 
 
 def _draw_strong(count: int, index: int, seed: int, zoom: float, colour: float) -> Strong:
@@ -133,5 +139,5 @@ def _draw_strong(count: int, index: int, seed: int, zoom: float, colour: float) 
 
 def plain_view(count: int) -> View:
     """Every image as it is."""
-    zeros = np.zeros(count, dtype=np.int64)
+    zeros = np.zeros(count, dtype=np.int16)
     return View(zeros, zeros, np.zeros(count, dtype=bool))
