@@ -275,26 +275,28 @@ def table(task: str, rows: dict[str, Settings]) -> str:
     """Markdown: a line a row of which every seed has been run, then the controls."""
     known, seeds = results(), protocol()["seeds"]
     done: dict[str, list[dict[str, Any]]] = {}
-    for job in final_jobs(task, rows, seeds):
+    for job in final_jobs(task, {row: settings for row, settings in rows.items() if row in chosen().get(task, {})}, seeds):
         if tested(job):
             done.setdefault(job.row, []).append(known[job.key])
     done = {row: found for row, found in done.items() if len(found) == len(seeds)}
     right = {row: np.stack([right_images(run) for run in found]) for row, found in done.items()}
-    lines = ["| row | chosen | validation % | test % | gain over its control (95 %) |", "|---|---|---|---|---|"]
+    lines = ["| row | chosen | validation % | test % | over its control (95 %) | over the reference recipe (95 %) |", "|---" * 6 + "|"]
     for row, found in done.items():
-        control = protocol()["controls"].get(row, protocol()["control"])
-        gain = "–"
-        if row != control and control in right:
-            gain = "{:+.1f} ({:+.1f} … {:+.1f})".format(*interval(right[row], right[control]))
+        others = (protocol()["controls"].get(row, protocol()["control"]), protocol().get("reference"))
+        gains = " | ".join(gain(right[row], right[other]) if other in right and other != row else "–" for other in others)
         point = ", ".join(f"{name} {value:g}" for name, value in chosen()[task][row].items())
         validation = np.mean([run["validation"] for run in found])
-        lines.append(f"| {row} | {point} | {validation:.1f} | {with_spread(100 * right[row].mean(axis=1))} | {gain} |")
+        lines.append(f"| {row} | {point} | {validation:.1f} | {with_spread(100 * right[row].mean(axis=1))} | {gains} |")
     for name in ("oracle-routed", "unrouted"):
         teachers = [f"teachers {task} seed {seed}" for seed in seeds]
         values = [known[key][name] for key in teachers if key in known]
         if values:
-            lines.append(f"| *teachers, {name}* | | | {with_spread(np.array(values))} | |")
+            lines.append(f"| *teachers, {name}* | | | {with_spread(np.array(values))} | | |")
     return "\n".join(lines)
+
+
+def gain(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> str:
+    return "{:+.1f} ({:+.1f} … {:+.1f})".format(*interval(first, second))
 
 
 def with_spread(values: npt.NDArray[np.float64]) -> str:

@@ -14,9 +14,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import suppress
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -134,36 +134,24 @@ def hashing(folder: Path, _: LabelSets) -> float:
     return time.perf_counter() - started
 
 
-def anonymous_memory(process: psutil.Process) -> int:
-    """Bytes of a process and its children that are no file's pages."""
+def anonymous_memory() -> int:
+    """Bytes of this process's children, and theirs, that are no file's pages."""
     total = 0
-    for each in [process, *process.children(recursive=True)]:
+    for child in psutil.Process().children(recursive=True):
         with suppress(OSError, psutil.Error):
-            status = Path(f"/proc/{each.pid}/status").read_text()
+            status = Path(f"/proc/{child.pid}/status").read_text()
             total += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
     return total
 
 
 def apart(step: Callable[..., float], *arguments: Any) -> tuple[float, float]:
     """Seconds of a step and its peak of memory in MB, in a process of its own."""
-    peak, ended = 0, threading.Event()
-    with get_context("spawn").Pool(1) as pool:
-        (worker,) = psutil.Process().children()[-1:]
-
-        def watch() -> None:
-            nonlocal peak
-            while not ended.wait(SECONDS_BETWEEN_SAMPLES):
-                with suppress(psutil.Error):
-                    peak = max(peak, anonymous_memory(worker))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        try:
-            seconds = pool.apply(step, arguments)
-        finally:
-            ended.set()
-            watcher.join()
-    return seconds, peak / 1e6
+    peak = 0
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        future = pool.submit(step, *arguments)
+        while not wait([future], SECONDS_BETWEEN_SAMPLES).done:
+            peak = max(peak, anonymous_memory())
+        return future.result(), peak / 1e6
 
 
 def size_of(folder: Path) -> int:

@@ -1,7 +1,10 @@
 """Every command in README and docs would run: its names, values and files exist."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,3 +153,14 @@ def test_the_map_of_the_code_names_every_module() -> None:
     readme = (ROOT / "README.md").read_text()
     for module in (ROOT / "src" / "amalgam").glob("*.py"):
         assert module.name == "__init__.py" or module.name in readme, module.name
+
+
+def test_the_accuracy_table_is_what_the_results_say() -> None:
+    command = [sys.executable, "benchmarks/accuracy.py", "table", "--task", "A"]
+    told = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": "src:."}, capture_output=True, text=True, check=True).stdout
+    assert len(told.splitlines()) > 4
+    assert told in (ROOT / "docs" / "experiments.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    for line in told.splitlines()[2:]:
+        cells = [cell.strip() for cell in line.split("|")]
+        assert f"| {cells[4]} | {cells[6] if cells[6] != '–' else ''}".strip() in readme, cells[1]
