@@ -6,6 +6,8 @@ Synthetic PNG images of 64 x 64 pixels, a thousand different ones over and over.
 measured is the way of the images, not the networks. Each step is a process of its own, whose peak of memory (its children's
 included) leaves out the pages of files, which the system may take back. Prints a Markdown table and writes
 benchmarks/scale.results.json. A million images need 40 GB of disk. Nothing else should run on the machine.
+
+What imports torch is imported where it is used: the processes that decode import this module, and need no torch.
 """
 
 import argparse
@@ -28,17 +30,10 @@ import psutil
 from PIL import Image
 
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.distilling import Teaching, train_student
 from amalgam.files import write_json
-from amalgam.inference import device_name
-from amalgam.models import Classifier, Preprocessing
-from amalgam.networks import build_network
 from amalgam.preparing import prepare_split, stored_size
 from amalgam.provenance import configure_execution
 from amalgam.sources.raw import RawImage, read_classes, read_split, write_raw
-from amalgam.students import Architecture, new_student
-from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.trainer import Hooks, Optimization
 
 SIDE, DIFFERENT = 64, 1000
 TEACHER_SIDE, STUDENT_SIDE = 16, 32
@@ -88,6 +83,10 @@ def preprocess(folder: Path, sets: LabelSets) -> float:
 
 
 def targets(folder: Path, sets: LabelSets) -> float:
+    from amalgam.models import Classifier, Preprocessing
+    from amalgam.networks import build_network
+    from amalgam.targets import ViewSettings, write_targets
+
     configure_execution()
     os.environ["DVC_ROOT"] = str(folder)
     split, looks = PreparedSplit.read(folder / "prepared"), Preprocessing((TEACHER_SIDE, TEACHER_SIDE), (0.5,) * 3, (0.5,) * 3)
@@ -105,6 +104,11 @@ class EnoughError(Exception):
 
 def training(folder: Path, sets: LabelSets) -> float:
     """Seconds that an epoch would take, from some of its steps."""
+    from amalgam.distilling import Teaching, train_student
+    from amalgam.students import Architecture, new_student
+    from amalgam.targets import StoredTargets
+    from amalgam.trainer import Hooks, Optimization
+
     configure_execution()
     split = PreparedSplit.read(folder / "prepared")
     stored = StoredTargets.read(folder / "targets", split, sets)
@@ -168,6 +172,8 @@ def measure(count: int, sets: LabelSets, folder: Path) -> dict[str, Any]:
         entry[step.__name__] = {"images_per_second": round(count / seconds, 1), "seconds": round(seconds, 1), "peak_mb": round(megabytes)}
         print(count, step.__name__, entry[step.__name__], flush=True)
     disk = {name: round(size_of(folder / name) / 1e9, 2) for name in ("raw", "prepared", "targets", ".amalgam")}
+    from amalgam.inference import device_name
+
     return entry | {"disk_gb": disk | {"all": round(size_of(folder) / 1e9, 2)}, "machine": device_name(), "date": today()}
 
 
