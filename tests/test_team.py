@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import in_team
 from amalgam.files import read_json
 from amalgam.team import Team
-from conftest import ROOT, Repository
+from conftest import ROOT, Repository, stages_run
 from test_interruption import DETERMINISTIC, Run, runs, stage_processes, steps_logged
 
 
@@ -51,9 +51,9 @@ def test_a_team_does_what_one_process_does(check: str) -> None:
 def test_teachers_and_targets_are_the_same_bits_whoever_makes_them(finished: Repository) -> None:
     before = (finished.root / "dvc.lock").read_text()
     in_two(finished, "rm", "-rf", ".amalgam", ".dvc/cache/runs", "outputs/teachers", "outputs/targets")
-    in_two(finished, "dvc", "repro", "--force", "--downstream", "teachers", "--single-item")
-    for task in ("taskA", "taskB"):
-        in_two(finished, "dvc", "repro", "--force", "--single-item", f"targets-{task}")
+    for stage in ("teachers", "targets-taskA", "targets-taskB"):
+        ran = in_two(finished, "dvc", "repro", "--force", "--single-item", stage)
+        assert stages_run(ran.stdout) == {stage}
     assert (finished.root / "dvc.lock").read_text() == before
 
 
