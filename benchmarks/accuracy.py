@@ -6,8 +6,9 @@
     python benchmarks/accuracy.py table            --task A    Markdown, from what has been run
 
 ``tune`` writes its choice beside the protocol, into accuracy.chosen.yaml, which is committed before ``run``; ``run`` refuses rows
-without a choice. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none. Each training's validation accuracy,
-and which test images it got right, go into accuracy.results.json beside the protocol: ``table`` reads nothing else.
+without a choice, unless the grid is a single point. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none. Each
+training's validation accuracy, and which test images it got right, go into accuracy.results.json: ``table`` reads nothing else, and a
+training that stands in two tables is run once.
 What was computed is kept under .amalgam/accuracy and not computed again, and what the results hold is not run again; teachers made twice
 are the same on the same kind of machine alone, so finish a seed where it was begun. ``--jobs 2`` runs two trainings of one thread each.
 """
@@ -47,6 +48,7 @@ from amalgam.training import optimization, teaching
 ROOT = Path(__file__).parent.parent
 
 WORK = ROOT / ".amalgam" / "accuracy"
+RESULTS = Path(__file__).with_suffix(".results.json")
 PROTOCOL = "ACCURACY_PROTOCOL"  # the environment variable that tells trainings in other processes which
 RESAMPLES = 10_000
 
@@ -86,19 +88,21 @@ def chosen() -> dict[str, dict[str, Settings]]:
     return yaml.safe_load(choice_file().read_text(encoding="utf-8")) if choice_file().exists() else {}
 
 
-def results_file() -> Path:
-    return Path(os.environ[PROTOCOL]).with_suffix(".results.json")
+def choice(task: str, row: str) -> Settings | None:
+    """The grid's point with which ``row`` is run, or None before it is tuned."""
+    grid: list[Settings] = protocol()["grid"]
+    return grid[0] if len(grid) == 1 else chosen().get(task, {}).get(row)
 
 
 def results() -> dict[str, Any]:
-    return read_json(results_file()) if results_file().exists() else {}
+    return read_json(RESULTS) if RESULTS.exists() else {}
 
 
 def record(key: str, found: dict[str, Any]) -> None:
     """Keep what one training, or one seed's teachers, came to."""
     with FileLock(WORK / "results.lock"):
         known = results()
-        write_json(results_file(), dict(sorted((known | {key: known.get(key, {}) | found}).items())))
+        write_json(RESULTS, dict(sorted((known | {key: known.get(key, {}) | found}).items())))
 
 
 def parameters(seed: int) -> Params:
@@ -242,11 +246,11 @@ def tune(task: str, archive: Path, processes: int, rows: dict[str, Settings]) ->
     grid, seed = protocol()["grid"], protocol()["seeds"][0]
     jobs = [Job(task, row, settings | point, seed) for row, settings in rows.items() for point in grid]
     accuracies = work([(job, archive, False) for job in jobs], processes)
-    choice = chosen()
+    choices = chosen()
     for index, row in enumerate(rows):
         own = accuracies[index * len(grid) : (index + 1) * len(grid)]
-        choice.setdefault(task, {})[row] = dict(grid[int(np.argmax(own))])
-    choice_file().write_text(yaml.safe_dump(choice, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        choices.setdefault(task, {})[row] = dict(grid[int(np.argmax(own))])
+    choice_file().write_text(yaml.safe_dump(choices, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def tested(job: Job) -> bool:
@@ -254,11 +258,10 @@ def tested(job: Job) -> bool:
 
 
 def final_jobs(task: str, rows: dict[str, Settings], seeds: list[int]) -> list[Job]:
-    choice = chosen().get(task, {})
-    lacking = [row for row in rows if row not in choice]
-    if lacking:
-        raise SystemExit(f"no choice for {', '.join(lacking)} of {task}; tune them first, and commit {choice_file().name}")
-    return [Job(task, row, settings | choice[row], seed) for seed in seeds for row, settings in rows.items()]
+    points = {row: point for row in rows if (point := choice(task, row)) is not None}
+    if lacking := rows.keys() - points.keys():
+        raise SystemExit(f"no choice for {', '.join(sorted(lacking))} of {task}; tune them first, and commit {choice_file().name}")
+    return [Job(task, row, settings | points[row], seed) for seed in seeds for row, settings in rows.items()]
 
 
 def interval(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
@@ -275,7 +278,7 @@ def table(task: str, rows: dict[str, Settings]) -> str:
     """Markdown: a line a row of which every seed has been run, then the controls."""
     known, seeds = results(), protocol()["seeds"]
     done: dict[str, list[dict[str, Any]]] = {}
-    for job in final_jobs(task, {row: settings for row, settings in rows.items() if row in chosen().get(task, {})}, seeds):
+    for job in final_jobs(task, {row: settings for row, settings in rows.items() if choice(task, row)}, seeds):
         if tested(job):
             done.setdefault(job.row, []).append(known[job.key])
     done = {row: found for row, found in done.items() if len(found) == len(seeds)}
@@ -284,7 +287,7 @@ def table(task: str, rows: dict[str, Settings]) -> str:
     for row, found in done.items():
         others = (protocol()["controls"].get(row, protocol()["control"]), protocol().get("reference"))
         gains = " | ".join(gain(right[row], right[other]) if other in right and other != row else "–" for other in others)
-        point = ", ".join(f"{name} {value:g}" for name, value in chosen()[task][row].items())
+        point = ", ".join(f"{name} {value:g}" for name, value in (choice(task, row) or {}).items())
         validation = np.mean([run["validation"] for run in found])
         lines.append(f"| {row} | {point} | {validation:.1f} | {with_spread(100 * right[row].mean(axis=1))} | {gains} |")
     for name in ("oracle-routed", "unrouted"):
