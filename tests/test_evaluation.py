@@ -19,7 +19,7 @@ from amalgam.trainer import Epoch, Validation
 LABELS = np.array([0, 0, 1, 1, 2, 2, 2, 2])
 GUESSES = np.array([0, 1, 1, 1, 2, 2, 0, 2])
 SETS = LabelSets(("a", "b", "c"), {"t": ("a", "b"), "u": ("b", "c")})
-CONTROLS = Controls({"t": 90.0}, 80.0, 60.0, np.array([[0, 0, 1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 2, 2, 2, 1]]))
+CONTROLS = Controls({"t": 90.0}, np.arange(10) < 8, np.arange(10) < 6, np.array([[0, 0, 1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 2, 2, 2, 1]]))
 SPLIT = PreparedSplit(np.zeros((8, 4, 4, 3), np.uint8), LABELS, np.zeros(8, bool), [""] * 8, "x")
 PREDICTIONS = Predictions(("a", "b", "c"), [f"test/{i}.png" for i in range(8)], LABELS, 3 * np.eye(3, dtype=np.float32)[GUESSES])
 

@@ -30,11 +30,15 @@ class Measured:
     peak: dict[str, float]  # MB of memory, of a process that does nothing else
 
     def ratio(self, faster: str, slower: str) -> tuple[float, float, float]:
-        """How many times as fast, turn by turn: the geometric mean, and its 95 % interval (Student's t on the logarithms)."""
-        logs = np.log(self.seconds[slower]) - np.log(self.seconds[faster])
-        half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
-        low, mean, high = np.exp(logs.mean() + np.array([-half, 0.0, half]))
-        return float(mean), float(low), float(high)
+        return times_as_fast(self.seconds[faster], self.seconds[slower])
+
+
+def times_as_fast(faster: list[float], slower: list[float]) -> tuple[float, float, float]:
+    """How many times as fast, turn by turn: the geometric mean, and its 95 % interval (Student's t on the logarithms)."""
+    logs = np.log(slower) - np.log(faster)
+    half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
+    low, mean, high = np.exp(logs.mean() + np.array([-half, 0.0, half]))
+    return float(mean), float(low), float(high)
 
 
 class Loop:

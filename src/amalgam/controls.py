@@ -19,12 +19,26 @@ from amalgam.trainer import score
 
 @dataclass(frozen=True)
 class Controls:
-    """Accuracies in percent, and what each teacher said."""
+    """What the teachers said of N images, and whether it was right."""
 
-    own: dict[str, float]  # each on the images of its own classes
-    oracle_routed: float
-    unrouted: float
+    own: dict[str, float]  # each teacher's accuracy on the images of its own classes, in percent
+    oracle_right: npt.NDArray[np.bool_]  # (N,)
+    unrouted_right: npt.NDArray[np.bool_]  # (N,)
     choices: npt.NDArray[np.int64]  # (teachers, N): the union's index of each teacher's most probable class
+
+    @property
+    def oracle_routed(self) -> float:
+        """Accuracy in percent."""
+        return percent(self.oracle_right)
+
+    @property
+    def unrouted(self) -> float:
+        """Accuracy in percent."""
+        return percent(self.unrouted_right)
+
+
+def percent(right: npt.NDArray[np.bool_]) -> float:
+    return round(100 * float(right.mean()), 2)
 
 
 def teacher_controls(teachers: dict[str, Classifier], label_sets: LabelSets, split: PreparedSplit) -> Controls:
@@ -34,8 +48,8 @@ def teacher_controls(teachers: dict[str, Classifier], label_sets: LabelSets, spl
     side_by_side = torch.from_numpy(np.concatenate(list(logits.values()), axis=1))
     return Controls(
         {name: own_accuracy(values, label_sets.columns(name), split.labels) for name, values in logits.items()},
-        routed_accuracy(side_by_side, covering, label_sets, split.labels),
-        routed_accuracy(side_by_side, torch.ones_like(covering), label_sets, split.labels),
+        routed_right(side_by_side, covering, label_sets, split.labels),
+        routed_right(side_by_side, torch.ones_like(covering), label_sets, split.labels),
         np.stack([np.array(label_sets.columns(name))[values.argmax(1)] for name, values in logits.items()]),
     )
 
@@ -46,12 +60,13 @@ def own_accuracy(logits: npt.NDArray[np.float32], columns: list[int], labels: np
     return round(100 * score(logits[own], np.searchsorted(columns, labels[own])).accuracy, 2)
 
 
-def routed_accuracy(logits: torch.Tensor, active: torch.Tensor, label_sets: LabelSets, labels: npt.NDArray[np.int64]) -> float:
-    """Accuracy, in percent, of the mean of the active teachers' zero-padded distributions; logits (N, Σ|Lᵢ|), active (N, teachers)."""
+def routed_right(logits: torch.Tensor, active: torch.Tensor, label_sets: LabelSets, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether the mean of the active teachers' zero-padded distributions is right (N,); logits (N, Σ|Lᵢ|), active (N, teachers)."""
     blocks = LabelBlocks([label_sets.columns(name) for name in label_sets.teachers], len(label_sets.classes))
     knowledge = Knowledge(blocks, blocks.of_teachers(logits, active), active, torch.from_numpy(labels))
     target = union_target(knowledge, "mean", teacher_weights(knowledge, "mean", 1.0))
-    return round(float(100 * (target.argmax(1).numpy() == labels).mean()), 2)
+    right: npt.NDArray[np.bool_] = target.argmax(1).numpy() == labels
+    return right
 
 
 def agreement(

@@ -97,12 +97,18 @@ class View:
 
         Pixels shifted in from outside mirror those inside the edge.
         """
+        shown = images[rows] if self._is_plain(rows) else self._moved(images, rows)
+        return shown if self.strong is None else self.strong.apply(shown, rows)
+
+    def _is_plain(self, rows: Rows) -> bool:
+        return not (self.shift_y[rows].any() or self.shift_x[rows].any() or self.mirror[rows].any())
+
+    def _moved(self, images: Images, rows: Rows) -> npt.NDArray[np.uint8]:
         height, width = images.shape[1:3]
         y = _reflect(np.arange(height) + self.shift_y[rows, None].astype(np.int64), height)  # (B, height)
         x = np.where(self.mirror[rows, None], np.arange(width)[::-1], np.arange(width))
         x = _reflect(x + self.shift_x[rows, None].astype(np.int64), width)  # (B, width)
-        shown = images[rows[:, None, None], y[:, :, None], x[:, None, :]]
-        return shown if self.strong is None else self.strong.apply(shown, rows)
+        return images[rows[:, None, None], y[:, :, None], x[:, None, :]]
 
 
 def _reflect(position: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:

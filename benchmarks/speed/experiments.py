@@ -1,0 +1,165 @@
+"""Whole experiments by the real pipeline, beside the naive loop: one of 40 epochs, one of 100, six that differ in alpha and temperature.
+
+    PYTHONPATH=src:. python -m benchmarks.speed.experiments path/to/images.zip --students MobileNetV3
+
+In a new clone, with images and teachers made beforehand, it times ``dvc exp run … train-taskA``: targets, training, validation,
+checkpoints, tracking and DVC itself, in the configuration of the accuracy table. Then one with another alpha and temperature, which finds
+its targets made. The naive loop (``loops.py``) is timed over whole epochs of as many steps; it validates, keeps and logs nothing. From both
+follow, by whole epochs more, the numbers that were not measured. Prints a Markdown table and writes benchmarks/experiments.results.json.
+Nothing else should run on the machine.
+"""
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed import loops, pairs
+from benchmarks.speed.setting import IN_ACCURACY_TABLE, ROOT, TASK, Setting, prepare
+
+from amalgam.files import read_json, write_json
+from amalgam.inference import device_name
+from amalgam.provenance import configure_execution
+from amalgam.record import RunRecord
+
+RESULTS = ROOT / "benchmarks" / "experiments.results.json"
+STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
+BATCH_SIZE = 32
+SHORT = 2  # epochs of the second experiment
+EXPERIMENTS = {"40 epochs": (1, 40), "100 epochs": (1, 100), "six of 40": (6, 40)}  # how many, of how many epochs
+
+
+def run(clone: Path, target: str, **settings: object) -> float:
+    """Seconds of one ``dvc exp run`` with these settings."""
+    command = ["dvc", "exp", "run", *(part for name, value in settings.items() for part in ("-S", f"{name}={value}")), target]
+    environment = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "PYTHONPATH")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    return time.perf_counter() - started
+
+
+def shipped(archive: Path, student: str, epochs: int, clone: Path) -> dict[str, float]:
+    """Seconds of an epoch, of an experiment beside its epochs, and of a second one; how much of an epoch is not training, in percent."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    data = {"source": "folder", "folder.fetch.path": archive, "teacher.num_epochs": 1}
+    run(clone, "models.dvc", **data, student_model=student, batch_size=BATCH_SIZE, **IN_ACCURACY_TABLE)
+    first = run(clone, f"train-{TASK}", num_epochs=epochs)
+    history = RunRecord.read(clone / "outputs" / "students" / TASK).epochs
+    ends = [found["ended"] / 1000 for found in history]
+    whole = [after - before for before, after in pairwise(ends)]
+    images = Setting(clone / "outputs" / "prepared" / TASK, student, BATCH_SIZE).split.training_rows
+    training = [len(images) / found["images_per_second"] for found in history[1:]]
+    second = run(clone, f"train-{TASK}", num_epochs=SHORT, alpha=0.3, temperature=2)
+    epoch = statistics.mean(whole)
+    return {
+        "epoch": epoch,
+        "once": first - epochs * epoch,
+        "each": second - SHORT * epoch,
+        "not training, %": 100 * (1 - sum(training) / sum(whole)),
+        "measured epochs": epochs,
+        "images": len(images),
+    }
+
+
+def naive(setting: Setting, images: int, epochs: int) -> list[float]:
+    """Seconds of each of so many epochs of so many images, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=naive_epochs, args=(theirs, setting, images, epochs))
+    process.start()
+    seconds: list[float] = ours.recv()
+    process.join()
+    return seconds
+
+
+def naive_epochs(connection: Connection, setting: Setting, images: int, epochs: int) -> None:
+    variant = pairs.best("naive", setting)
+    times: list[float] = []
+
+    def tick() -> None:
+        times.append(time.perf_counter())
+        if len(times) > epochs * steps:
+            raise loops.EnoughError
+
+    steps = -(-images // setting.batch_size)
+    with suppress(loops.EnoughError):
+        pairs.variants_of("naive", setting)[variant](tick)
+    marks = times[::steps]
+    connection.send([after - before for before, after in pairwise(marks)])
+
+
+def entry(student: str, ours: dict[str, float], theirs: list[float]) -> dict[str, Any]:
+    epoch = statistics.mean(theirs)
+    experiments = {}
+    for name, (count, epochs) in EXPERIMENTS.items():
+        seconds = ours["once"] + (count - 1) * ours["each"] + count * epochs * ours["epoch"]
+        experiments[name] = {"shipped": round(seconds), "naive": round(count * epochs * epoch)}
+    return {
+        "student": student,
+        "batch_size": BATCH_SIZE,
+        "shipped": {name: round(value, 2) for name, value in ours.items()},
+        "naive epochs": [round(value, 1) for value in theirs],
+        "experiments": experiments,
+        "machine": device_name(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def table(entries: list[dict[str, Any]]) -> str:
+    columns = [
+        "student",
+        "naive epochs, s",
+        "shipped epoch, s",
+        "of it not training, %",
+        "once, s",
+        *(f"{name}, s: times" for name in EXPERIMENTS),
+    ]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for found in entries:
+        ours = found["shipped"]
+        theirs = ", ".join(f"{value:g}" for value in found["naive epochs"])
+        cells = [found["student"], theirs, f"{ours['epoch']:g}", f"{ours['not training, %']:.1f}", f"{ours['once']:.0f}"]
+        cells += [f"{seconds['shipped']}: {seconds['naive'] / seconds['shipped']:.1f}" for seconds in found["experiments"].values()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path, help="train/<class>/* and test/<class>/* with the classes of params.yaml's block folder")
+    parser.add_argument("--students", nargs="+", choices=STUDENTS, default=STUDENTS, help="these alone")
+    parser.add_argument("--epochs", type=int, default=40, help="measured epochs of the shipped experiment")
+    parser.add_argument("--naive-epochs", type=int, default=2, help="measured epochs of the naive loop")
+    arguments = parser.parse_args()
+    archive = arguments.archive.resolve()
+    configure_execution()
+    known = {found["student"]: found for found in (read_json(RESULTS) if RESULTS.exists() else [])}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        os.environ["DVC_ROOT"] = temporary
+        prepare(archive, folder)
+        for student in arguments.students:
+            ours = shipped(archive, student, arguments.epochs, folder / "clone")
+            shutil.rmtree(folder / "clone")
+            theirs = naive(Setting(folder, student, BATCH_SIZE), int(ours["images"]), arguments.naive_epochs)
+            known[student] = entry(student, ours, theirs)
+            write_json(RESULTS, list(known.values()))
+    print(table(list(known.values())))
+
+
+if __name__ == "__main__":
+    main()

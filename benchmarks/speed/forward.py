@@ -1,0 +1,142 @@
+"""Evaluation and targets beside the bare forward pass of the same network.
+
+    PYTHONPATH=src:. python -m benchmarks.speed.forward path/to/images.zip
+
+*Evaluation* runs a student over images as they are (``inference.predict_logits``); *targets* runs three reference CNNs over one new view of
+the images of their classes and stores what they say (``targets.write_targets``). *Bare* is the network alone on one batch that lies in
+memory as a normalised tensor, in the fastest variant of layout, precision and batch size, found by trial. They take turns, and every ratio
+has its 95 % interval. Prints a Markdown table and writes benchmarks/forward.results.json. Nothing else should run on the machine.
+"""
+
+import argparse
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.speed.pairs import times_as_fast
+from benchmarks.speed.setting import ROOT, Setting, prepare, untrained_teachers
+from torch import nn
+
+from amalgam.files import write_json
+from amalgam.inference import device_name, predict_logits
+from amalgam.networks import build_network
+from amalgam.provenance import configure_execution
+from amalgam.students import Architecture, new_student
+from amalgam.targets import write_targets
+
+STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
+TEACHER = "ReferenceCNN"
+RESULTS = ROOT / "benchmarks" / "forward.results.json"
+BATCH_SIZES = (32, 64, 128, 256, 512)
+TRIAL_IMAGES = 1024
+
+Variant = tuple[torch.memory_format, torch.dtype, int]
+VARIANTS: list[Variant] = list(
+    itertools.product((torch.contiguous_format, torch.channels_last), (torch.float32, torch.bfloat16), BATCH_SIZES)
+)
+
+
+@torch.inference_mode()
+def bare(network: nn.Module, side: int, variant: Variant, images: int) -> float:
+    """Seconds of the network's forward pass over so many images, in whole batches."""
+    layout, precision, batch_size = variant
+    network = network.to(memory_format=layout).eval()
+    batch = torch.randn(batch_size, 3, side, side).to(memory_format=layout)
+    steps = max(images // batch_size, 1)
+    started = time.perf_counter()
+    for _ in range(steps):
+        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+            network(batch)
+    return (time.perf_counter() - started) * images / (steps * batch_size)
+
+
+def fastest(network: nn.Module, side: int) -> Variant:
+    """By trial, once warm."""
+    seconds = {}
+    for variant in VARIANTS:
+        bare(network, side, variant, variant[2])
+        seconds[variant] = bare(network, side, variant, TRIAL_IMAGES)
+    return min(seconds, key=seconds.__getitem__)
+
+
+def evaluation(setting: Setting) -> tuple[Callable[[], Any], int, int]:
+    """What is timed, of how many images, and the side that the network sees."""
+    settings, split = setting.settings, setting.split
+    architecture = Architecture(setting.student, settings.student_resolution, pretrained=False)
+    student = new_student(architecture, setting.label_sets, split, settings.seed)
+    rows = np.arange(len(split.images))
+    return partial(predict_logits, student, split.images, rows), len(rows), settings.student_resolution
+
+
+def targets(setting: Setting) -> tuple[Callable[[], Any], int, int]:
+    split, label_sets = setting.split, setting.label_sets
+    teachers = {name: (teacher, "untrained") for name, teacher in untrained_teachers(split, label_sets).items()}
+    images = int(label_sets.covering()[:, split.labels[split.training_rows]].sum())
+    seeds = itertools.count(1)
+
+    def write() -> None:
+        number = next(seeds)  # a view that nobody has seen
+        views = replace(setting.targets.settings, views=1, data_seed=number)
+        write_targets(setting.work / f"targets-{number}", split, label_sets, teachers, views, covering_only=True)
+
+    return write, images, split.images.shape[1]
+
+
+def entry(name: str, network: str, shipped: Callable[[], Any], images: int, side: int, turns: int) -> dict[str, Any]:
+    alone = build_network(network, 15)
+    variant = fastest(alone, side)
+    shipped()
+    taken: dict[str, list[float]] = {"shipped": [], "bare": []}
+    for _ in range(turns):
+        started = time.perf_counter()
+        shipped()
+        taken["shipped"].append(time.perf_counter() - started)
+        taken["bare"].append(bare(alone, side, variant, images))
+    return {
+        "work": name,
+        "network": network,
+        "images_per_second": {kind: round(images * turns / sum(seconds)) for kind, seconds in taken.items()},
+        "shipped / bare": [round(value, 3) for value in times_as_fast(taken["shipped"], taken["bare"])],
+        "variant": ", ".join(str(part).removeprefix("torch.") for part in variant),
+        "turns": turns,
+        "machine": device_name(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def table(entries: list[dict[str, Any]]) -> str:
+    lines = ["| work | network | shipped, images/s | bare, images/s | shipped / bare (95 %) |", "|---" * 5 + "|"]
+    for found in entries:
+        speeds = " | ".join(str(found["images_per_second"][kind]) for kind in ("shipped", "bare"))
+        ratio = "{:g} ({:g} … {:g})".format(*found["shipped / bare"])
+        lines.append(f"| {found['work']} | {found['network']} | {speeds} | {ratio} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path, help="train/<class>/* with the classes of params.yaml's block folder, task A")
+    parser.add_argument("--turns", type=int, default=7, help="how often each is measured")
+    arguments = parser.parse_args()
+    configure_execution()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DVC_ROOT"] = folder
+        prepare(arguments.archive.resolve(), Path(folder))
+        settings = {student: Setting(Path(folder), student, 32) for student in STUDENTS}
+        found = [entry("evaluation", student, *evaluation(setting), arguments.turns) for student, setting in settings.items()]
+        found.append(entry("targets", TEACHER, *targets(settings[STUDENTS[0]]), arguments.turns))
+    write_json(RESULTS, found)
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
