@@ -300,9 +300,9 @@ def table(task: str, rows: dict[str, Settings]) -> str:
         point = ", ".join(f"{name} {value:g}" for name, value in (choice(task, row) or {}).items())
         validation = np.mean([run["validation"] for run in found])
         lines.append(f"| {row} | {point} | {validation:.1f} | {with_spread(100 * right[row].mean(axis=1))} | {gains} |")
-    for name in ("oracle-routed", "unrouted"):
-        if teachers:
-            lines.append(f"| *teachers, {name}* | | | {with_spread(np.array([found[name] for found in teachers]))} | | |")
+    if teachers:
+        rates = {name: with_spread(np.array([found[name] for found in teachers])) for name in ("oracle-routed", "unrouted")}
+        lines += [f"| *teachers, {name}* | | | {rate} | | |" for name, rate in rates.items()]
     return "\n".join(lines)
 
 
