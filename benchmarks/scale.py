@@ -105,9 +105,10 @@ class EnoughError(Exception):
 def training(folder: Path, sets: LabelSets) -> float:
     """Seconds that an epoch would take, from some of its steps."""
     from amalgam.distilling import Teaching, train_student
+    from amalgam.optimization import Optimization
     from amalgam.students import Architecture, new_student
     from amalgam.targets import StoredTargets
-    from amalgam.trainer import Hooks, Optimization
+    from amalgam.trainer import Hooks
 
     configure_execution()
     split = PreparedSplit.read(folder / "prepared")

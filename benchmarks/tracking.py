@@ -34,10 +34,12 @@ def milliseconds_an_epoch() -> list[float]:
 
 def milliseconds_a_checkpoint() -> list[float]:
     """Of the smallest student with AdamW, its best weights included."""
+    from amalgam.batches import Batch
     from amalgam.checkpoint import checkpoint
     from amalgam.models import Classifier, Preprocessing
     from amalgam.networks import build_network
-    from amalgam.trainer import Batch, Hooks, Optimization, Snapshot, StepLoss, fit
+    from amalgam.optimization import Optimization
+    from amalgam.trainer import Hooks, Snapshot, StepLoss, fit
 
     taken = []
     network = build_network("MobileNetV3", 10)

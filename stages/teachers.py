@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from amalgam.batches import steps_per_epoch
 from amalgam.checkpoint import Checkpoint, checkpoint
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import read_json
@@ -15,7 +16,7 @@ from amalgam.stage import run_stage, stage_params
 from amalgam.supplied import provide_supplied
 from amalgam.teachers import OwnImages, Recipe, provide_teacher, teacher_key, train_teacher
 from amalgam.team import joined
-from amalgam.trainer import Fit, Hooks, epochs_done, steps_per_epoch
+from amalgam.trainer import Fit, Hooks, epochs_done
 
 PREPARED = Path("outputs/prepared")
 TEACHERS = Path("outputs/teachers")

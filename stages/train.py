@@ -16,6 +16,7 @@ from amalgam.checkpoint import checkpoint, finish
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import brought_file, whole_folder
 from amalgam.flags import add_settings, given_settings
+from amalgam.history import Epoch
 from amalgam.live import LOG, PICTURE, LiveCurve, log_line
 from amalgam.notes import repeat
 from amalgam.one_off import export, in_pipeline, new_folder, prepared, targets_for
@@ -30,7 +31,7 @@ from amalgam.students import student_metrics
 from amalgam.targets import StoredTargets
 from amalgam.team import Team, joined
 from amalgam.tracking.publish import attempt, publish_training
-from amalgam.trainer import Epoch, Fit
+from amalgam.trainer import Fit
 from amalgam.training import Job, assist, changed_from_commit, milliseconds, one_run, past_epochs, run_params
 
 PREPARED = Path("outputs/prepared")

@@ -19,10 +19,11 @@ from amalgam.errors import UserError
 from amalgam.inference import predict_logits
 from amalgam.models import Classifier, Preprocessing
 from amalgam.networks import build_network
+from amalgam.optimization import Optimization
 from amalgam.provenance import configure_execution
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.team import SOLO, Team, joined
-from amalgam.trainer import Fit, Optimization
+from amalgam.trainer import Fit
 from conftest import SETS, colour_split
 
 IMAGES, CLASSES, STEPS = 9, 5, 3  # nine images: no team of two has equal shares

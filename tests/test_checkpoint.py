@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from amalgam.batches import Batch
 from amalgam.checkpoint import Checkpoint, checkpoint, committed, dvc_hash, finish
 from amalgam.files import remove_abandoned, whole_file, whole_folder
+from amalgam.history import Epoch, Validation
 from amalgam.models import Classifier, Preprocessing
+from amalgam.optimization import Optimization
 from amalgam.record import DataRecord, RunRecord
-from amalgam.trainer import Batch, Epoch, Fit, Hooks, Optimization, Snapshot, StepLoss, Validation, fit
+from amalgam.trainer import Fit, Hooks, Snapshot, StepLoss, fit
 
 HOW = {
     "adamw, one cycle": Optimization("adamw", 0.05, 0.01, "one_cycle", 6),

@@ -11,18 +11,21 @@ import pytest
 import torch
 from torch.nn import functional
 
+from amalgam.batches import Batch
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.distilling import Pupils, Teaching, learn_stacking, student_loss, train_student, view_of_epoch
 from amalgam.errors import UserError
-from amalgam.inference import predict_logits
+from amalgam.history import Validation
+from amalgam.inference import predict_logits, resident
 from amalgam.models import Classifier, Preprocessing
 from amalgam.networks import build_network
+from amalgam.optimization import Optimization
 from amalgam.params import Objective, Target
 from amalgam.selection import SelectionRules, validate
 from amalgam.stacking import fit_stacking
 from amalgam.students import Architecture, new_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.trainer import Batch, Fit, Optimization, Validation
+from amalgam.trainer import Fit
 from conftest import SETS, colour_split
 
 WITHOUT_LABELS = [target for target in get_args(Target) if target != "stacked"]
@@ -70,7 +73,7 @@ def stored(split: PreparedSplit, teachers: Teachers, folder: Path, covering: boo
 
 def batches_of(split: PreparedSplit, targets: StoredTargets, batch_size: int, epoch: int) -> Iterator[Batch]:
     teaching = replace(TEACHING, batch_size=batch_size)
-    return view_of_epoch(split, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, epoch)
+    return view_of_epoch(split.images, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, epoch)
 
 
 def test_stored_logits_are_the_live_teachers_on_the_view_the_student_gets(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
@@ -93,6 +96,17 @@ def test_epoch_e_sees_view_e_mod_views_in_an_order_of_its_own(split: PreparedSpl
     assert contents[0] == contents[3]
     assert contents[0] != contents[1]
     assert not torch.equal(epochs[0].images, epochs[3].images)
+
+
+def test_images_that_lie_whole_on_the_device_give_the_same_batches(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets")
+    pupils = Pupils.of(split, SETS.classes, targets, TEACHING)
+    whole = torch.from_numpy(np.array(split.images))
+    assert resident(whole) is whole
+    pairs = zip(view_of_epoch(split.images, targets, pupils, TEACHING, 1), view_of_epoch(whole, targets, pupils, TEACHING, 1), strict=True)
+    for mapped, held in pairs:
+        assert torch.equal(mapped.images, held.images)
+        assert torch.equal(mapped.labels, held.labels)
 
 
 def test_validation_images_are_never_trained_on(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
@@ -237,7 +251,7 @@ def test_only_visible_labels_are_handed_on(split: PreparedSplit, teachers: Teach
     rows = split.training_rows
     np.testing.assert_array_equal(pupils.rows, rows)
     np.testing.assert_array_equal(pupils.labels, visible_labels(split.labels[rows], SETS.classes, 0.3, VIEWS.data_seed))
-    batch = next(view_of_epoch(split, targets, pupils, teaching, 0))
+    batch = next(view_of_epoch(split.images, targets, pupils, teaching, 0))
     assert int((batch.labels >= 0).sum()) == 3 * round(0.3 * 8)
 
 
@@ -259,7 +273,7 @@ def test_images_without_label_are_learnt_from_every_teacher(split: PreparedSplit
     pupils = Pupils.of(mixed, SETS.classes, targets, TEACHING)
     np.testing.assert_array_equal(pupils.labels, labels[rows])
     assert (Pupils.of(mixed, SETS.classes, targets, replace(TEACHING, alpha=0.0)).labels >= 0).all()
-    batch = next(view_of_epoch(mixed, targets, pupils, replace(TEACHING, batch_size=24), 0))
+    batch = next(view_of_epoch(mixed.images, targets, pupils, replace(TEACHING, batch_size=24), 0))
     watched = student_loss(SETS, TEACHING)(torch.zeros(24, 3), batch).watched
     unlabelled = int((labels[rows] < 0).sum())
     green = int((labels[rows] == 1).sum())
@@ -280,7 +294,7 @@ def test_an_image_without_label_is_learnt_from_the_teachers_alone(split: Prepare
     """The loss, image by image: (1 − α)·CE + α·KD with a label, KD without."""
     targets = stored(split, teachers, tmp_path / "targets")
     teaching = replace(TEACHING, alpha=0.3, label_fraction=0.5, batch_size=24)
-    batch = next(view_of_epoch(split, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, 0))
+    batch = next(view_of_epoch(split.images, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, 0))
     logits, total = torch.randn(24, 3), 0.0
     for row in range(24):
         assert batch.teacher_logits is not None
@@ -303,7 +317,7 @@ def test_few_labels_and_covering_teachers_are_refused(split: PreparedSplit, teac
 def test_a_mixed_batchs_loss_is_the_mean_of_both_images_losses(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets", covering=True)
     teaching = replace(TEACHING, mixup=1.0, batch_size=24)
-    batch = next(view_of_epoch(split, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, 0))
+    batch = next(view_of_epoch(split.images, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, 0))
     assert batch.mixture is not None
     partner, share = batch.mixture
     logits, loss = torch.randn(24, 3), student_loss(SETS, teaching)
@@ -352,7 +366,7 @@ def test_without_teachers_every_epoch_sees_a_new_view(split: PreparedSplit, teac
     targets = stored(split, teachers, tmp_path / "targets", covering=True, views=ViewSettings(1, 2, True, 5))
     teaching = replace(TEACHING, alpha=0.0, batch_size=24)
     pupils = Pupils.of(split, SETS.classes, targets, teaching)
-    shown = [next(view_of_epoch(split, targets, pupils, teaching, epoch)) for epoch in range(3)]
+    shown = [next(view_of_epoch(split.images, targets, pupils, teaching, epoch)) for epoch in range(3)]
     assert all(batch.teacher_logits is None for batch in shown)
     assert len({b"".join(sorted(image.numpy().tobytes() for image in batch.images)) for batch in shown}) == 3
 

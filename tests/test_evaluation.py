@@ -12,9 +12,9 @@ from PIL import Image
 from amalgam.controls import Controls
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.evaluation import Judged, Predictions, write_evaluation
+from amalgam.history import Epoch, Validation
 from amalgam.plots import save_confusion_matrix, save_matrix, save_samples
 from amalgam.students import write_history
-from amalgam.trainer import Epoch, Validation
 
 LABELS = np.array([0, 0, 1, 1, 2, 2, 2, 2])
 GUESSES = np.array([0, 1, 1, 1, 2, 2, 0, 2])

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 SCRIPT = """
 from amalgam.progress import progress_bar
-from amalgam.trainer import Epoch, Validation
+from amalgam.history import Epoch, Validation
 with progress_bar("student taskA", 3, "step") as (advance, show):
     for number in (1, 2, 3):
         advance()

@@ -9,8 +9,9 @@ import torch
 
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
+from amalgam.history import Epoch, Validation
 from amalgam.students import Architecture, epoch_row, load_student, new_student, write_history, write_student
-from amalgam.trainer import Epoch, Fit, Validation
+from amalgam.trainer import Fit
 from conftest import SETS, colour_split
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from amalgam.batches import Batch, mixed_images
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.models import Classifier, channel_statistics
 from amalgam.teachers import OwnImages, Recipe, label_shares, load_teachers, provide_teacher, train_teacher
-from amalgam.trainer import Batch, Fit, mixed_images
+from amalgam.trainer import Fit
 from conftest import SETS, colour_split
 
 RECIPE = Recipe(None, 0.003, 8, 2, 0.05, 0.0, 0.0, 0, 1, True)

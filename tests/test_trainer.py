@@ -11,23 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epoch
+from amalgam.history import Epoch, Validation, score
 from amalgam.models import Classifier, Preprocessing
 from amalgam.networks import PRECISION
-from amalgam.trainer import (
-    Batch,
-    DivergedError,
-    Epoch,
-    Fit,
-    Hooks,
-    Optimization,
-    StepLoss,
-    Validation,
-    fit,
-    mixed_images,
-    score,
-    shuffled_batches,
-    steps_per_epoch,
-)
+from amalgam.optimization import Optimization
+from amalgam.trainer import DivergedError, Fit, Hooks, StepLoss, fit
 
 
 @given(st.integers(1, 300), st.integers(2, 64), st.integers(0, 100), st.integers(0, 20))

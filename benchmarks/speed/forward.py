@@ -4,8 +4,9 @@
 
 *Evaluation* runs a student over images as they are (``inference.predict_logits``); *targets* runs three reference CNNs over one new view of
 the images of their classes and stores what they say (``targets.write_targets``). *Bare* is the network alone on one batch that lies in
-memory as a normalised tensor, in the fastest variant of layout, precision and batch size, found by trial. They take turns, and every ratio
-has its 95 % interval. Prints a Markdown table and writes benchmarks/forward.results.json. Nothing else should run on the machine.
+memory as a normalised tensor, in its own precision and the fastest variant of layout and batch size, found by trial. They take turns, and
+every ratio has its 95 % interval. Prints a Markdown table and writes benchmarks/forward.results.json. Nothing else should run on the
+machine.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from torch import nn
 
 from amalgam.files import write_json
 from amalgam.inference import device_name, predict_logits
-from amalgam.networks import build_network
+from amalgam.networks import build_network, precision_of
 from amalgam.provenance import configure_execution
 from amalgam.students import Architecture, new_student
 from amalgam.targets import write_targets
@@ -39,16 +40,14 @@ RESULTS = ROOT / "benchmarks" / "forward.results.json"
 BATCH_SIZES = (32, 64, 128, 256, 512)
 TRIAL_IMAGES = 1024
 
-Variant = tuple[torch.memory_format, torch.dtype, int]
-VARIANTS: list[Variant] = list(
-    itertools.product((torch.contiguous_format, torch.channels_last), (torch.float32, torch.bfloat16), BATCH_SIZES)
-)
+Variant = tuple[torch.memory_format, int]
+VARIANTS: list[Variant] = list(itertools.product((torch.contiguous_format, torch.channels_last), BATCH_SIZES))
 
 
 @torch.inference_mode()
-def bare(network: nn.Module, side: int, variant: Variant, images: int) -> float:
+def bare(network: nn.Module, precision: torch.dtype, side: int, variant: Variant, images: int) -> float:
     """Seconds of the network's forward pass over so many images, in whole batches."""
-    layout, precision, batch_size = variant
+    layout, batch_size = variant
     network = network.to(memory_format=layout).eval()
     batch = torch.randn(batch_size, 3, side, side).to(memory_format=layout)
     steps = max(images // batch_size, 1)
@@ -59,12 +58,12 @@ def bare(network: nn.Module, side: int, variant: Variant, images: int) -> float:
     return (time.perf_counter() - started) * images / (steps * batch_size)
 
 
-def fastest(network: nn.Module, side: int) -> Variant:
+def fastest(network: nn.Module, precision: torch.dtype, side: int) -> Variant:
     """By trial, once warm."""
     seconds = {}
     for variant in VARIANTS:
-        bare(network, side, variant, variant[2])
-        seconds[variant] = bare(network, side, variant, TRIAL_IMAGES)
+        bare(network, precision, side, variant, variant[1])
+        seconds[variant] = bare(network, precision, side, variant, TRIAL_IMAGES)
     return min(seconds, key=seconds.__getitem__)
 
 
@@ -92,21 +91,21 @@ def targets(setting: Setting) -> tuple[Callable[[], Any], int, int]:
 
 
 def entry(name: str, network: str, shipped: Callable[[], Any], images: int, side: int, turns: int) -> dict[str, Any]:
-    alone = build_network(network, 15)
-    variant = fastest(alone, side)
+    alone, precision = build_network(network, 15), precision_of(network, "cpu")
+    variant = fastest(alone, precision, side)
     shipped()
     taken: dict[str, list[float]] = {"shipped": [], "bare": []}
     for _ in range(turns):
         started = time.perf_counter()
         shipped()
         taken["shipped"].append(time.perf_counter() - started)
-        taken["bare"].append(bare(alone, side, variant, images))
+        taken["bare"].append(bare(alone, precision, side, variant, images))
     return {
         "work": name,
         "network": network,
         "images_per_second": {kind: round(images * turns / sum(seconds)) for kind, seconds in taken.items()},
         "shipped / bare": [round(value, 3) for value in times_as_fast(taken["shipped"], taken["bare"])],
-        "variant": ", ".join(str(part).removeprefix("torch.") for part in variant),
+        "variant": ", ".join(str(part).removeprefix("torch.") for part in (precision, *variant)),
         "turns": turns,
         "machine": device_name(),
         "date": datetime.now(UTC).date().isoformat(),

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.history import score
 from amalgam.inference import predict_logits
 from amalgam.losses import Knowledge, LabelBlocks, teacher_weights, union_target
 from amalgam.models import Classifier
-from amalgam.trainer import score
 
 
 @dataclass(frozen=True)

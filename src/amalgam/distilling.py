@@ -3,23 +3,24 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epoch
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.errors import UserError
-from amalgam.inference import device, shown
+from amalgam.inference import Stored, device, resident, shown, taken
 from amalgam.losses import Distilled, LabelBlocks, distillation, label_loss
 from amalgam.models import Classifier
+from amalgam.optimization import Optimization
 from amalgam.params import Objective, Target
 from amalgam.selection import SelectionRules, validate
 from amalgam.stacking import MOST_IMAGES, Stacking, fit_stacking
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
-from amalgam.trainer import Batch, Fit, Hooks, Optimization, StepLoss, Terms, fit, mixed_images, shuffled_batches, steps_per_epoch
+from amalgam.trainer import Fit, Hooks, StepLoss, Terms, fit
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,12 @@ def train_student(
     steps = steps_per_epoch(len(pupils.rows), teaching.batch_size)
     if len(pupils.rows) // steps < team.size:
         raise UserError(f"batch_size {teaching.batch_size} leaves some of {team.size} processes without an image; raise it, or start fewer")
+    images = resident(split.images)
     return fit(
         student,
         optimization,
         steps,
-        lambda epoch: view_of_epoch(split, targets, pupils, teaching, epoch, team),
+        lambda epoch: view_of_epoch(images, targets, pupils, teaching, epoch, team),
         student_loss(label_sets, teaching, learn_stacking(targets, pupils) if teaching.needs_stacking else None),
         partial(validate, split=split, targets=targets, label_sets=label_sets, rules=teaching.selection, team=team),
         hooks,
@@ -101,7 +103,7 @@ def train_student(
 
 
 def view_of_epoch(
-    split: PreparedSplit, targets: StoredTargets, pupils: Pupils, teaching: Teaching, epoch: int, team: Team = SOLO
+    images: Stored, targets: StoredTargets, pupils: Pupils, teaching: Teaching, epoch: int, team: Team = SOLO
 ) -> Iterator[Batch]:
     """The epoch's batches: images of its view with the logits that the teachers gave on exactly those pixels.
 
@@ -109,14 +111,14 @@ def view_of_epoch(
     each batch's images, and all of its labels and logits.
     """
     index = epoch if teaching.alpha == 0 else epoch % targets.settings.stored
-    view = targets.settings.view(index, len(split.images))
-    logits = None if teaching.alpha == 0 else targets.logits(index)
-    show = partial(shown, split.images, view)
+    show = partial(shown, images, targets.settings.view(index, len(images)))
+    logits = None if teaching.alpha == 0 else resident(targets.logits(index))
+    labels = resident(pupils.labels)
     random = np.random.default_rng([teaching.seed, epoch, 1])  # 1: not the stream that shuffles
     for chosen in shuffled_batches(np.arange(len(pupils.rows)), teaching.batch_size, teaching.seed, epoch):
-        images, mixture = mixed_images(show, pupils.rows[chosen], teaching.mixup, random, team.share(len(chosen)))
-        said = None if logits is None else _to_device(logits[pupils.places[chosen]])
-        yield Batch(images, _to_device(pupils.labels[chosen]), said, mixture)
+        mixed, mixture = mixed_images(show, pupils.rows[chosen], teaching.mixup, random, team.share(len(chosen)))
+        said = None if logits is None else taken(logits, pupils.places[chosen])
+        yield Batch(mixed, taken(labels, chosen), said, mixture)
 
 
 def learn_stacking(targets: StoredTargets, pupils: Pupils) -> Stacking:
@@ -184,7 +186,3 @@ def by_teacher(names: list[str], active: torch.Tensor, found: Distilled) -> dict
         "teacher_agreement": ((found.agreement & active).sum(0), counts),
     }
     return {f"{kind}/{name}": (total[i], count[i]) for kind, (total, count) in sums.items() for i, name in enumerate(names)}
-
-
-def _to_device(values: npt.NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(values).to(device())

@@ -29,12 +29,12 @@ from sklearn.metrics import confusion_matrix
 from amalgam.controls import Controls, agreement
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import read_json, whole_folder, write_json
+from amalgam.history import score
 from amalgam.inference import predict_logits
 from amalgam.metrics import Reliability, accuracy_interval, reliability, shared_class_accuracy, split_errors
 from amalgam.models import Classifier
 from amalgam.plots import save_confusion_matrix, save_learning_curve, save_matrix, save_reliability, save_samples
 from amalgam.students import read_history
-from amalgam.trainer import score
 
 SAMPLES = 20  # images in the picture of sample predictions
 

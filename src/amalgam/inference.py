@@ -1,5 +1,8 @@
 """Running a classifier over many images."""
 
+import math
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -7,9 +10,12 @@ import torch
 from amalgam.models import Classifier
 from amalgam.provenance import cpu_model
 from amalgam.team import SOLO, Team
-from amalgam.views import Images, View, plain_view
+from amalgam.views import Rows, Selected, View, plain_view
 
-BATCH = 256
+MOST_IMAGES = 256  # at a time
+MOST_PIXELS = 1 << 20  # of a network's input at a time: activations take a hundred times their memory, and more
+
+Stored = npt.NDArray[Any] | Selected | torch.Tensor  # on disk, in memory, or on the GPU
 
 
 def device() -> torch.device:
@@ -20,21 +26,43 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_model()}, {torch.get_num_threads()} threads"
 
 
-def shown(images: Images, view: View, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+def resident(values: Stored) -> Stored:
+    """Images, logits or the like in the GPU's memory, if there is one and they take less than half of what is free; else as they are."""
+    if device().type == "cpu" or isinstance(values, torch.Tensor):
+        return values
+    free, _ = torch.cuda.mem_get_info()
+    size = len(values) * values[np.arange(1)].nbytes
+    return taken(values, np.arange(len(values))) if size < free / 2 else values
+
+
+def taken(values: Stored, rows: Rows) -> torch.Tensor:
+    """Some rows, on this process's device."""
+    if isinstance(values, torch.Tensor):
+        return values[torch.from_numpy(rows).to(values.device)]
+    return torch.from_numpy(values[rows]).to(device())
+
+
+def shown(images: Stored, view: View, rows: Rows) -> torch.Tensor:
     """The images of ``rows`` as the view shows them: uint8 (B, height, width, 3), on this process's device."""
-    return torch.from_numpy(view.render(images, rows)).to(device())
+    return view.apply(taken(images, rows), rows)
+
+
+def images_at_a_time(size: tuple[int, int]) -> int:
+    """How many images of a (height, width) a network is given at once, where nothing has to be learnt."""
+    return min(max(MOST_PIXELS // math.prod(size), 1), MOST_IMAGES)
 
 
 @torch.inference_mode()
 def predict_logits(
-    classifier: Classifier, images: Images, rows: npt.NDArray[np.int64], view: View | None = None, team: Team = SOLO
+    classifier: Classifier, images: Stored, rows: Rows, view: View | None = None, team: Team = SOLO
 ) -> npt.NDArray[np.float32]:
     """Logits (len(rows), classes) of the images of ``rows``, shown as they are or by ``view``; a team shares the work."""
     view = plain_view(len(images)) if view is None else view
     own = rows[team.share(len(rows))]
     logits = torch.empty((len(own), len(classifier.classes)), device=device())
     classifier.network.eval()
-    for start in range(0, len(own), BATCH):
-        place = slice(start, start + BATCH)
+    step = images_at_a_time(classifier.preprocessing.size)
+    for start in range(0, len(own), step):
+        place = slice(start, start + step)
         logits[place] = classifier.logits(shown(images, view, own[place]))
     return team.gather(logits, len(rows)).cpu().numpy()

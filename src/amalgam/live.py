@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from amalgam.history import Epoch
 from amalgam.students import epoch_row
-from amalgam.trainer import Epoch
 
 PICTURE = "learning_curve.png"
 LOG = "training.log"

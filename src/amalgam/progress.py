@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from amalgam.trainer import Epoch
+from amalgam.history import Epoch
 
 RANK_VARIABLE = "RANK"  # torchrun's
 

@@ -8,13 +8,13 @@ import numpy.typing as npt
 import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
+from amalgam.history import Validation, score
 from amalgam.inference import predict_logits
 from amalgam.losses import Knowledge, LabelBlocks, teacher_weights, union_target
 from amalgam.models import Classifier
 from amalgam.params import Target
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
-from amalgam.trainer import Validation, score
 
 
 @dataclass(frozen=True)

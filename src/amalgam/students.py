@@ -21,10 +21,11 @@ import torch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file, write_json
+from amalgam.history import Epoch
 from amalgam.inference import device
 from amalgam.models import Classifier, load_classifier, save_classifier, save_weights, student_preprocessing
 from amalgam.networks import build_network
-from amalgam.trainer import Epoch, Fit
+from amalgam.trainer import Fit
 
 
 @dataclass(frozen=True)

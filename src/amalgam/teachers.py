@@ -18,27 +18,18 @@ import torch
 from torch.nn import functional
 
 from amalgam import store
+from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epoch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_arrays
-from amalgam.inference import device, predict_logits, shown
+from amalgam.history import Validation, score
+from amalgam.inference import device, predict_logits, resident, shown, taken
 from amalgam.models import Classifier, Preprocessing, channel_statistics, load_classifier, save_classifier, weights_file
 from amalgam.networks import build_network
+from amalgam.optimization import Optimization
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.team import SOLO
-from amalgam.trainer import (
-    Batch,
-    Fit,
-    Hooks,
-    Optimization,
-    StepLoss,
-    Validation,
-    fit,
-    mixed_images,
-    score,
-    shuffled_batches,
-    steps_per_epoch,
-)
+from amalgam.trainer import Fit, Hooks, StepLoss, fit
 from amalgam.views import Selected, draw_view
 
 ARCHITECTURE = "ReferenceCNN"
@@ -116,14 +107,14 @@ def train_teacher(own: OwnImages, recipe: Recipe, hooks: Hooks | None = None) ->
     size = (side, side) if side else own.images.shape[1:3]
     network = build_network(ARCHITECTURE, len(own.classes))
     classifier = Classifier(ARCHITECTURE, network, own.classes, Preprocessing(size, mean, std)).to(device())  # type: ignore[arg-type]
-    labels = torch.from_numpy(own.labels).to(device())
+    pixels, labels = resident(own.images), resident(own.labels)
 
     def batches(epoch: int) -> Iterator[Batch]:
         view = draw_view(len(own.images), epoch, recipe.seed, recipe.crop, recipe.flip)
         random = np.random.default_rng([recipe.seed, epoch, 1])  # 1: not the stream that shuffles
         for rows in shuffled_batches(training, recipe.batch_size, recipe.seed, epoch):
-            images, mixture = mixed_images(partial(shown, own.images, view), rows, recipe.mixup, random, SOLO.share(len(rows)))
-            yield Batch(images, labels[torch.from_numpy(rows)], mixture=mixture)
+            images, mixture = mixed_images(partial(shown, pixels, view), rows, recipe.mixup, random, SOLO.share(len(rows)))
+            yield Batch(images, taken(labels, rows), mixture=mixture)
 
     def validate(current: Classifier) -> Validation | None:
         return score(predict_logits(current, own.images, validation), own.labels[validation]) if len(validation) else None

@@ -3,75 +3,25 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from amalgam.batches import Batch
 from amalgam.errors import UserError
+from amalgam.history import Epoch, Validation
 from amalgam.models import Classifier
-from amalgam.params import OptimizerName, SchedulerName
+from amalgam.optimization import Optimization
 from amalgam.team import SOLO, Team
 
 State = dict[str, Tensor]
 Snapshot = dict[str, Any]  # everything a training needs to go on: tensors and plain values
 Terms = dict[str, Tensor]
 
-SGD_MOMENTUM = 0.9
 STEPS_BETWEEN_CHECKS = 50  # of the loss being finite: each makes a GPU wait for its numbers
-
-
-class Mixture(NamedTuple):
-    """How the images of a batch were mixed (mixup, Zhang et al., 2018): ``share`` of each, the rest of its partner."""
-
-    partner: Tensor  # int64 (B,): index into the batch
-    share: float  # 0 … 1
-
-
-class Batch(NamedTuple):
-    """What one step sees."""
-
-    images: Tensor  # uint8 (B, height, width, 3); in a team, this process's share of them
-    labels: Tensor  # int64 (B,); −1 where the label may not be used
-    teacher_logits: Tensor | None = None  # (B, Σ|Lᵢ|)
-    mixture: Mixture | None = None
-
-    def shown(self) -> Tensor:
-        """The label of what each image shows most of (B,)."""
-        mixture = self.mixture
-        return self.labels if mixture is None or mixture.share >= 0.5 else self.labels[mixture.partner]
-
-    def partners(self) -> "Batch":
-        """The same images, with what belongs to their partners."""
-        assert self.mixture is not None
-        partner, logits = self.mixture.partner, self.teacher_logits
-        return Batch(self.images, self.labels[partner], None if logits is None else logits[partner])
-
-
-Rows = npt.NDArray[np.int64]
-
-
-def mixed_images(
-    show: Callable[[Rows], Tensor], rows: Rows, strength: float, random: np.random.Generator, part: slice
-) -> tuple[Tensor, Mixture | None]:
-    """The ``part`` of a batch's images, which ``show`` gives, each mixed with another of the batch: one share λ ~ Beta(strength, strength).
-
-    Strength 0 mixes none.
-    """
-    images = show(rows[part])
-    if strength == 0:
-        return images, None
-    share, partner = float(random.beta(strength, strength)), random.permutation(len(rows))
-    images = (share * images + (1 - share) * show(rows[partner[part]])).round().to(torch.uint8)
-    return images, Mixture(torch.from_numpy(partner).to(images.device), share)
 
 
 class StepLoss(NamedTuple):
@@ -87,44 +37,6 @@ class DivergedError(UserError):
     def __init__(self, message: str, result: "Fit") -> None:
         super().__init__(message)
         self.result = result
-
-
-class Validation(NamedTuple):
-    """How good the weights are on the validation images."""
-
-    loss: float  # mean cross-entropy
-    accuracy: float  # 0 … 1
-    score: float | None = None  # what chooses the epoch where not these, the higher the better
-    error: float = 0.0  # the score's standard error: among epochs that it cannot tell apart, the latest is kept
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        return (self.accuracy, -self.loss) if self.score is None else (self.score, 0.0)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of the learning curve; accuracies are fractions, losses means over images."""
-
-    epoch: int  # from 1
-    lr: float  # at the epoch's end
-    train_loss: float
-    train_accuracy: float | None  # None if no label was used
-    terms: dict[str, float]
-    watched: dict[str, float] = field(default_factory=dict)
-    validation: Validation | None = None
-    seconds: float = 0.0
-    images_per_second: float = 0.0  # in training, validation aside
-    ended: int = 0  # milliseconds since 1970
-
-    @classmethod
-    def from_plain(cls, values: dict[str, Any]) -> "Epoch":
-        validation = values["validation"]
-        return cls(**values | {"validation": Validation(**validation) if validation else None})
-
-    def plain(self) -> dict[str, Any]:
-        validation = self.validation
-        return asdict(self) | {"validation": validation._asdict() if validation else None}
 
 
 @dataclass
@@ -149,77 +61,6 @@ class Hooks:
     on_epoch: Callable[[Epoch], None] = lambda record: None
     keep: Callable[[Snapshot], None] | None = None  # called after every epoch, before on_epoch
     resume: Snapshot | None = None  # what was kept last
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """Optimiser and schedule; ``scheduler_step`` and ``warmup_epochs`` count epochs."""
-
-    optimizer: OptimizerName
-    lr: float
-    weight_decay: float
-    scheduler: SchedulerName
-    epochs: int
-    scheduler_step: int = 1
-    scheduler_gamma: float = 1.0
-    warmup_epochs: float = 0.0
-    ema_decay: float = 0.0
-    clip_norm: float | None = None
-
-    def build(self, network: torch.nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
-        """Optimiser and scheduler, for ``steps`` steps an epoch; the scheduler is advanced every step."""
-        kinds: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        options = {"momentum": SGD_MOMENTUM, "nesterov": True} if self.optimizer == "sgd" else {}
-        optimizer = kinds[self.optimizer](network.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True, **options)
-        if self.scheduler == "one_cycle":
-            return optimizer, OneCycleLR(optimizer, self.lr, epochs=self.epochs, steps_per_epoch=steps)
-        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, steps))
-
-    def factor(self, step: int, steps: int) -> float:
-        """The share of ``lr`` at a step, for the schedules step and cosine: a linear warm-up, then drops or half a cosine to zero."""
-        warmup, total = round(self.warmup_epochs * steps), self.epochs * steps
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        if self.scheduler == "step":
-            return self.scheduler_gamma ** (step // (self.scheduler_step * steps))
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
-
-    def average(self, classifier: Classifier) -> "Average":
-        return Average(classifier, self.ema_decay)
-
-
-class Average:
-    """The exponential moving average of a network's weights and statistics; the network itself at ``decay`` 0."""
-
-    def __init__(self, classifier: Classifier, decay: float) -> None:
-        self.decay = decay
-        self.source = classifier
-        self.model = AveragedModel(classifier.network, multi_avg_fn=self._average, use_buffers=True) if decay else None
-        self.classifier = replace(classifier, network=self.model.module) if self.model else classifier
-
-    def update(self) -> None:
-        if self.model:
-            self.model.update_parameters(self.source.network)
-
-    def _average(self, averaged: Any, current: Any, updates: Tensor | int) -> None:
-        """Early on the average is short, so that it does not drag the random start along."""
-        count = int(updates)
-        get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))(averaged, current, updates)  # type: ignore[no-untyped-call]
-
-
-def epochs_done(snapshot: Snapshot | None) -> int:
-    return len(snapshot["history"]) if snapshot else 0
-
-
-def shuffled_batches(rows: npt.NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
-    """The rows in the epoch's own order, in batches that differ in size by one at most: none is left with a single image."""
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
-    return list(np.array_split(order, steps_per_epoch(len(rows), batch_size)))
-
-
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Steps of at most ``batch_size`` images, and of at least two (batch norm needs them) even if one must then hold three."""
-    return max(min(math.ceil(count / batch_size), count // 2), 1)
 
 
 def fit(
@@ -261,6 +102,10 @@ def fit(
         hooks.on_epoch(course.result.history[-1])
     course.result.last = _copy(course.average.classifier)
     return course.result
+
+
+def epochs_done(snapshot: Snapshot | None) -> int:
+    return len(snapshot["history"]) if snapshot else 0
 
 
 class _Course:
@@ -392,11 +237,3 @@ def _train_epoch(
 
 def _copy(classifier: Classifier) -> State:
     return {name: tensor.detach().cpu().clone() for name, tensor in classifier.network.state_dict().items()}
-
-
-def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Validation:
-    """Mean cross-entropy and accuracy of logits (N, C) for labels (N,)."""
-    known = torch.from_numpy(labels)
-    values = torch.from_numpy(logits)
-    accuracy = (values.argmax(1) == known).float().mean().item()
-    return Validation(functional.cross_entropy(values, known).item(), accuracy)

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from amalgam.batches import steps_per_epoch
 from amalgam.checkpoint import Checkpoint
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import Pupils, Teaching, train_student
 from amalgam.errors import UserError
 from amalgam.files import read_json, repository_root, sha256_of_file
+from amalgam.history import Epoch
 from amalgam.inference import device_name
 from amalgam.models import Classifier, Preprocessing, save_weights
 from amalgam.notes import changed_settings, run_name
+from amalgam.optimization import Optimization
 from amalgam.origin import code_is_dirty, committed_params, origin_tags, pinned
 from amalgam.params import Params, StudentSettings
 from amalgam.params_file import PARAMS_FILE
@@ -26,7 +29,7 @@ from amalgam.students import Architecture, epoch_row, new_student, write_student
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
 from amalgam.tracking.run import Tracker, training_run
-from amalgam.trainer import DivergedError, Epoch, Fit, Hooks, Optimization, epochs_done, steps_per_epoch
+from amalgam.trainer import DivergedError, Fit, Hooks, epochs_done
 
 
 def run_params(params: Params, settings: StudentSettings) -> dict[str, str]:

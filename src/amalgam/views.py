@@ -35,10 +35,8 @@ class Selected:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: Rows | tuple[Rows, ...]) -> npt.NDArray[np.uint8]:
-        """By rows, or by rows and pixels, as numpy's arrays are indexed by arrays."""
-        first, *others = index if isinstance(index, tuple) else (index,)
-        found: npt.NDArray[np.uint8] = self.source[(self.rows[first], *others)]
+    def __getitem__(self, index: Rows) -> npt.NDArray[np.uint8]:
+        found: npt.NDArray[np.uint8] = self.source[self.rows[index]]
         return found
 
 
@@ -56,28 +54,29 @@ class Strong:
     contrast: Floats  # (N,)
     saturation: Floats  # (N,)
 
-    def apply(self, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """(B, height, width, 3) of the same shape, the images of ``rows``."""
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    def apply(self, images: Tensor, rows: Rows) -> Tensor:
+        """uint8 (B, height, width, 3), the images of ``rows``, in the same shape."""
+        pixels = images.permute(0, 3, 1, 2).float()
         pixels = self._colour(self._zoom(pixels, rows), rows)
-        return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
-    def _zoom(self, pixels: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
+    def _zoom(self, pixels: Tensor, rows: Rows) -> Tensor:
         side = torch.from_numpy(self.side[rows]).float()
         if bool((side == 1).all()):
             return pixels
         centre_y, centre_x = ((2 * torch.from_numpy(place[rows]).float() - 1) * (1 - side) for place in (self.top, self.left))
         none = torch.zeros_like(side)
         corners = torch.stack([torch.stack([side, none, centre_x], 1), torch.stack([none, side, centre_y], 1)], 1)  # (B, 2, 3)
-        grid = functional.affine_grid(corners, list(pixels.shape), align_corners=False)
+        grid = functional.affine_grid(corners.to(pixels.device), list(pixels.shape), align_corners=False)
         return functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
-    def _colour(self, pixels: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
+    def _colour(self, pixels: Tensor, rows: Rows) -> Tensor:
         brightness, contrast, saturation = (
-            torch.from_numpy(factor[rows]).float().view(-1, 1, 1, 1) for factor in (self.brightness, self.contrast, self.saturation)
+            torch.from_numpy(factor[rows]).float().view(-1, 1, 1, 1).to(pixels.device)
+            for factor in (self.brightness, self.contrast, self.saturation)
         )
         pixels = pixels * brightness
-        grey = (pixels * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        grey = (pixels * torch.tensor(LUMA, device=pixels.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
         pixels = grey + saturation * (pixels - grey)
         mean = grey.mean((2, 3), keepdim=True)
         return mean + contrast * (pixels - mean)
@@ -92,23 +91,25 @@ class View:
     mirror: npt.NDArray[np.bool_]  # (N,)
     strong: Strong | None = None
 
-    def render(self, images: Images, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """The images of ``rows`` as this view shows them: uint8 (B, height, width, 3), from (N, height, width, 3).
+    def apply(self, images: Tensor, rows: Rows) -> Tensor:
+        """uint8 (B, height, width, 3), the images of ``rows``, as this view shows them; on whatever device they are.
 
         Pixels shifted in from outside mirror those inside the edge.
         """
-        shown = images[rows] if self._is_plain(rows) else self._moved(images, rows)
+        shown = images if self._is_plain(rows) else self._moved(images, rows)
         return shown if self.strong is None else self.strong.apply(shown, rows)
 
     def _is_plain(self, rows: Rows) -> bool:
         return not (self.shift_y[rows].any() or self.shift_x[rows].any() or self.mirror[rows].any())
 
-    def _moved(self, images: Images, rows: Rows) -> npt.NDArray[np.uint8]:
+    def _moved(self, images: Tensor, rows: Rows) -> Tensor:
         height, width = images.shape[1:3]
         y = _reflect(np.arange(height) + self.shift_y[rows, None].astype(np.int64), height)  # (B, height)
         x = np.where(self.mirror[rows, None], np.arange(width)[::-1], np.arange(width))
         x = _reflect(x + self.shift_x[rows, None].astype(np.int64), width)  # (B, width)
-        return images[rows[:, None, None], y[:, :, None], x[:, None, :]]
+        number = np.arange(len(rows))[:, None, None]
+        first, second, third = (torch.from_numpy(part).to(images.device) for part in (number, y[:, :, None], x[:, None, :]))
+        return images[first, second, third]
 
 
 def _reflect(position: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:

@@ -1,0 +1,55 @@
+"""A training's history: how good the weights were, epoch by epoch."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+
+class Validation(NamedTuple):
+    """How good the weights are on the validation images."""
+
+    loss: float  # mean cross-entropy
+    accuracy: float  # 0 … 1
+    score: float | None = None  # what chooses the epoch where not these, the higher the better
+    error: float = 0.0  # the score's standard error: among epochs that it cannot tell apart, the latest is kept
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        return (self.accuracy, -self.loss) if self.score is None else (self.score, 0.0)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of the learning curve; accuracies are fractions, losses means over images."""
+
+    epoch: int  # from 1
+    lr: float  # at the epoch's end
+    train_loss: float
+    train_accuracy: float | None  # None if no label was used
+    terms: dict[str, float]
+    watched: dict[str, float] = field(default_factory=dict)
+    validation: Validation | None = None
+    seconds: float = 0.0
+    images_per_second: float = 0.0  # in training, validation aside
+    ended: int = 0  # milliseconds since 1970
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> "Epoch":
+        validation = values["validation"]
+        return cls(**values | {"validation": Validation(**validation) if validation else None})
+
+    def plain(self) -> dict[str, Any]:
+        validation = self.validation
+        return asdict(self) | {"validation": validation._asdict() if validation else None}
+
+
+def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Validation:
+    """Mean cross-entropy and accuracy of logits (N, C) for labels (N,)."""
+    known = torch.from_numpy(labels)
+    values = torch.from_numpy(logits)
+    accuracy = (values.argmax(1) == known).float().mean().item()
+    return Validation(functional.cross_entropy(values, known).item(), accuracy)

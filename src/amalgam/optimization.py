@@ -1,0 +1,72 @@
+"""Optimiser, learning rate and average of the weights."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from amalgam.models import Classifier
+from amalgam.params import OptimizerName, SchedulerName
+
+SGD_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Optimiser and schedule; ``scheduler_step`` and ``warmup_epochs`` count epochs."""
+
+    optimizer: OptimizerName
+    lr: float
+    weight_decay: float
+    scheduler: SchedulerName
+    epochs: int
+    scheduler_step: int = 1
+    scheduler_gamma: float = 1.0
+    warmup_epochs: float = 0.0
+    ema_decay: float = 0.0
+    clip_norm: float | None = None
+
+    def build(self, network: torch.nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
+        """Optimiser and scheduler, for ``steps`` steps an epoch; the scheduler is advanced every step."""
+        kinds: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        options = {"momentum": SGD_MOMENTUM, "nesterov": True} if self.optimizer == "sgd" else {}
+        optimizer = kinds[self.optimizer](network.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True, **options)
+        if self.scheduler == "one_cycle":
+            return optimizer, OneCycleLR(optimizer, self.lr, epochs=self.epochs, steps_per_epoch=steps)
+        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, steps))
+
+    def factor(self, step: int, steps: int) -> float:
+        """The share of ``lr`` at a step, for the schedules step and cosine: a linear warm-up, then drops or half a cosine to zero."""
+        warmup, total = round(self.warmup_epochs * steps), self.epochs * steps
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if self.scheduler == "step":
+            return self.scheduler_gamma ** (step // (self.scheduler_step * steps))
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+
+    def average(self, classifier: Classifier) -> "Average":
+        return Average(classifier, self.ema_decay)
+
+
+class Average:
+    """The exponential moving average of a network's weights and statistics; the network itself at ``decay`` 0."""
+
+    def __init__(self, classifier: Classifier, decay: float) -> None:
+        self.decay = decay
+        self.source = classifier
+        self.model = AveragedModel(classifier.network, multi_avg_fn=self._average, use_buffers=True) if decay else None
+        self.classifier = replace(classifier, network=self.model.module) if self.model else classifier
+
+    def update(self) -> None:
+        if self.model:
+            self.model.update_parameters(self.source.network)
+
+    def _average(self, averaged: Any, current: Any, updates: Tensor | int) -> None:
+        """Early on the average is short, so that it does not drag the random start along."""
+        count = int(updates)
+        get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))(averaged, current, updates)  # type: ignore[no-untyped-call]

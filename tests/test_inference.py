@@ -1,0 +1,27 @@
+"""Running classifiers over many images."""
+
+import numpy as np
+import pytest
+import torch
+
+from amalgam.inference import images_at_a_time, resident, shown, taken
+from amalgam.views import Selected, draw_view
+
+
+@pytest.mark.parametrize(("side", "images"), [(8, 256), (64, 256), (65, 248), (224, 20), (1024, 1), (2000, 1)])
+def test_a_network_is_given_no_more_pixels_at_once_than_memory_is_meant_for(side: int, images: int) -> None:
+    assert images_at_a_time((side, side)) == images
+
+
+def test_rows_are_the_same_from_an_array_a_selection_and_a_tensor() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3), dtype=np.uint8)
+    every, rows, view = np.arange(10), np.array([7, 2, 2]), draw_view(10, 0, 1, crop=2, flip=True)
+    for stored in (images, Selected(images, every), torch.from_numpy(images)):
+        np.testing.assert_array_equal(taken(stored, rows), images[rows])
+        assert torch.equal(shown(stored, view, rows), shown(images, view, rows))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes them into its memory")
+def test_without_a_gpu_nothing_is_copied() -> None:
+    images = np.zeros((4, 2, 2, 3), dtype=np.uint8)
+    assert resident(images) is images
