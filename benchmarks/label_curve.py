@@ -1,0 +1,75 @@
+"""Accuracy by the share of labels that the student may use: the picture of docs/experiments.md.
+
+    export PYTHONPATH=src:.
+    python benchmarks/label_curve.py --task A docs/few_labels_taskA.png
+
+Draws, from benchmarks/accuracy.results.json, the lines that ``curves`` of benchmarks/labels.yaml names: mean and range over the seeds
+that have been run. The teachers by themselves are the two horizontal lines.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+from benchmarks.accuracy import PROTOCOL, final_jobs, protocol, results, right_images, tested
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+PLACES = {0: 0, 0.1: 1, 0.25: 2, 1: 3}  # of the shares on the axis
+
+
+def accuracies(task: str, row: str) -> list[float]:
+    """Of the seeds that have been run, in percent."""
+    known = results()
+    jobs = final_jobs(task, {row: protocol()["rows"][row]}, protocol()["seeds"])
+    return [100 * float(right_images(known[job.key]).mean()) for job in jobs if tested(job)]
+
+
+def draw_curve(axes: Axes, task: str, name: str, rows: dict[float, str]) -> None:
+    """One line, with the range over seeds."""
+    found = {share: accuracies(task, row) for share, row in rows.items()}
+    found = {share: values for share, values in found.items() if values}
+    places, means = [PLACES[share] for share in found], [np.mean(values) for values in found.values()]
+    ranges = [[mean - min(values) for mean, values in zip(means, found.values(), strict=True)]]
+    ranges.append([max(values) - mean for mean, values in zip(means, found.values(), strict=True)])
+    axes.errorbar(places, means, yerr=ranges, marker="o", capsize=3, label=name)
+    for place, mean in zip(places, means, strict=True):
+        axes.annotate(f"{mean:.1f}", (place, mean), textcoords="offset points", xytext=(6, -12), fontsize=8)
+
+
+def draw_teachers(axes: Axes, task: str) -> None:
+    """What they reach without a student: told which of them knows the image, and not told."""
+    found = [known for seed in protocol()["seeds"] if (known := results().get(f"teachers {task} seed {seed}"))]
+    for name, style in (("oracle-routed", "--"), ("unrouted", ":")):
+        mean = float(np.mean([known[name] for known in found]))
+        axes.axhline(mean, color="grey", linestyle=style, linewidth=1)
+        left = axes.get_yaxis_transform()  # x as a share of the axis
+        axes.annotate(f"teachers, {name}: {mean:.1f}", (0.01, mean), xycoords=left, textcoords="offset points", xytext=(0, 3), fontsize=8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("picture", type=Path, help="the .png file to write")
+    parser.add_argument("--task", required=True, help="A or B")
+    parser.add_argument("--protocol", type=Path, default=Path(__file__).with_name("labels.yaml"))
+    arguments = parser.parse_args()
+    os.environ[PROTOCOL] = str(arguments.protocol.resolve())
+    task = f"task{arguments.task}"
+    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    for name, rows in protocol()["curves"].items():
+        draw_curve(axes, task, name, rows)
+    draw_teachers(axes, task)
+    axes.set_xlim(-0.3, max(PLACES.values()) + 0.4)
+    axes.set_xticks(list(PLACES.values()), [f"{100 * share:g} %" for share in PLACES])
+    axes.set(xlabel="training images whose label the student may use", ylabel="test accuracy, %", title=f"Task {arguments.task}")
+    axes.legend(loc="best", fontsize=9)
+    figure.savefig(arguments.picture, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
