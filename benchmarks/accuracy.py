@@ -8,14 +8,16 @@
 ``tune`` writes its choice beside the protocol, into accuracy.chosen.yaml, which is committed before ``run``; ``run`` refuses rows
 without a choice, unless the grid is a single point. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none. Each
 training's validation accuracy, and which test images it got right, go into accuracy.results.json: ``table`` reads nothing else, and a
-training that stands in two tables is run once.
-What was computed is kept under .amalgam/accuracy and not computed again, and what the results hold is not run again; teachers made twice
-are the same on the same kind of machine alone, so finish a seed where it was begun. ``--jobs 2`` runs two trainings of one thread each.
+training that stands in two tables is run once. A training is known by its seed and by what the protocol says of it; after a change of
+params.yaml's other settings, or of the code, it is not run again by itself. What was computed is kept under .amalgam/accuracy and not
+computed again, and what the results hold is not run again; teachers made twice are the same on the same kind of machine alone, so finish
+a seed where it was begun. ``--jobs 2`` runs two trainings at a time, each on its part of the cores (or on AMALGAM_THREADS).
 """
 
 import argparse
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -33,24 +35,25 @@ from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import train_student
 from amalgam.evaluation import predict
-from amalgam.files import read_json, whole_folder, write_json
+from amalgam.files import available_cores, read_json, whole_file, whole_folder
 from amalgam.params import Params, StudentSettings
 from amalgam.params_file import load_params
 from amalgam.preparing import prepare_split, stored_size
-from amalgam.provenance import configure_execution, fingerprint
+from amalgam.provenance import THREADS_VARIABLE, configure_execution, fingerprint
 from amalgam.sources import folder as folder_source
 from amalgam.sources.raw import SPLITS, read_classes, read_split
 from amalgam.students import Architecture, load_student, new_student, write_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.teachers import OwnImages, load_teachers, provide_teacher, train_teacher
+from amalgam.teachers import OwnImages, load_hashed_teachers, load_teachers, provide_teacher, train_teacher
 from amalgam.training import optimization, teaching
 
 ROOT = Path(__file__).parent.parent
 
-WORK = ROOT / ".amalgam" / "accuracy"
 RESULTS = Path(__file__).with_suffix(".results.json")
-PROTOCOL = "ACCURACY_PROTOCOL"  # the environment variable that tells trainings in other processes which
+PROTOCOL = "ACCURACY_PROTOCOL"  # environment variables that tell trainings in other processes which
+ARCHIVE = "ACCURACY_ARCHIVE"
 RESAMPLES = 10_000
+MOST_BYTES = 50_000_000_000
 UNROUTED = "unrouted teachers"  # a row's name where they are compared with
 
 Settings = dict[str, Any]
@@ -72,7 +75,16 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        return WORK / "runs" / self.key
+        return workplace() / "runs" / self.key
+
+
+@cache
+def workplace() -> Path:
+    """Where everything is kept that comes of this archive and these teachers."""
+    archive = Path(os.environ[ARCHIVE])
+    about = archive.stat()
+    key = fingerprint(archive=str(archive), size=about.st_size, changed=about.st_mtime_ns, teacher=protocol()["teacher"])
+    return ROOT / ".amalgam" / "accuracy" / key[:12]
 
 
 @cache
@@ -101,9 +113,10 @@ def results() -> dict[str, Any]:
 
 def record(key: str, found: dict[str, Any]) -> None:
     """Keep what one training, or one seed's teachers, came to."""
-    with FileLock(WORK / "results.lock"):
+    with FileLock(ROOT / ".amalgam" / "accuracy.lock"):
         known = results()
-        write_json(RESULTS, dict(sorted((known | {key: known.get(key, {}) | found}).items())))
+        found_so_far = dict(sorted((known | {key: known.get(key, {}) | found}).items()))
+        whole_file(RESULTS, (json.dumps(found_so_far, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def parameters(seed: int) -> Params:
@@ -131,14 +144,13 @@ def once(folder: Path, make: Any) -> Path:
     return folder
 
 
-def prepared(archive: Path | None, seed: int, task: str) -> Path:
+def prepared(seed: int, task: str) -> Path:
     params = parameters(seed)
 
     def fetch(work: Path) -> None:
-        assert archive is not None, "give the archive"
-        folder_source.fetch(work, Path.cwd(), str(archive), None, int(50e9))
+        folder_source.fetch(work, Path.cwd(), os.environ[ARCHIVE], None, MOST_BYTES)
 
-    raw = once(WORK / "raw", fetch)
+    raw = once(workplace() / "raw", fetch)
 
     def prepare(work: Path) -> None:
         available = read_classes(raw)
@@ -149,7 +161,7 @@ def prepared(archive: Path | None, seed: int, task: str) -> Path:
             prepare_split([split], available, label_sets.classes, size, fraction, seed, work / name)
             label_sets.write(work / name)
 
-    return once(WORK / f"seed{seed}" / "prepared" / task, prepare)
+    return once(workplace() / f"seed{seed}" / "prepared" / task, prepare)
 
 
 def trained_teachers(folder: Path, seed: int, task: str) -> Path:
@@ -161,30 +173,27 @@ def trained_teachers(folder: Path, seed: int, task: str) -> Path:
             own = OwnImages.of(name, label_sets, split)
             provide_teacher(own, recipe, work / name, partial(train_teacher, own, recipe))
 
-    return once(WORK / f"seed{seed}" / "models" / task, provide)
+    return once(workplace() / f"seed{seed}" / "models" / task, provide)
 
 
 def stored_targets(folder: Path, models: Path, job: Job, settings: StudentSettings) -> StoredTargets:
     label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
-    augmentation = parameters(job.seed).folder.augmentation
-    views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, job.seed, settings.view_zoom, settings.view_colour)
+    views = ViewSettings.of(settings, parameters(job.seed).folder.augmentation, job.seed)
 
     def write(work: Path) -> None:
-        found = load_teachers(models, label_sets)
-        known = {name: (teacher, read_json(models / name / "manifest.json")["weights_sha256"]) for name, teacher in found.items()}
-        write_targets(work, split, label_sets, known, views, settings.stored_teachers == "covering")
+        write_targets(work, split, label_sets, load_hashed_teachers(models, label_sets), views, settings.stored_teachers == "covering")
 
     name = f"{settings.views}-{settings.view_zoom:g}-{settings.view_colour:g}-{settings.stored_teachers}"
-    return StoredTargets.read(once(WORK / f"seed{job.seed}" / "targets" / job.task / name, write), split, label_sets)
+    return StoredTargets.read(once(workplace() / f"seed{job.seed}" / "targets" / job.task / name, write), split, label_sets)
 
 
 # ── One training ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def train(job: Job, archive: Path | None) -> float:
+def train(job: Job) -> float:
     """Train one student unless it is there; its validation accuracy in percent."""
     settings = student_settings(job)
-    folder = prepared(archive, job.seed, job.task)
+    folder = prepared(job.seed, job.task)
     targets = stored_targets(folder, trained_teachers(folder, job.seed, job.task), job, settings)
     label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
 
@@ -211,14 +220,14 @@ def architecture(settings: StudentSettings) -> Architecture:
 
 def test(job: Job) -> None:
     """Look at the test images with a trained student, and with its teachers."""
-    folder = prepared(None, job.seed, job.task)
+    folder = prepared(job.seed, job.task)
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
     if not tested(job):
         found = predict(load_student(job.folder, label_sets), split)
         record(job.key, {"images": len(found.labels), "right": packed(found.predicted == found.labels)})
     controls = f"teachers {job.task} seed {job.seed}"
     if "right" not in results().get(controls, {}):
-        measured = teacher_controls(load_teachers(WORK / f"seed{job.seed}" / "models" / job.task, label_sets), label_sets, split)
+        measured = teacher_controls(load_teachers(workplace() / f"seed{job.seed}" / "models" / job.task, label_sets), label_sets, split)
         rates = {"own": measured.own, "oracle-routed": measured.oracle_routed, "unrouted": measured.unrouted}
         record(controls, rates | {"images": len(split.labels), "right": packed(measured.unrouted_right)})
 
@@ -234,24 +243,23 @@ def right_images(found: dict[str, Any]) -> npt.NDArray[np.bool_]:
 # ── The commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def work(jobs: Iterable[tuple[Job, Path | None, bool]], processes: int) -> list[float]:
+def work(do: Callable[[Job], float], jobs: Iterable[Job], processes: int) -> list[float]:
+    os.environ.setdefault(THREADS_VARIABLE, str(max(available_cores() // processes, 1)))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=configure_execution) as pool:
-        return list(pool.map(one, jobs))
+        return list(pool.map(do, jobs))
 
 
-def one(item: tuple[Job, Path | None, bool]) -> float:
-    job, archive, look = item
-    accuracy = train(job, archive)
-    if look:
-        test(job)
+def train_and_test(job: Job) -> float:
+    accuracy = train(job)
+    test(job)
     return accuracy
 
 
-def tune(task: str, archive: Path, processes: int, rows: dict[str, Settings]) -> None:
+def tune(task: str, processes: int, rows: dict[str, Settings]) -> None:
     """Every row on the grid with the first seed; the best by validation goes into the choice."""
     grid, seed = protocol()["grid"], protocol()["seeds"][0]
     jobs = [Job(task, row, settings | point, seed) for row, settings in rows.items() for point in grid]
-    accuracies = work([(job, archive, False) for job in jobs], processes)
+    accuracies = work(train, jobs, processes)
     choices = chosen()
     for index, row in enumerate(rows):
         own = accuracies[index * len(grid) : (index + 1) * len(grid)]
@@ -320,7 +328,7 @@ def main() -> None:
     parser.add_argument(
         "archive", type=Path, nargs="?", help="train/<class>/* and test/<class>/* with the classes of params.yaml's block folder"
     )
-    parser.add_argument("--task", required=True, help="A or B")
+    parser.add_argument("--task", required=True, choices=["A", "B"])
     parser.add_argument("--protocol", type=Path, default=Path(__file__).with_suffix(".yaml"), help="rows, grid, seeds")
     parser.add_argument("--rows", nargs="*", help="these alone")
     parser.add_argument("--seeds", type=int, nargs="*", help="run these alone")
@@ -329,13 +337,19 @@ def main() -> None:
     os.environ.setdefault("DVC_ROOT", str(ROOT))
     os.environ[PROTOCOL] = str(arguments.protocol.resolve())
     task = f"task{arguments.task}"
-    rows = {row: settings for row, settings in protocol()["rows"].items() if not arguments.rows or row in arguments.rows}
-    archive = arguments.archive and arguments.archive.resolve()
+    known = protocol()["rows"]
+    if unknown := set(arguments.rows or known) - known.keys():
+        parser.error(f"the protocol has no row {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+    rows = {row: settings for row, settings in known.items() if not arguments.rows or row in arguments.rows}
+    if arguments.command != "table":
+        if arguments.archive is None or not arguments.archive.exists():
+            parser.error(f"{arguments.command} needs the archive of images: {arguments.archive or 'none was given'}")
+        os.environ[ARCHIVE] = str(arguments.archive.resolve())
     if arguments.command == "tune":
-        tune(task, archive, arguments.jobs, rows)
+        tune(task, arguments.jobs, rows)
     elif arguments.command == "run":
         jobs = final_jobs(task, rows, arguments.seeds or protocol()["seeds"])
-        work([(job, archive, True) for job in jobs if not tested(job)], arguments.jobs)
+        work(train_and_test, [job for job in jobs if not tested(job)], arguments.jobs)
     if arguments.command != "tune":
         print(table(task, rows))
 

@@ -14,7 +14,7 @@ from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
 from amalgam.evaluation import Judged, predict, write_evaluation
 from amalgam.files import brought_file, read_json
-from amalgam.given_student import copy_checkpoint, described, load_checkpoint, own_manifest
+from amalgam.given_student import copy_checkpoint, described, is_best, load_checkpoint
 from amalgam.models import Classifier
 from amalgam.one_off import in_pipeline, new_folder, prepared
 from amalgam.params import Params
@@ -59,7 +59,7 @@ def given_student(task: str, folder: Path, weights: Path) -> tuple[Classifier, J
 def publish(judged: Judged, evaluation: Path) -> list[str]:
     """Add the evaluation to the run that trained the student, also by hand; where there was none, to one of its own."""
     folder = judged.weights.parent
-    ours = (folder / FILE).is_file() and own_manifest(judged.weights)
+    ours = (folder / FILE).is_file() and is_best(judged.weights)
     return publish_evaluation(folder, evaluation) if ours else publish_result(folder, evaluation)
 
 

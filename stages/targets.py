@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.files import read_json
 from amalgam.params import Params
 from amalgam.processes import in_processes
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
 from amalgam.stage import check_task, run_stage, stage_params, task_argument
 from amalgam.targets import ViewSettings, write_targets
-from amalgam.teachers import load_teachers
+from amalgam.teachers import load_hashed_teachers
 from amalgam.team import Team, joined
 
 PREPARED = Path("outputs/prepared")
@@ -28,14 +27,11 @@ def main() -> None:
 
 
 def write(task: str, params: Params, team: Team) -> None:
-    settings, augmentation = params.student(task), params.source_block.augmentation
+    settings = params.student(task)
     label_sets = LabelSets.read(PREPARED / task / "trainval")
     split = PreparedSplit.read(PREPARED / task / "trainval")
-    teachers = {
-        name: (teacher, read_json(MODELS / task / name / "manifest.json")["weights_sha256"])
-        for name, teacher in load_teachers(MODELS / task, label_sets).items()
-    }
-    views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, params.data_seed, settings.view_zoom, settings.view_colour)
+    teachers = load_hashed_teachers(MODELS / task, label_sets)
+    views = ViewSettings.of(settings, params.source_block.augmentation, params.data_seed)
     covering_only = settings.stored_teachers == "covering"
     with progress_bar(f"targets {task}", views.stored, "view") as (on_view, _):
         write_targets(TARGETS / task, split, label_sets, teachers, views, covering_only, on_view, team)

@@ -1,9 +1,11 @@
 """Trainings that are broken off and go on."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +165,22 @@ def test_few_finished_trainings_are_kept_and_every_unfinished_one(root: Path) ->
         os.utime(own.folder / "run.json", (number, number))
     names = {path.parent.name for path in (root / ".amalgam" / "checkpoints").glob("*/run.json")}
     assert names == {"finished3", "finished4"} | {f"broken{number}" for number in range(5)}
+
+
+def test_a_finished_training_that_another_process_has_just_removed_is_passed_over(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "result").mkdir()
+    with checkpoint("finished") as own:
+        finish(own, root / "result")
+
+    @contextmanager
+    def removed(folder: Path) -> Iterator[bool]:
+        shutil.rmtree(folder)
+        yield True
+
+    monkeypatch.setattr("amalgam.checkpoint.held", removed)
+    with checkpoint("mine") as own:
+        finish(own, root / "result")
+    assert {path.parent.name for path in (root / ".amalgam" / "checkpoints").glob("*/run.json")} == {"mine"}
 
 
 def test_the_time_of_a_training_is_that_of_its_sessions(root: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from amalgam.inference import images_at_a_time, resident, shown, taken
+from amalgam.inference import filled, images_at_a_time, resident, shown, taken
 from amalgam.views import Selected, draw_view
 
 
@@ -19,6 +19,13 @@ def test_rows_are_the_same_from_an_array_a_selection_and_a_tensor() -> None:
     for stored in (images, Selected(images, every), torch.from_numpy(images)):
         np.testing.assert_array_equal(taken(stored, rows), images[rows])
         assert torch.equal(shown(stored, view, rows), shown(images, view, rows))
+
+
+def test_an_array_is_brought_to_its_place_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amalgam.inference.ROWS_AT_A_TIME", 3)
+    values = np.random.default_rng(0).integers(0, 256, (10, 2, 2, 3), dtype=np.uint8)
+    for stored in (values, Selected(values, np.arange(10))):
+        np.testing.assert_array_equal(filled(torch.empty((10, 2, 2, 3), dtype=torch.uint8), stored), values)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes them into its memory")

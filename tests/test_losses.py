@@ -175,7 +175,7 @@ def test_the_divergence_agrees_with_double_precision_by_hand() -> None:
         found = distilled(
             torch.from_numpy(student).float(), torch.from_numpy(teacher).float(), active, (4, [[0, 1, 2, 3]]), target, "kl", temperature
         )
-        assert found.loss.item() == pytest.approx(by_hand, abs=1e-5)
+        assert found.losses.mean().item() == pytest.approx(by_hand, abs=1e-5)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -187,7 +187,7 @@ def test_with_one_teacher_of_all_classes_the_objectives_are_those_of_torchdistil
     sets = (6, [list(range(6))])
 
     def ours(objective: Objective, standardize: bool = False) -> Tensor:
-        return distilled(student, teacher, active, sets, target, objective, temperature, standardize=standardize).loss
+        return distilled(student, teacher, active, sets, target, objective, temperature, standardize=standardize).losses.mean()
 
     kl = KDLoss(**where, temperature=temperature, alpha=0)(*io) * temperature**2
     standardized = LogitStdKDLoss(**where, temperature=temperature, alpha=0)(*io) * temperature**2
@@ -223,7 +223,7 @@ def test_dkd_agrees_with_double_precision_by_hand() -> None:
                 temperature,
                 torch.from_numpy(known),
             )
-            assert found.loss.item() == pytest.approx(by_hand, abs=1e-4)
+            assert found.losses.mean().item() == pytest.approx(by_hand, abs=1e-4)
 
 
 def test_dkd_is_weighted_kl_where_the_parts_weigh_as_in_kl() -> None:
@@ -249,7 +249,7 @@ def test_the_kl_to_the_mean_has_the_gradient_of_the_mean_of_kls(sets: Sets, temp
     classes, columns = sets
     logits, active = example(columns, seed)
     student = student_logits(classes, seed).requires_grad_()
-    distilled(student, logits, active, sets, "mean", "kl", temperature).loss.backward()  # type: ignore[no-untyped-call]
+    distilled(student, logits, active, sets, "mean", "kl", temperature).losses.mean().backward()  # type: ignore[no-untyped-call]
     whole, student.grad = student.grad, None
     total = torch.zeros(())
     for row in range(B):
@@ -257,7 +257,7 @@ def test_the_kl_to_the_mean_has_the_gradient_of_the_mean_of_kls(sets: Sets, temp
         for teacher in torch.nonzero(active[row]).flatten().tolist():
             alone = torch.zeros(1, len(columns), dtype=torch.bool)
             alone[0, teacher] = True
-            shares.append(distilled(student[row : row + 1], logits[row : row + 1], alone, sets, "mean", "kl", temperature).loss)
+            shares.append(distilled(student[row : row + 1], logits[row : row + 1], alone, sets, "mean", "kl", temperature).losses.mean())
         total = total + torch.stack(shares).mean() / B
     total.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(whole, student.grad, atol=1e-5, rtol=1e-4)
@@ -279,12 +279,12 @@ def test_whoever_is_not_active_has_no_say_and_nothing_is_undefined(
         student = student_logits(classes, seed).requires_grad_()
         labels = own_label(active, columns) if labelled else None
         result = distilled(student, logits, active, sets, target, objective, 2.0, labels, standardize)
-        result.loss.backward()  # type: ignore[no-untyped-call]
+        result.losses.mean().backward()  # type: ignore[no-untyped-call]
         assert student.grad is not None
         assert student.grad.isfinite().all()
         torch.testing.assert_close(result.weight.sum(1), torch.ones(B))
         assert (result.weight[~active] == 0).all()
-        found.append((result.loss.detach(), student.grad))
+        found.append((result.losses.mean().detach(), student.grad))
     torch.testing.assert_close(found[0], found[1])
     assert found[0][0] >= -1e-5
 
@@ -296,7 +296,7 @@ def test_blocks_leave_free_what_no_active_teacher_knows(objective: Objective, se
     classes, columns = sets
     logits, active = example(columns, seed)
     student = student_logits(classes, seed).requires_grad_()
-    loss = distilled(student, logits, active, sets, "blocks", objective, 2.0).loss
+    loss = distilled(student, logits, active, sets, "blocks", objective, 2.0).losses.mean()
     loss.backward()  # type: ignore[no-untyped-call]
     assert student.grad is not None
     for row in range(B):
@@ -307,7 +307,7 @@ def test_blocks_leave_free_what_no_active_teacher_knows(objective: Objective, se
                 assert student.grad[row, inside[0]] == 0
             moved = student.detach().clone()
             moved[row, inside] += constant
-            again = distilled(moved, logits, active, sets, "blocks", objective, 2.0).loss
+            again = distilled(moved, logits, active, sets, "blocks", objective, 2.0).losses.mean()
             torch.testing.assert_close(again, loss.detach(), atol=1e-4, rtol=1e-4)
 
 
@@ -319,10 +319,10 @@ def test_blocks_are_satisfied_by_the_joint_distribution_whose_conditionals_the_t
     joint = student_logits(classes, seed)
     logits = torch.cat([joint[:, own] for own in columns], dim=1)
     active = torch.ones(B, len(columns), dtype=torch.bool)
-    assert distilled(joint, logits, active, sets, "blocks").loss.item() == pytest.approx(0, abs=1e-5)
+    assert distilled(joint, logits, active, sets, "blocks").losses.mean().item() == pytest.approx(0, abs=1e-5)
 
     def loss(student: Tensor) -> Tensor:
-        return distilled(student[None], logits[:1], active[:1], sets, "blocks").loss
+        return distilled(student[None], logits[:1], active[:1], sets, "blocks").losses.mean()
 
     hessian: Tensor = torch.autograd.functional.hessian(loss, joint[0])  # type: ignore[no-untyped-call]
     free = sum(abs(value) < 1e-6 * len(columns) for value in np.linalg.eigvalsh(hessian.double().numpy()).tolist())

@@ -15,6 +15,8 @@ from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
+from amalgam.files import sha256_of_file
+from amalgam.given_student import is_best, own_manifest
 from amalgam.networks import build_network
 from conftest import Repository, make_repository, stages_run
 from published import STUDENT, TASK_A, TEACHER, data_files, model_files, saved, serving, write_zip
@@ -226,6 +228,16 @@ def test_a_training_by_hand_leaves_the_pipeline_as_it_was(finished: Repository) 
     (run,) = runs_of(finished, "taskB")
     assert run.data.metrics["test_accuracy"] == found["overall_accuracy"], "it is added to the run that trained the student"
     assert finished.repro() == set()
+
+
+def test_a_trainings_last_weights_are_known_and_not_taken_for_the_student_that_it_chose(tmp_path: Path) -> None:
+    best, last, foreign = (tmp_path / name for name in ("best.safetensors", "last.safetensors", "foreign.pth"))
+    for file in (best, last, foreign):
+        file.write_bytes(file.name.encode())
+    told = {"weights_sha256": sha256_of_file(best), "last_sha256": sha256_of_file(last), "architecture": "MobileNetV3"}
+    (tmp_path / "student.json").write_text(json.dumps(told))
+    assert [is_best(file) for file in (best, last, foreign)] == [True, False, False]
+    assert [own_manifest(file) for file in (best, last, foreign)] == [told, told, {}]
 
 
 def test_the_same_settings_by_hand_and_in_the_pipeline_give_the_same_student(finished: Repository) -> None:

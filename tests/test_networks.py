@@ -104,6 +104,8 @@ def test_any_of_timms_models_can_be_a_student() -> None:
 
 
 def test_an_unknown_model_of_timms_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"timm has no model 'qqq'; python -c .*list_models.* lists them"):
+        build_network("timm/qqq", 2)
     with pytest.raises(UserError, match=r"timm has no model 'tf_efficientnet_litte0'; did you mean .*tf_efficientnet_lite0"):
         build_network("timm/tf_efficientnet_litte0", 3)
 

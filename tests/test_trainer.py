@@ -130,6 +130,8 @@ def test_a_score_from_few_images_keeps_the_latest_epoch_that_it_cannot_tell_from
     assert exact.best_epoch == 2
     risen, _ = run([Validation(0.9, 0.5, score, 0.1) for score in (0.5, 0.55, 0.45, 0.9)])
     assert risen.best_epoch == 4
+    perfect, _ = run([Validation(0.9, 0.5, score, error) for score, error in ((0.5, 0.1), (1.0, 0.0), (1.0, 0.0), (0.9, 0.1))])
+    assert perfect.best_epoch == 3
 
 
 def test_without_validation_the_last_epoch_is_taken() -> None:

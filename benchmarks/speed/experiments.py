@@ -40,7 +40,7 @@ SHORT = 2  # epochs of the second experiment
 EXPERIMENTS = {"40 epochs": (1, 40), "100 epochs": (1, 100), "six of 40": (6, 40)}  # how many, of how many epochs
 
 
-def run(clone: Path, target: str, **settings: object) -> float:
+def run(clone: Path, target: str, /, **settings: object) -> float:
     """Seconds of one ``dvc exp run`` with these settings."""
     command = ["dvc", "exp", "run", *(part for name, value in settings.items() for part in ("-S", f"{name}={value}")), target]
     environment = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "PYTHONPATH")}
@@ -81,6 +81,7 @@ def naive(setting: Setting, images: int, epochs: int) -> list[float]:
     ours, theirs = context.Pipe()
     process = context.Process(target=naive_epochs, args=(theirs, setting, images, epochs))
     process.start()
+    theirs.close()  # so that its death is an end of file
     seconds: list[float] = ours.recv()
     process.join()
     return seconds

@@ -49,6 +49,7 @@ class Loop:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, kind, setting))
         self.process.start()
+        theirs.close()  # so that its death is an end of file
         self.variant: str = self.connection.recv()
         self.turn(WARM_STEPS)  # what the start costs is in these
         self.step = self.turn(WARM_STEPS)
@@ -133,6 +134,7 @@ def start_of(kind: str, setting: Setting, variant: str) -> tuple[float, float]:
     process = context.Process(target=take_some_steps, args=(theirs, kind, setting, variant))
     started = time.time()
     process.start()
+    theirs.close()
     ended, peak = ours.recv()
     process.join()
     return ended - started, peak

@@ -57,7 +57,12 @@ def parameters() -> Params:
 
 
 def prepare(archive: Path, work: Path) -> None:
-    """Everything that is no training: images without a validation split, so that epochs are steps alone, and targets of every view."""
+    """Everything that is no training: images without a validation split, so that epochs are steps alone, and targets of every view.
+
+    Exits where there is a GPU: the loops that the shipped one is compared with know the CPU alone.
+    """
+    if torch.cuda.is_available():
+        raise SystemExit("these benchmarks compare loops on the CPU; hide the GPU: CUDA_VISIBLE_DEVICES= before the command")
     folder_source.fetch(work / "raw", Path.cwd(), str(archive), None, MOST_BYTES)
     available, raw = read_classes(work / "raw"), read_split(work / "raw", "train")
     label_sets = LabelSets.of_task(parameters().folder.tasks[TASK], available, "folder", TASK)

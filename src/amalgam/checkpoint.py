@@ -13,8 +13,8 @@ import json
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -103,13 +103,24 @@ def finish(own: Checkpoint, result: Path) -> None:
     Of other finished trainings, those are removed that DVC has taken, and the oldest.
     """
     own.write(result=dvc_hash(result))
-    others = [path for path in own.folder.parent.glob("*/run.json") if path.parent != own.folder and Sessions.read(path).result]
-    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    taken = committed(LOCK_FILE)
-    for number, path in enumerate(others, start=2):
-        with held(path.parent) as free:
-            if free and (Sessions.read(path).result in taken or number > KEPT_FINISHED):
-                shutil.rmtree(path.parent)
+    kept, taken = 1, committed(LOCK_FILE)
+    for folder in by_age(path for path in own.folder.parent.iterdir() if path.is_dir() and path != own.folder):
+        with held(folder) as free:
+            other = Sessions.read(folder / "run.json").result if free and (folder / "run.json").exists() else None
+            if other is None:  # another process trains it, goes on with it later, or has just removed it
+                continue
+            kept += 1
+            if other in taken or kept > KEPT_FINISHED:
+                shutil.rmtree(folder)
+
+
+def by_age(folders: Iterable[Path]) -> list[Path]:
+    """The youngest first; what another process removes meanwhile is left out."""
+    times = {}
+    for folder in folders:
+        with suppress(FileNotFoundError):
+            times[folder] = (folder / "run.json").stat().st_mtime
+    return sorted(times, key=times.__getitem__, reverse=True)
 
 
 def dvc_hash(folder: Path) -> str:

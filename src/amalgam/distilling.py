@@ -122,7 +122,7 @@ def view_of_epoch(
 
 
 def learn_stacking(targets: StoredTargets, pupils: Pupils) -> Stacking:
-    """How the teachers' answers belong together, from all stored views of the images whose label may be used."""
+    """How the teachers' answers belong together, from the images whose label may be used, in as many views as a fit can take."""
     labelled = pupils.labels >= 0
     places, labels = pupils.places[labelled], pupils.labels[labelled]
     views = range(min(targets.settings.stored, max(MOST_IMAGES // len(labels), 1)))

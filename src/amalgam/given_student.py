@@ -36,17 +36,27 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
     check_fit(architecture, classes, state, f"{what}: {path}")
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(state, folder / WEIGHTS)
-    told = {name: own.get(name) for name in ("classes", "preprocessing", "best_epoch", "selected_on")}
+    told = {name: own.get(name) for name in ("classes", "preprocessing", "selected_on")}
     entry = {"file": path.name, "sha256": sha256_of_file(path), "architecture": architecture, "resolution": resolution}
     write_json(folder / MANIFEST, entry | told)
 
 
 def own_manifest(path: Path) -> dict[str, Any]:
     """What the student.json beside a checkpoint says, if it is about this very file; else nothing."""
+    found = manifest_beside(path)
+    return found if is_best(path) or sha256_of_file(path) == found.get("last_sha256") else {}
+
+
+def is_best(path: Path) -> bool:
+    """Whether a checkpoint is, by the student.json beside it, the student that its training chose: its last weights are another."""
+    found = manifest_beside(path)
+    return sha256_of_file(path) in (found.get("weights_sha256"), *found.get("exported", {}).values())
+
+
+def manifest_beside(path: Path) -> dict[str, Any]:
     beside = path.with_name(STUDENT_MANIFEST)
     found: dict[str, Any] = read_json(beside) if beside.is_file() else {}
-    known = [found.get("weights_sha256"), found.get("last_sha256"), *found.get("exported", {}).values()]
-    return found if sha256_of_file(path) in known else {}
+    return found
 
 
 def recognised(state: State, classes: int, what: str) -> str:

@@ -21,6 +21,12 @@ class Validation(NamedTuple):
     def rank(self) -> tuple[float, float]:
         return (self.accuracy, -self.loss) if self.score is None else (self.score, 0.0)
 
+    def is_kept(self, best: "Validation") -> bool:
+        """Whether these weights take the place of those that ranked ``best`` before."""
+        if self.score is None or best.score is None:
+            return self.rank > best.rank
+        return self.score >= best.score - best.error
+
 
 @dataclass(frozen=True)
 class Epoch:

@@ -12,6 +12,7 @@ from amalgam.provenance import cpu_model
 from amalgam.team import SOLO, Team
 from amalgam.views import Rows, Selected, View, plain_view
 
+ROWS_AT_A_TIME = 4096  # brought to a GPU
 MOST_IMAGES = 256  # at a time
 MOST_PIXELS = 1 << 20  # of a network's input at a time: activations take a hundred times their memory, and more
 
@@ -30,16 +31,25 @@ def resident(values: Stored) -> Stored:
     """Images, logits or the like in the GPU's memory, if there is one and they take less than half of what is free; else as they are."""
     if device().type == "cpu" or isinstance(values, torch.Tensor):
         return values
-    free, _ = torch.cuda.mem_get_info()
-    size = len(values) * values[np.arange(1)].nbytes
-    return taken(values, np.arange(len(values))) if size < free / 2 else values
+    one, (free, _) = values[np.arange(1)], torch.cuda.mem_get_info()
+    if len(values) * one.nbytes >= free / 2:
+        return values
+    return filled(torch.empty((len(values), *one.shape[1:]), dtype=torch.from_numpy(one).dtype, device=device()), values)
+
+
+def filled(target: torch.Tensor, values: npt.NDArray[Any] | Selected) -> torch.Tensor:
+    """``target`` with the values in it, brought there in parts, so that this machine's memory need not hold them all."""
+    for start in range(0, len(values), ROWS_AT_A_TIME):
+        rows = np.arange(start, min(start + ROWS_AT_A_TIME, len(values)))
+        target[start : start + len(rows)] = torch.from_numpy(values[rows])
+    return target
 
 
 def taken(values: Stored, rows: Rows) -> torch.Tensor:
     """Some rows, on this process's device."""
     if isinstance(values, torch.Tensor):
         return values[torch.from_numpy(rows).to(values.device)]
-    return torch.from_numpy(values[rows]).to(device())
+    return torch.from_numpy(values[rows]).to(device(), non_blocking=True)
 
 
 def shown(images: Stored, view: View, rows: Rows) -> torch.Tensor:

@@ -86,11 +86,6 @@ class Distilled:
     divergence: Tensor  # (B, n): T² · KL inside each teacher's label set
     agreement: Tensor  # bool (B, n): whether teacher and student prefer the same class of that set
 
-    @property
-    def loss(self) -> Tensor:
-        """The mean over the batch."""
-        return self.losses.mean()
-
 
 def standardized(logits: Tensor) -> Tensor:
     """Rows (B, C) with mean zero and standard deviation one."""

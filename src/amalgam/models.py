@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
-from amalgam.networks import build_network, precision_of, pretrained_statistics
+from amalgam.networks import PROGRAM, build_network, precision_of, pretrained_statistics
 from amalgam.programs import read_program
 from amalgam.views import Images
 
-PROGRAM = "program"  # the architecture of an exported program
 STATISTICS_PIXELS = 1 << 20  # at a time
 
 
@@ -32,7 +31,7 @@ class Preprocessing:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised float (B, 3, *size), channels last, of uint8 images (B, height, width, 3)."""
-        mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
+        mean, std = (torch.tensor(values).to(images.device, non_blocking=True) for values in (self.mean, self.std))
         pixels = torch.addcmul(-mean / std, images.float(), 1 / (255 * std)).permute(0, 3, 1, 2)  # of the stored size: it is the smaller
         if pixels.shape[2:] != self.size:
             shrinks = self.size[0] < pixels.shape[2] or self.size[1] < pixels.shape[3]

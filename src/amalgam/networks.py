@@ -18,10 +18,12 @@ from amalgam.states import State, read_state
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# The faster precision of each architecture, fixed so that results do not depend on what a machine happens to prefer.
+PROGRAM = "program"  # the architecture of an exported program
+
+# The faster precision of each architecture, fixed so that results do not depend on what a machine happens to prefer; a program has its own.
 PRECISION = {
     "cpu": {"ReferenceCNN": torch.bfloat16, "ResNet18": torch.bfloat16, "MobileNetV3": torch.float32, "EfficientNet": torch.float32},
-    "cuda": dict.fromkeys(("ReferenceCNN", "ResNet18", "MobileNetV3", "EfficientNet"), torch.bfloat16),
+    "cuda": {PROGRAM: torch.float32},
 }
 OTHERS_PRECISION = {"cpu": torch.float32, "cuda": torch.bfloat16}
 
@@ -85,9 +87,8 @@ def _timm_model(architecture: str, num_classes: int, pretrained: bool = False) -
     name = architecture.removeprefix(TIMM)
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise UserError(
-            f"student_model {architecture}: timm has no model '{name}'; {'did you mean ' + ', '.join(close) if close else 'see'}"
-        )
+        hint = f"did you mean {', '.join(close)}?" if close else 'python -c "import timm; print(timm.list_models())" lists them'
+        raise UserError(f"architecture {architecture}: timm has no model '{name}'; {hint}")
     return timm.create_model(name, num_classes=num_classes, pretrained=pretrained)
 
 

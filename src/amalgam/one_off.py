@@ -26,7 +26,7 @@ from amalgam.models import Preprocessing
 from amalgam.params import Params, StudentSettings
 from amalgam.states import read_state
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.teachers import load_teachers
+from amalgam.teachers import load_hashed_teachers
 from amalgam.team import Team
 
 RUNS = Path("runs")
@@ -76,12 +76,10 @@ def targets_for(
     """
     if not models.is_dir():
         raise UserError(f"{models} is missing; dvc repro models.dvc makes it")
-    teachers = load_teachers(models, label_sets)
+    known = load_hashed_teachers(models, label_sets)
     if common is not None:
-        teachers = {name: replace(teacher, preprocessing=common) for name, teacher in teachers.items()}
-    known = {name: (teacher, read_json(models / name / "manifest.json")["weights_sha256"]) for name, teacher in teachers.items()}
-    augmentation = params.source_block.augmentation
-    views = ViewSettings(settings.views, augmentation.crop, augmentation.flip, params.data_seed, settings.view_zoom, settings.view_colour)
+        known = {name: (replace(teacher, preprocessing=common), sha256) for name, (teacher, sha256) in known.items()}
+    views = ViewSettings.of(settings, params.source_block.augmentation, params.data_seed)
     with TemporaryDirectory(dir=place, prefix=".") if team.is_first else nullcontext("") as own:
         folder = Path(team.first(own)) / "targets"
         write_targets(folder, split, label_sets, known, views, settings.stored_teachers == "covering", team=team)

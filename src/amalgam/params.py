@@ -146,7 +146,8 @@ class StudentSettings(Section):
     )
     optimizer: OptimizerName = Field(
         description="adam (with L2 penalty, as in the classic recipe), adamw (decoupled weight decay, usually better) or sgd "
-        "(Nesterov momentum 0.9, L2 penalty; lr then around 0.05)."
+        "(Nesterov momentum 0.9, L2 penalty; lr then around 0.05). Under one_cycle momentum, and Adam's first beta, go from 0.95 to 0.85 "
+        "and back while lr rises and falls."
     )
     scheduler: SchedulerName = Field(
         description="step multiplies lr by scheduler_gamma every scheduler_step epochs; cosine falls from lr to zero by the last "

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from amalgam.errors import UserError
 
@@ -58,7 +59,10 @@ def read_program(path: Path) -> Program:
         raise UserError(f"{path} is damaged, or no program of torch.export.save ({error})") from error
     if problem:
         raise UserError(f"{path} is refused: it holds {problem}; export it again with torch.export.save, or supply a state dict")
-    return Program(torch.export.load(path).module())
+    program = torch.export.load(path)
+    if torch.cuda.is_available():  # a graph holds the devices of its constants, which moving the module would leave
+        program = move_to_device_pass(program, "cuda")
+    return Program(program.module())
 
 
 def _suspicious(archive: zipfile.ZipFile) -> Iterator[str]:

@@ -19,8 +19,8 @@ from torch import nn
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device, predict_logits
-from amalgam.models import PROGRAM, Classifier, Preprocessing, channel_statistics, load_classifier, save_weights, three, weights_file
-from amalgam.networks import build_network, load_body
+from amalgam.models import Classifier, Preprocessing, channel_statistics, load_classifier, save_weights, three, weights_file
+from amalgam.networks import PROGRAM, build_network, load_body
 from amalgam.params import SuppliedTeacher
 from amalgam.programs import read_program
 from amalgam.states import read_state

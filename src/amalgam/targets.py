@@ -25,6 +25,7 @@ from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_arrays, whole_folder, write_json
 from amalgam.inference import predict_logits
 from amalgam.models import Classifier
+from amalgam.params import Augmentation, StudentSettings
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.team import SOLO, Team
 from amalgam.views import View, draw_view, plain_view
@@ -42,6 +43,10 @@ class ViewSettings:
     data_seed: int
     zoom: float = 1.0
     colour: float = 0.0
+
+    @classmethod
+    def of(cls, student: StudentSettings, augmentation: Augmentation, data_seed: int) -> "ViewSettings":
+        return cls(student.views, augmentation.crop, augmentation.flip, data_seed, student.view_zoom, student.view_colour)
 
     @property
     def stored(self) -> int:

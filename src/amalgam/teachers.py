@@ -21,7 +21,7 @@ from amalgam import store
 from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epoch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import sha256_of_arrays
+from amalgam.files import read_json, sha256_of_arrays
 from amalgam.history import Validation, score
 from amalgam.inference import device, predict_logits, resident, shown, taken
 from amalgam.models import Classifier, Preprocessing, channel_statistics, load_classifier, save_classifier, weights_file
@@ -164,3 +164,9 @@ def load_teachers(folder: Path, label_sets: LabelSets) -> dict[str, Classifier]:
             )
         teachers[name] = teacher.to(device())
     return teachers
+
+
+def load_hashed_teachers(folder: Path, label_sets: LabelSets) -> dict[str, tuple[Classifier, str]]:
+    """Those of ``load_teachers``, each with its weights' sha256."""
+    teachers = load_teachers(folder, label_sets)
+    return {name: (teacher, read_json(folder / name / "manifest.json")["weights_sha256"]) for name, teacher in teachers.items()}

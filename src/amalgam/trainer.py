@@ -117,7 +117,6 @@ class _Course:
         self.optimizer, self.scheduler = optimization.build(classifier.network, steps)
         self.average = optimization.average(classifier)
         self.result = Fit()
-        self.best_rank = (-math.inf, -math.inf)
 
     @property
     def lr(self) -> float:
@@ -135,12 +134,10 @@ class _Course:
 
     def add(self, record: Epoch) -> None:
         """Keep the weights if the epoch's validation ranks best."""
+        before = [past.validation for past in self.result.history if past.validation]
         self.result.history.append(record)
-        validation = record.validation
-        rank = validation.rank if validation else (record.epoch, 0.0)
-        if rank > self.best_rank or (validation and validation.error and rank[0] >= self.best_rank[0] - validation.error):
+        if record.validation is None or not before or record.validation.is_kept(max(before, key=lambda past: past.rank)):
             self.result.best_epoch, self.result.best = record.epoch, _copy(self.average.classifier)
-        self.best_rank = max(self.best_rank, rank)
 
     def snapshot(self) -> Snapshot:
         return {
@@ -149,8 +146,7 @@ class _Course:
             "scheduler": self.scheduler.state_dict(),
             "average": self.average.model.state_dict() if self.average.model else None,
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "best_rank": self.best_rank,
+            "random_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "best_epoch": self.result.best_epoch,
             "best": self.result.best,
             "history": [record.plain() for record in self.result.history],
@@ -163,8 +159,8 @@ class _Course:
         if self.average.model:
             self.average.model.load_state_dict(saved["average"])
         torch.set_rng_state(saved["random"])
-        torch.cuda.set_rng_state_all(saved["random_cuda"])
-        self.best_rank = tuple(saved["best_rank"])
+        if saved["random_cuda"] is not None:  # the first process's, on this process's GPU: a team draws masks of whole batches alike
+            torch.cuda.set_rng_state(saved["random_cuda"])
         history = [Epoch.from_plain(values) for values in saved["history"]]
         self.result = Fit(saved["best_epoch"], saved["best"], history=history)
 

@@ -4,6 +4,7 @@ What happens to image i in view v follows from (seed, v, i) alone, so a view nee
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,8 +109,12 @@ class View:
         x = np.where(self.mirror[rows, None], np.arange(width)[::-1], np.arange(width))
         x = _reflect(x + self.shift_x[rows, None].astype(np.int64), width)  # (B, width)
         number = np.arange(len(rows))[:, None, None]
-        first, second, third = (torch.from_numpy(part).to(images.device) for part in (number, y[:, :, None], x[:, None, :]))
+        first, second, third = (_on(images.device, part) for part in (number, y[:, :, None], x[:, None, :]))
         return images[first, second, third]
+
+
+def _on(device: torch.device, values: npt.NDArray[Any]) -> Tensor:
+    return torch.from_numpy(values).to(device, non_blocking=True)
 
 
 def _reflect(position: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
