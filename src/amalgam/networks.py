@@ -22,8 +22,20 @@ PROGRAM = "program"  # the architecture of an exported program
 
 # The faster precision of each architecture, fixed so that results do not depend on what a machine happens to prefer; a program has its own.
 PRECISION = {
-    "cpu": {"ReferenceCNN": torch.bfloat16, "ResNet18": torch.bfloat16, "MobileNetV3": torch.float32, "EfficientNet": torch.float32},
-    "cuda": {PROGRAM: torch.float32},
+    "cpu": {
+        "ReferenceCNN": torch.bfloat16,
+        "ResNet18": torch.bfloat16,
+        "MobileNetV3": torch.float32,
+        "EfficientNet": torch.float32,
+        PROGRAM: torch.float32,
+    },
+    "cuda": {
+        "ReferenceCNN": torch.bfloat16,
+        "ResNet18": torch.bfloat16,
+        "MobileNetV3": torch.bfloat16,
+        "EfficientNet": torch.bfloat16,
+        PROGRAM: torch.float32,
+    },
 }
 OTHERS_PRECISION = {"cpu": torch.float32, "cuda": torch.bfloat16}
 
