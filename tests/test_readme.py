@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from benchmarks.speed import forward
 from dvc.cli.parser import get_main_parser
 from stages import evaluate, train
 from torch.distributed.run import get_args_parser
 
 from amalgam import reference_protocol
+from amalgam.files import read_json
 from amalgam.flags import given_settings
 from amalgam.params import StudentSettings
 from amalgam.params_file import load_params
@@ -164,3 +166,7 @@ def test_the_accuracy_table_is_what_the_results_say() -> None:
     for line in told.splitlines()[2:]:
         cells = [cell.strip() for cell in line.split("|")]
         assert f"| {cells[4]} | {cells[6] if cells[6] != '–' else ''}".strip() in readme, cells[1]
+
+
+def test_the_forward_table_is_what_the_results_say() -> None:
+    assert forward.table(read_json(forward.RESULTS)) in (ROOT / "README.md").read_text()
