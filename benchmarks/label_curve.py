@@ -48,8 +48,9 @@ def draw_teachers(axes: Axes, task: str) -> None:
     for name, style in (("oracle-routed", "--"), ("unrouted", ":")):
         mean = float(np.mean([known[name] for known in found]))
         axes.axhline(mean, color="grey", linestyle=style, linewidth=1)
-        left = axes.get_yaxis_transform()  # x as a share of the axis
-        axes.annotate(f"teachers, {name}: {mean:.1f}", (0.01, mean), xycoords=left, textcoords="offset points", xytext=(0, 3), fontsize=8)
+        share = axes.get_yaxis_transform()  # x as a share of the axis
+        place = {"xy": (0.99, mean), "xycoords": share, "xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
+        axes.annotate(f"teachers, {name}: {mean:.1f}", fontsize=8, **place)
 
 
 def main() -> None:
