@@ -49,8 +49,8 @@ def draw_teachers(axes: Axes, task: str) -> None:
         mean = float(np.mean([known[name] for known in found]))
         axes.axhline(mean, color="grey", linestyle=style, linewidth=1)
         share = axes.get_yaxis_transform()  # x as a share of the axis
-        place = {"xy": (0.99, mean), "xycoords": share, "xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
-        axes.annotate(f"teachers, {name}: {mean:.1f}", fontsize=8, **place)
+        text, right = f"teachers, {name}: {mean:.1f}", (0.99, mean)
+        axes.annotate(text, right, xycoords=share, xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8)
 
 
 def main() -> None:
