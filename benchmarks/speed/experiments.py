@@ -2,7 +2,7 @@
 
     PYTHONPATH=src:. python -m benchmarks.speed.experiments path/to/images.zip --students MobileNetV3
 
-In a new clone, with images and teachers made beforehand, it times ``dvc exp run … train-taskA``: targets, training, validation,
+In a new clone, with images and teachers made beforehand, it times ``dvc repro train-taskA``: targets, training, validation,
 checkpoints, tracking and DVC itself, in the configuration of the accuracy table. Then one with another alpha and temperature, which finds
 its targets made. The naive loop (``loops.py``) is timed over whole epochs of as many steps; it validates, keeps and logs nothing. From both
 follow, by whole epochs more, the numbers that were not measured. Prints a Markdown table and writes benchmarks/experiments.results.json.
@@ -20,13 +20,16 @@ import tempfile
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import reduce
 from itertools import pairwise
 from multiprocessing.connection import Connection
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from benchmarks.speed import loops, pairs
 from benchmarks.speed.setting import IN_ACCURACY_TABLE, ROOT, TASK, Setting, prepare
+from dvc.utils.serialize import modify_yaml
 
 from amalgam.files import read_json, write_json
 from amalgam.inference import device_name
@@ -37,33 +40,37 @@ RESULTS = ROOT / "benchmarks" / "experiments.results.json"
 STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
 BATCH_SIZE = 32
 SHORT = 2  # epochs of the second experiment
+Settings = dict[str, Any]
 EXPERIMENTS = {"40 epochs": (1, 40), "100 epochs": (1, 100), "six of 40": (6, 40)}  # how many, of how many epochs
 
 
-def run(clone: Path, target: str, /, **settings: object) -> float:
-    """Seconds of one ``dvc exp run`` with these settings."""
-    command = ["dvc", "exp", "run", *(part for name, value in settings.items() for part in ("-S", f"{name}={value}")), target]
+def repro(clone: Path, target: str, settings: Settings) -> float:
+    """Seconds of ``dvc repro`` up to a target, with these settings changed in params.yaml."""
+    with modify_yaml(clone / "params.yaml") as params:
+        for name, value in settings.items():
+            *blocks, key = name.split(".")
+            reduce(getitem, blocks, params)[key] = value
     environment = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "PYTHONPATH")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(["dvc", "repro", target], cwd=clone, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+        raise SystemExit(f"dvc repro {target} failed:\n{done.stdout}\n{done.stderr}")
     return time.perf_counter() - started
 
 
 def shipped(archive: Path, student: str, epochs: int, clone: Path) -> dict[str, float]:
     """Seconds of an epoch, of an experiment beside its epochs, and of a second one; how much of an epoch is not training, in percent."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    data = {"source": "folder", "folder.fetch.path": archive, "teacher.num_epochs": 1}
-    run(clone, "models.dvc", **data, student_model=student, batch_size=BATCH_SIZE, **IN_ACCURACY_TABLE)
-    first = run(clone, f"train-{TASK}", num_epochs=epochs)
+    data = {"source": "folder", "folder.fetch.path": str(archive), "teacher.num_epochs": 1}
+    repro(clone, "models.dvc", data | {"student_model": student, "batch_size": BATCH_SIZE} | IN_ACCURACY_TABLE)
+    first = repro(clone, f"train-{TASK}", {"num_epochs": epochs})
     history = RunRecord.read(clone / "outputs" / "students" / TASK).epochs
     ends = [found["ended"] / 1000 for found in history]
     whole = [after - before for before, after in pairwise(ends)]
     images = Setting(clone / "outputs" / "prepared" / TASK, student, BATCH_SIZE).split.training_rows
     training = [len(images) / found["images_per_second"] for found in history[1:]]
-    second = run(clone, f"train-{TASK}", num_epochs=SHORT, alpha=0.3, temperature=2)
+    second = repro(clone, f"train-{TASK}", {"num_epochs": SHORT, "alpha": 0.3, "temperature": 2.0})
     epoch = statistics.mean(whole)
     return {
         "epoch": epoch,
