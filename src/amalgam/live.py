@@ -10,11 +10,11 @@ from amalgam.students import epoch_row
 
 PICTURE = "learning_curve.png"
 LOG = "training.log"
-SECONDS_BETWEEN_PICTURES = 10  # one takes a quarter of a second
+SECONDS_BETWEEN_PICTURES = 30  # one takes a quarter of a second: under one percent of the time
 
 
 class LiveCurve:
-    """Draws the epochs so far, after an epoch when the last picture is ten seconds old."""
+    """Draws the epochs so far, after an epoch when the last picture is half a minute old."""
 
     def __init__(self, path: Path, title: str, before: list[Epoch]) -> None:
         self.path = path
