@@ -83,6 +83,7 @@ def preprocess(folder: Path, sets: LabelSets) -> float:
 
 
 def targets(folder: Path, sets: LabelSets) -> float:
+    from amalgam.inference import device
     from amalgam.models import Classifier, Preprocessing
     from amalgam.networks import build_network
     from amalgam.targets import ViewSettings, write_targets
@@ -91,7 +92,8 @@ def targets(folder: Path, sets: LabelSets) -> float:
     os.environ["DVC_ROOT"] = str(folder)
     split, looks = PreparedSplit.read(folder / "prepared"), Preprocessing((TEACHER_SIDE, TEACHER_SIDE), (0.5,) * 3, (0.5,) * 3)
     known = {
-        name: (Classifier("ReferenceCNN", build_network("ReferenceCNN", len(own)), own, looks), name) for name, own in sets.teachers.items()
+        name: (Classifier("ReferenceCNN", build_network("ReferenceCNN", len(own)), own, looks).to(device()), name)
+        for name, own in sets.teachers.items()
     }
     started = time.perf_counter()
     write_targets(folder / "targets", split, sets, known, ViewSettings(1, 4, True, 0), covering_only=True)

@@ -170,3 +170,13 @@ def test_the_accuracy_table_is_what_the_results_say() -> None:
 
 def test_the_forward_table_is_what_the_results_say() -> None:
     assert forward.table(read_json(forward.RESULTS)) in (ROOT / "README.md").read_text()
+
+
+def test_the_numbers_of_few_labels_are_what_the_results_say() -> None:
+    known = read_json(ROOT / "benchmarks" / "accuracy.results.json").values()
+    documents = [(ROOT / "docs" / "experiments.md").read_text(), (ROOT / "README.md").read_text().replace(" and ", ", ")]
+    rows = {"label-only, 0.25": 1, "label-only, 0.1": 2, "stacked, 0.1": 2, "joint, 0": 1, "stacked, 1": 1}
+    for row, places in rows.items():
+        runs = sorted((run for run in known if run.get("row") == row and "right" in run), key=lambda run: run["seed"])
+        reached = ", ".join(f"{100 * int(run['right'], 16).bit_count() / run['images']:.1f}" for run in runs)
+        assert [reached in text for text in documents] == [True, places == 2], (row, reached)

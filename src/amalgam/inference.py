@@ -14,7 +14,7 @@ from amalgam.views import Rows, Selected, View, plain_view
 
 ROWS_AT_A_TIME = 4096  # brought to a GPU
 MOST_IMAGES = 256  # at a time
-MOST_PIXELS = 1 << 20  # of a network's input at a time: activations take a hundred times their memory, and more
+MOST_PIXELS = 1 << 20  # of a network's input at a time, so that memory does not grow with its side
 
 Stored = npt.NDArray[Any] | Selected | torch.Tensor  # on disk, in memory, or on the GPU
 
