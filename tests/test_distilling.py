@@ -11,16 +11,19 @@ import pytest
 import torch
 from torch.nn import functional
 
+from amalgam import distilling
+from amalgam.balancing import fit_balancing
 from amalgam.batches import Batch
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
-from amalgam.distilling import Pupils, Teaching, learn_stacking, student_loss, train_student, view_of_epoch
+from amalgam.distilling import Pupils, Teaching, fitted_target, student_loss, train_student, view_of_epoch
 from amalgam.errors import UserError
 from amalgam.history import Validation
 from amalgam.inference import predict_logits, resident
+from amalgam.losses import LabelBlocks
 from amalgam.models import Classifier, Preprocessing
 from amalgam.networks import build_network
 from amalgam.optimization import Optimization
-from amalgam.params import Objective, Target
+from amalgam.params import FITTED_TARGETS, Objective, Target
 from amalgam.selection import SelectionRules, validate
 from amalgam.stacking import fit_stacking
 from amalgam.students import Architecture, new_student
@@ -287,7 +290,38 @@ def test_stacking_is_fitted_on_visible_labels_alone(split: PreparedSplit, teache
     visible = np.flatnonzero(pupils.labels >= 0)
     logits = np.concatenate([targets.logits(view)[visible] for view in range(3)])
     expected = fit_stacking(logits, np.tile(pupils.labels[visible], 3))
-    torch.testing.assert_close(learn_stacking(targets, pupils).weight, expected.weight)
+    np.testing.assert_allclose(fitted(targets, pupils, "stacked"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+
+
+def test_balancing_is_fitted_on_all_images_and_on_no_label(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets")
+    pupils = Pupils.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
+    expected = fit_balancing(all_logits(targets), LabelBlocks.of(SETS))
+    np.testing.assert_allclose(fitted(targets, pupils, "balanced"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+
+
+@pytest.mark.parametrize("target", FITTED_TARGETS)
+def test_a_target_is_fitted_to_a_sample_of_many_images(
+    target: Target, split: PreparedSplit, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 24 images, at most 12: the same 12 every time, in one view."""
+    monkeypatch.setattr(distilling, "MOST_FITTED", 12)
+    targets = stored(split, teachers, tmp_path / "targets")
+    pupils = Pupils.of(split, SETS.classes, targets, TEACHING)
+    chosen = np.sort(np.random.default_rng(0).choice(24, 12, replace=False))
+    logits = targets.logits(0)[chosen]
+    stacking, balancing = fit_stacking(logits, pupils.labels[chosen]), fit_balancing(logits, LabelBlocks.of(SETS))
+    expected = stacking if target == "stacked" else balancing
+    np.testing.assert_allclose(fitted(targets, pupils, target), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+
+
+def all_logits(targets: StoredTargets) -> np.ndarray:
+    return np.concatenate([targets.logits(view) for view in range(3)])
+
+
+def fitted(targets: StoredTargets, pupils: Pupils, target: Target) -> np.ndarray:
+    """What a fitted target makes of every stored answer."""
+    return fitted_target(SETS, targets, pupils, target)(torch.from_numpy(all_logits(targets))).numpy()
 
 
 def test_an_image_without_label_is_learnt_from_the_teachers_alone(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
@@ -352,6 +386,17 @@ def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(split: PreparedSplit
         shares = np.exp(block) / np.exp(block).sum(1, keepdims=True)
         padded[:, columns] += shares / 2
     assert found(0.0).score == pytest.approx((logits.argmax(1) == padded.argmax(1)).mean())
+
+
+def test_an_epoch_without_labels_is_chosen_by_the_target_that_was_fitted(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets")
+    student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, 0)
+    pupils = Pupils.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
+    balancing = fitted_target(SETS, targets, pupils, "balanced")
+    found = validate(student, split, targets, SETS, SelectionRules(0.0, "balanced", 1.0), balancing)
+    theirs = balancing(torch.from_numpy(targets.validation_logits())).argmax(1).numpy()
+    assert found is not None
+    assert found.score == pytest.approx((predict_logits(student, split.images, split.validation_rows).argmax(1) == theirs).mean())
 
 
 def test_without_views_every_epoch_sees_the_images_as_they_are(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_every_parameter_has_its_row_with_text_and_shipped_value() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("target", "mean, blocks, joint, confidence, stacked"),
+        ("target", "mean, blocks, joint, confidence, stacked, balanced"),
         ("clip_norm", "number, > 0 or null"),
         ("seed", "whole number, ≥ 0 and ≤ 4294967295"),
         ("pretrained", "true or false"),

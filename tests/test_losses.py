@@ -23,9 +23,9 @@ from amalgam.losses import (
     teacher_weights,
     union_target,
 )
-from amalgam.params import Objective, Target
+from amalgam.params import FITTED_TARGETS, Objective, Target
 
-TARGETS: tuple[Target, ...] = tuple(target for target in get_args(Target) if target != "stacked")  # see test_stacking
+TARGETS: tuple[Target, ...] = tuple(target for target in get_args(Target) if target not in FITTED_TARGETS)  # these: their own tests
 DISTRIBUTIONS: tuple[Target, ...] = ("mean", "joint", "confidence")
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 B = 7

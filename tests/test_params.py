@@ -178,6 +178,10 @@ def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
             "target stacked learns from labels how all teachers belong together, but stored_teachers is covering",
         ),
         (
+            {"target: blocks": "target: balanced"},
+            "target balanced compares what all teachers say, but stored_teachers is covering; set it to all",
+        ),
+        (
             {"label_fraction: 1.0": "label_fraction: 0.5"},
             "label_fraction 0.5 learns unlabelled images from all teachers, but stored_teachers is",
         ),

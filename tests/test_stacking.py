@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from amalgam.losses import LabelBlocks, distillation
-from amalgam.stacking import MOST_IMAGES, fit_stacking
+from amalgam.stacking import fit_stacking
 
 
 def overconfident_teachers(count: int, seed: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -41,22 +41,14 @@ def test_it_is_the_regression_that_scikit_learn_predicts_with() -> None:
         np.testing.assert_allclose(found.numpy(), model.predict_proba(logits), atol=1e-3)
 
 
-def test_many_images_are_sampled() -> None:
-    """The fit is that on a sample of the stated size, not on all."""
-    logits, labels = overconfident_teachers(MOST_IMAGES + 5000, 3)
-    chosen = np.random.default_rng(0).choice(len(labels), MOST_IMAGES, replace=False)
-    found, sampled = fit_stacking(logits, labels), fit_stacking(logits[chosen], labels[chosen])
-    torch.testing.assert_close(found.weight, sampled.weight, rtol=0, atol=0)
-
-
 def test_the_student_learns_the_stacked_distribution() -> None:
     logits, labels = overconfident_teachers(40, 4)
     stacking = fit_stacking(logits, labels)
     teachers = torch.from_numpy(logits).float()
     active, unknown = torch.ones(40, 2, dtype=torch.bool), torch.full((40,), -1)
     blocks = LabelBlocks([[0, 1], [2, 3]], 4)
-    found = distillation(stacking(teachers), teachers, active, unknown, blocks, "stacked", "kl", 2.0, stacking=stacking)
+    found = distillation(stacking(teachers), teachers, active, unknown, blocks, "stacked", "kl", 2.0, combine=stacking)
     assert found.losses.mean().item() == pytest.approx(0, abs=1e-5)
-    other = distillation(torch.zeros(40, 4), teachers, active, unknown, blocks, "stacked", "kl", 2.0, stacking=stacking)
+    other = distillation(torch.zeros(40, 4), teachers, active, unknown, blocks, "stacked", "kl", 2.0, combine=stacking)
     p = torch.softmax(stacking(teachers) / 2, 1)
     assert other.losses.mean().item() == pytest.approx(4 * float((p * (p.log() + np.log(4))).sum(1).mean()), rel=1e-4)

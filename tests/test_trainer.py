@@ -14,7 +14,6 @@ from torch.nn import functional
 from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epoch
 from amalgam.history import Epoch, Validation, score
 from amalgam.models import Classifier, Preprocessing
-from amalgam.networks import PRECISION
 from amalgam.optimization import Optimization
 from amalgam.trainer import DivergedError, Fit, Hooks, StepLoss, fit
 
@@ -269,7 +268,3 @@ def test_score_by_hand() -> None:
     found = score(np.log(np.array([[0.5, 0.5], [0.75, 0.25]], dtype=np.float32)), np.array([0, 1]))
     assert found.loss == pytest.approx(-(math.log(0.5) + math.log(0.25)) / 2)
     assert found.accuracy == 0.5
-
-
-def test_every_architecture_has_a_precision_on_every_device() -> None:
-    assert set(PRECISION["cpu"]) == set(PRECISION["cuda"])

@@ -62,7 +62,7 @@ def own_accuracy(logits: npt.NDArray[np.float32], columns: list[int], labels: np
 
 def routed_right(logits: torch.Tensor, active: torch.Tensor, label_sets: LabelSets, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Whether the mean of the active teachers' zero-padded distributions is right (N,); logits (N, Σ|Lᵢ|), active (N, teachers)."""
-    blocks = LabelBlocks([label_sets.columns(name) for name in label_sets.teachers], len(label_sets.classes))
+    blocks = LabelBlocks.of(label_sets)
     knowledge = Knowledge(blocks, blocks.of_teachers(logits, active), active, torch.from_numpy(labels))
     target = union_target(knowledge, "mean", teacher_weights(knowledge, "mean", 1.0))
     right: npt.NDArray[np.bool_] = target.argmax(1).numpy() == labels

@@ -8,19 +8,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from amalgam.balancing import fit_balancing
 from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epoch
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.errors import UserError
 from amalgam.inference import Stored, device, resident, shown, taken
-from amalgam.losses import Distilled, LabelBlocks, distillation, label_loss
+from amalgam.losses import Combination, Distilled, LabelBlocks, distillation, label_loss
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
-from amalgam.params import Objective, Target
+from amalgam.params import FITTED_TARGETS, Objective, Target
 from amalgam.selection import SelectionRules, validate
-from amalgam.stacking import MOST_IMAGES, Stacking, fit_stacking
+from amalgam.stacking import fit_stacking
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
 from amalgam.trainer import Fit, Hooks, StepLoss, Terms, fit
+
+MOST_FITTED = 20_000  # images, times views, that a target is fitted to; more change little
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class Teaching:
     seed: int
 
     @property
-    def needs_stacking(self) -> bool:
-        return self.target == "stacked" and self.alpha > 0
+    def is_fitted(self) -> bool:
+        """Whether the target has to be fitted to the teachers' answers first."""
+        return self.target in FITTED_TARGETS and self.alpha > 0
 
     @property
     def selection(self) -> SelectionRules:
@@ -61,7 +65,7 @@ class Pupils:
         """All training images, or those with a label where the teachers have no say. Raises UserError if the store lacks what they need."""
         rows = split.training_rows
         labels = visible_labels(split.labels[rows], classes, teaching.label_fraction, targets.settings.data_seed)
-        needs_all = teaching.label_fraction < 1 or teaching.needs_stacking
+        needs_all = teaching.label_fraction < 1 or teaching.is_fitted
         if teaching.alpha > 0 and needs_all and targets.stored_teachers != "all":
             raise UserError(
                 f"{targets.folder} holds covering teachers only, but label_fraction {teaching.label_fraction:g} with target "
@@ -90,13 +94,14 @@ def train_student(
     if len(pupils.rows) // steps < team.size:
         raise UserError(f"batch_size {teaching.batch_size} leaves some of {team.size} processes without an image; raise it, or start fewer")
     images = resident(split.images)
+    combine = fitted_target(label_sets, targets, pupils, teaching.target) if teaching.is_fitted else None
     return fit(
         student,
         optimization,
         steps,
         lambda epoch: view_of_epoch(images, targets, pupils, teaching, epoch, team),
-        student_loss(label_sets, teaching, learn_stacking(targets, pupils) if teaching.needs_stacking else None),
-        partial(validate, split=split, targets=targets, label_sets=label_sets, rules=teaching.selection, team=team),
+        student_loss(label_sets, teaching, combine),
+        partial(validate, split=split, targets=targets, label_sets=label_sets, rules=teaching.selection, combine=combine, team=team),
         hooks,
         team,
     )
@@ -121,24 +126,32 @@ def view_of_epoch(
         yield Batch(mixed, taken(labels, chosen), said, mixture)
 
 
-def learn_stacking(targets: StoredTargets, pupils: Pupils) -> Stacking:
-    """How the teachers' answers belong together, from the images whose label may be used, in as many views as a fit can take."""
-    labelled = pupils.labels >= 0
-    places, labels = pupils.places[labelled], pupils.labels[labelled]
-    views = range(min(targets.settings.stored, max(MOST_IMAGES // len(labels), 1)))
-    return fit_stacking(np.concatenate([targets.logits(view)[places] for view in views]), np.tile(labels, len(views)))
+def fitted_target(label_sets: LabelSets, targets: StoredTargets, pupils: Pupils, target: Target) -> Combination:
+    """How the teachers' answers belong together, from those about a sample of the images, in as many views as the fit can take.
+
+    Target stacked is fitted on the images whose label may be used, balanced on all, and without a label.
+    """
+    known = np.flatnonzero(pupils.labels >= 0) if target == "stacked" else np.arange(len(pupils.labels))
+    if len(known) > MOST_FITTED:
+        known = np.sort(np.random.default_rng(0).choice(known, MOST_FITTED, replace=False))
+    views = range(min(targets.settings.stored, max(MOST_FITTED // len(known), 1)))
+    logits = np.concatenate([targets.logits(view)[pupils.places[known]] for view in views])
+    if target == "stacked":
+        return fit_stacking(logits, np.tile(pupils.labels[known], len(views))).to(device())
+    return fit_balancing(logits, LabelBlocks.of(label_sets, device()))
 
 
-def student_loss(label_sets: LabelSets, teaching: Teaching, stacking: Stacking | None = None) -> Callable[[torch.Tensor, Batch], StepLoss]:
+def student_loss(
+    label_sets: LabelSets, teaching: Teaching, combine: Combination | None = None
+) -> Callable[[torch.Tensor, Batch], StepLoss]:
     """A batch's mean of (1 − α)·cross-entropy + α·distillation, for an image without label the distillation alone.
 
     Of a mixed batch the mean over both images, weighted by their shares.
     """
     names = list(label_sets.teachers)
-    blocks = LabelBlocks([label_sets.columns(name) for name in names], len(label_sets.classes), device())
+    blocks = LabelBlocks.of(label_sets, device())
     knows = np.append(label_sets.covering().T, np.full((1, len(names)), True), axis=0)  # the last row, −1, is for no label
     active_for = torch.from_numpy(knows).to(device())  # (C + 1, teachers)
-    combine = None if stacking is None else stacking.to(device())
 
     def single(logits: torch.Tensor, batch: Batch) -> StepLoss:
         terms: Terms = {}

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from amalgam.hardware import cpu_model
 from amalgam.models import Classifier
-from amalgam.provenance import cpu_model
 from amalgam.team import SOLO, Team
 from amalgam.views import Rows, Selected, View, plain_view
 

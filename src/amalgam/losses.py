@@ -5,7 +5,7 @@ stand side by side in one tensor (B, Σ|Lᵢ|), in the teachers' order. For an i
 know its class where its label is used, all of them where not. Logits of the others are ignored and may be NaN.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from amalgam.dataset import LabelSets
 from amalgam.joint import joint_estimate
 from amalgam.params import Objective, Target
-from amalgam.stacking import Stacking
 
 DKD_TARGET, DKD_OTHERS = 1.0, 8.0  # weights of DKD's two parts (Zhao et al., CVPR 2022, CIFAR-100)
 DIST_ROWS, DIST_COLUMNS = 1.0, 1.0  # weights of DIST's two relations (Huang et al., NeurIPS 2022)
@@ -23,6 +23,8 @@ STANDARDIZE_EPSILON = 1e-7
 PEARSON_EPSILON = 1e-8
 TINY = 1e-12  # a probability below it is as good as none
 LOGARITHM_OF_NOTHING = -1e4  # finite, so that no gradient is undefined
+
+Combination = Callable[[Tensor], Tensor]  # from all teachers' logits (B, Σ|Lᵢ|) to logits over the union (B, C)
 
 
 class LabelBlocks:
@@ -38,6 +40,10 @@ class LabelBlocks:
         self.stored = self.stored.to(device)  # (n, K)
         self.sizes = self.valid.sum(1)  # (n,)
         self.place = functional.one_hot(self.union, classes).float() * self.valid[..., None]  # (n, K, C)
+
+    @classmethod
+    def of(cls, label_sets: LabelSets, device: torch.device | None = None) -> "LabelBlocks":
+        return cls([label_sets.columns(name) for name in label_sets.teachers], len(label_sets.classes), device)
 
     def of_teachers(self, logits: Tensor, active: Tensor) -> Tensor:
         """(B, n, K) of the teachers' logits (B, Σ|Lᵢ|), zero where a teacher is not active."""
@@ -76,6 +82,12 @@ class Knowledge(NamedTuple):
     active: Tensor  # bool (B, n), at least one True a row
     labels: Tensor  # int64 (B,), −1 where the label may not be used
 
+    @classmethod
+    def of_every_teacher(cls, blocks: LabelBlocks, logits: Tensor) -> "Knowledge":
+        """What all say at temperature 1, none of them ruled out, from their logits (B, Σ|Lᵢ|) and no label."""
+        active = torch.full((len(logits), len(blocks.sizes)), True, device=logits.device)
+        return cls(blocks, blocks.of_teachers(logits, active), active, torch.full((len(logits),), -1, device=logits.device))
+
 
 @dataclass(frozen=True)
 class Distilled:
@@ -104,12 +116,13 @@ def distillation(
     temperature: float,
     standardize: bool = False,
     confidence_temperature: float = 1.0,
-    stacking: Stacking | None = None,
+    combine: Combination | None = None,
 ) -> Distilled:
     """How far the student's ``logits`` (B, C) are from what its active teachers say.
 
     ``target`` blocks compares inside each active teacher's label set, and takes the mean over them; the others form one
-    distribution over the union. ``labels`` (B,) are used by dkd alone; target stacked needs ``stacking`` and every teacher's logits.
+    distribution over the union. ``labels`` (B,) are used by dkd alone. Targets that are fitted before training (stacked, balanced)
+    come as ``combine``, which needs every teacher's logits.
     """
     theirs, mine = blocks.of_teachers(teacher_logits, active), blocks.of_student(logits)
     if standardize:
@@ -121,11 +134,11 @@ def distillation(
         losses = block_objective(inside, knowledge, objective)
     else:
         whole = (standardized(logits) if standardize else logits) / temperature
-        if stacking is None:
+        if combine is None:
             wanted = union_target(knowledge, target, weight)
         else:
-            stacked = stacking(teacher_logits)
-            wanted = torch.softmax((standardized(stacked) if standardize else stacked) / temperature, dim=1)
+            combined = combine(teacher_logits)
+            wanted = torch.softmax((standardized(combined) if standardize else combined) / temperature, dim=1)
         losses = union_objective(whole, wanted, labels, objective)
     with torch.no_grad():
         divergence = block_divergence(inside, knowledge)

@@ -10,7 +10,8 @@ TIMM = "timm/"
 TORCHVISION = "torchvision/"
 SHA256 = r"^[0-9a-f]{64}$"
 
-Target = Literal["mean", "blocks", "joint", "confidence", "stacked"]
+Target = Literal["mean", "blocks", "joint", "confidence", "stacked", "balanced"]
+FITTED_TARGETS = ("stacked", "balanced")  # to all teachers' answers, before training
 Objective = Literal["kl", "dkd", "dist"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 SchedulerName = Literal["step", "cosine", "one_cycle"]
@@ -87,7 +88,8 @@ class StudentSettings(Section):
         "classes. mean: the mean of their distributions, padded with zeros to all classes. confidence: the same, weighted by how "
         "sure each teacher is, for images without label. joint: the one distribution over all classes that agrees best with them. "
         "stacked: what a linear classifier, fitted on the labelled images, makes of all teachers' logits (needs stored_teachers "
-        "all and some labels)."
+        "all and some labels). balanced: joint, with each class weighed so that all are equally frequent over the training images "
+        "(needs stored_teachers all and no label; for images whose classes are about equally frequent, at temperature 1)."
     )
     objective: Objective = Field(
         description="How the distance to the target is measured. kl: Kullback-Leibler divergence. dkd: its part about the image's "
@@ -478,6 +480,8 @@ def impossible(settings: StudentSettings) -> str | None:
             "target stacked learns from labels how all teachers belong together, but stored_teachers is "
             f"{settings.stored_teachers} and label_fraction {settings.label_fraction:g}; set the first to all, the second above 0"
         )
+    if settings.target == "balanced" and settings.alpha > 0 and settings.stored_teachers != "all":
+        return f"target balanced compares what all teachers say, but stored_teachers is {settings.stored_teachers}; set it to all"
     if settings.label_fraction == 0 and settings.alpha == 0:
         return "label_fraction 0 with alpha 0 leaves nothing to learn from; raise one of them"
     return None

@@ -98,22 +98,16 @@ def thread_count() -> int:
     return int(text)
 
 
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
-        named = {key.strip(): value.strip() for key, value in fields.items()}
-        return " ".join(named[key] for key in ("model name", "cpu family", "model", "stepping") if key in named)
-    return platform.processor() or platform.machine()
-
-
 def execution_record(processes: int = 1) -> dict[str, str | int]:
     """Everything beside code, data and parameters that can change a bit of the weights, of what ``processes`` work out together."""
     import torch
 
+    from amalgam.hardware import cpu_instructions, cpu_model
+
     on_gpu = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if on_gpu else cpu_model(),
+        "instructions": cpu_instructions(),
         "threads": thread_count(),
         "processes": processes,
         "system": f"{platform.system()} {platform.machine()}",

@@ -9,8 +9,8 @@ import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.history import Validation, score
-from amalgam.inference import predict_logits
-from amalgam.losses import Knowledge, LabelBlocks, teacher_weights, union_target
+from amalgam.inference import device, predict_logits
+from amalgam.losses import Combination, Knowledge, LabelBlocks, teacher_weights, union_target
 from amalgam.models import Classifier
 from amalgam.params import Target
 from amalgam.targets import StoredTargets
@@ -27,7 +27,13 @@ class SelectionRules:
 
 
 def validate(
-    student: Classifier, split: PreparedSplit, targets: StoredTargets, label_sets: LabelSets, rules: SelectionRules, team: Team = SOLO
+    student: Classifier,
+    split: PreparedSplit,
+    targets: StoredTargets,
+    label_sets: LabelSets,
+    rules: SelectionRules,
+    combine: Combination | None = None,
+    team: Team = SOLO,
 ) -> Validation | None:
     """Loss and accuracy on the validation images; the epoch is chosen by those labels alone that the student may use.
 
@@ -44,7 +50,7 @@ def validate(
     visible = visible_labels(labels, label_sets.classes, rules.label_fraction, targets.settings.data_seed)
     if rules.label_fraction > 0:
         return scored(found, (logits.argmax(1) == visible)[visible >= 0])
-    consensus = teachers_consensus(targets.validation_logits(), label_sets, rules)
+    consensus = teachers_consensus(targets.validation_logits(), label_sets, rules, combine)
     return scored(found, consensus.argmax(1) == logits.argmax(1))
 
 
@@ -54,13 +60,16 @@ def scored(found: Validation, right: npt.NDArray[np.bool_]) -> Validation:
     return found._replace(score=share, error=math.sqrt(share * (1 - share) / len(right)))
 
 
-def teachers_consensus(teacher_logits: npt.NDArray[np.float16], label_sets: LabelSets, rules: SelectionRules) -> npt.NDArray[np.float32]:
-    """What the teachers together say of images whose label is unknown (N, C): the student's own kind of target at temperature 1, the mean
-    where that is no distribution over all classes."""
-    blocks = LabelBlocks([label_sets.columns(name) for name in label_sets.teachers], len(label_sets.classes))
-    logits = torch.from_numpy(teacher_logits)
-    active = torch.full((len(logits), len(label_sets.teachers)), True)
-    knowledge = Knowledge(blocks, blocks.of_teachers(logits, active), active, torch.full((len(logits),), -1))
+def teachers_consensus(
+    teacher_logits: npt.NDArray[np.float16], label_sets: LabelSets, rules: SelectionRules, combine: Combination | None = None
+) -> npt.NDArray[np.float32]:
+    """What the teachers together say of images whose label is unknown (N, C): the student's own kind of target at temperature 1, fitted or
+    not; the mean where that is no distribution over all classes."""
+    logits = torch.from_numpy(teacher_logits).to(device())
+    if combine is not None:
+        return torch.softmax(combine(logits), dim=1).cpu().numpy()
+    blocks = LabelBlocks.of(label_sets, device())
+    knowledge = Knowledge.of_every_teacher(blocks, logits)
     target: Target = rules.target if rules.target in ("joint", "confidence") else "mean"
     weight = teacher_weights(knowledge, target, rules.confidence_temperature)
-    return union_target(knowledge, target, weight).numpy()
+    return union_target(knowledge, target, weight).cpu().numpy()

@@ -1,0 +1,53 @@
+"""Balancing: what the images without label tell together, where their classes are about equally frequent.
+
+A teacher's answer to an image of a class that it does not know is no smaller than its answer to one that it knows, and where the label
+sets are disjoint nothing ties the teachers' scales together. But a class that few of the images would get is one that its
+teachers are too shy of. So each class is given a weight, with which all classes are equally frequent over the images: the optimal
+transport between images and classes with entropic regularisation (Cuturi, *Sinkhorn Distances*, NeurIPS 2013; with a network's
+distributions as its cost, Asano et al., *Self-labelling via simultaneous clustering and representation learning*, ICLR 2020).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from amalgam.losses import TINY, Knowledge, LabelBlocks, teacher_weights, union_target
+
+REGULARISATION = 0.25  # ε: lower makes the plan, and so the target, more decided (docs/experiments.md)
+ITERATIONS = 1_000
+TOLERANCE = 1e-3  # of each class's share, relative
+
+
+@dataclass(frozen=True)
+class Balancing:
+    """From all teachers' logits to logits over the union: (log P + log w) / ε of the teachers' common distribution P."""
+
+    blocks: LabelBlocks
+    weight: Tensor  # (C,): log w
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(B, C) of the teachers' logits (B, Σ|Lᵢ|)."""
+        return (common_logarithms(logits, self.blocks) + self.weight) / REGULARISATION
+
+
+def common_logarithms(logits: Tensor, blocks: LabelBlocks) -> Tensor:
+    """Logarithms (B, C) of the teachers' joint estimate from their logits (B, Σ|Lᵢ|), no teacher ruled out."""
+    knowledge = Knowledge.of_every_teacher(blocks, logits)
+    return union_target(knowledge, "joint", teacher_weights(knowledge, "joint", 1.0)).clamp(min=TINY).log()
+
+
+def fit_balancing(logits: npt.NDArray[np.floating], blocks: LabelBlocks) -> Balancing:
+    """The weights under which every class is equally frequent over images of which all teachers' logits (N, Σ|Lᵢ|) are known."""
+    logarithms = common_logarithms(torch.from_numpy(logits).to(blocks.union.device), blocks).double()
+    weight = torch.zeros(blocks.classes, dtype=torch.float64, device=logarithms.device)
+    for _ in range(ITERATIONS):
+        plan = torch.log_softmax((logarithms + weight) / REGULARISATION, dim=1)  # each image's share of each class
+        surplus = torch.logsumexp(plan, dim=0) - math.log(len(logits) / blocks.classes)  # (C,): log of frequency · C
+        if surplus.abs().max() < TOLERANCE:
+            break
+        weight -= REGULARISATION * surplus
+    return Balancing(blocks, (weight - weight.mean()).float())

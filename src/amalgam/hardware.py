@@ -1,0 +1,25 @@
+"""What this machine's processor is, as far as it changes the bits of a result or the precision that is fast."""
+
+import platform
+from pathlib import Path
+
+import torch
+
+
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
+        named = {key.strip(): value.strip() for key, value in fields.items()}
+        return " ".join(named[key] for key in ("model name", "cpu family", "model", "stepping") if key in named)
+    return platform.processor() or platform.machine()
+
+
+def native_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself (AVX512-BF16). One that only emulates it is several times slower than in float32."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def cpu_instructions() -> str:
+    """The vector instructions in use: a virtual machine may lack some of its processor's."""
+    return torch.backends.cpu.get_cpu_capability() + (", bfloat16" if native_bfloat16() else "")

@@ -1,0 +1,87 @@
+"""Balancing: what the images tell together of classes that are equally frequent."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amalgam.balancing import REGULARISATION, Balancing, common_logarithms, fit_balancing
+from amalgam.losses import Knowledge, LabelBlocks, distillation, union_target
+
+HALVES = LabelBlocks([[0, 1], [2, 3]], 4)
+
+
+def shy_teacher(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two teachers of two classes each; the second says everything a third as loud, so that the first is believed of its images too."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 4
+    logits = random.normal(0, 0.5, (count, 4))
+    logits[np.arange(count), labels] += 3
+    foreign = random.normal(0, 1.5, (count, 2))  # what a teacher makes of classes that it does not know
+    logits[:, :2] += np.where(labels[:, None] >= 2, foreign, 0)
+    logits[:, 2:] /= 3
+    return logits.astype(np.float32), labels
+
+
+def frequencies(balancing: Balancing, logits: np.ndarray) -> np.ndarray:
+    return torch.softmax(balancing(torch.from_numpy(logits)), 1).mean(0).numpy()
+
+
+def test_the_classes_are_equally_frequent_then_and_more_images_right() -> None:
+    logits, labels = shy_teacher(400, 0)
+    balancing = fit_balancing(logits, HALVES)
+    np.testing.assert_allclose(frequencies(balancing, logits), 0.25, rtol=2e-3)
+    before = common_logarithms(torch.from_numpy(logits), HALVES).argmax(1).numpy() == labels
+    after = balancing(torch.from_numpy(logits)).argmax(1).numpy() == labels
+    assert before.mean() < 0.85
+    assert after.mean() > before.mean() + 0.05
+
+
+def test_nothing_changes_where_they_were_equally_frequent_before() -> None:
+    logits = np.array([[2.0, 0, 1, 1], [0, 2, 1, 1], [1, 1, 2, 0], [1, 1, 0, 2]], dtype=np.float32)
+    torch.testing.assert_close(fit_balancing(logits, HALVES).weight, torch.zeros(4), atol=1e-6, rtol=0)
+
+
+def test_weights_by_hand() -> None:
+    """One teacher of two classes, one kind of image: only the weights that undo its preference give each class one half."""
+    logits = np.tile(np.array([[1.0, -1.0]], dtype=np.float32), (6, 1))
+    torch.testing.assert_close(fit_balancing(logits, LabelBlocks([[0, 1]], 2)).weight, torch.tensor([-1.0, 1.0]), atol=1e-3, rtol=0)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([[[0, 1], [2, 3]], [[0, 1, 2], [1, 2, 3]], [[0, 1, 2, 3]], [[0, 1], [1, 2], [0, 3]]]))
+def test_it_is_the_plan_of_alternating_scaling(seed: int, columns: list[list[int]]) -> None:
+    """Sinkhorn's two scalings of the kernel P^(1/ε), by NumPy in double precision: the same share of each class in each image."""
+    random = np.random.default_rng(seed)
+    blocks = LabelBlocks(columns, 4)
+    logits = random.normal(0, 2, (40, sum(map(len, columns)))).astype(np.float32)
+    tensor = torch.from_numpy(logits)
+    active = torch.full((40, len(columns)), True)
+    knowledge = Knowledge(blocks, blocks.of_teachers(tensor, active), active, torch.full((40,), -1))
+    common = union_target(knowledge, "joint", torch.full((40, len(columns)), 1 / len(columns))).double().numpy()
+    kernel, columns_scale = common ** (1 / REGULARISATION), np.ones(4)
+    for _ in range(2000):
+        rows_scale = 1 / (kernel @ columns_scale)
+        columns_scale = 10 / (kernel.T @ rows_scale)
+    plan = rows_scale[:, None] * kernel * columns_scale
+    found = torch.softmax(fit_balancing(logits, blocks)(tensor), 1)
+    np.testing.assert_allclose(found.numpy(), plan / plan.sum(1, keepdims=True), atol=5e-3)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_order_of_the_images_says_nothing_and_neither_does_a_teachers_constant(seed: int) -> None:
+    logits, _ = shy_teacher(60, seed)
+    changed = np.random.default_rng(seed).permutation(logits) + np.array([7, 7, -3, -3], dtype=np.float32)
+    expected, found = fit_balancing(logits, HALVES).weight, fit_balancing(changed, HALVES).weight
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+def test_the_student_learns_the_balanced_distribution() -> None:
+    logits, _ = shy_teacher(40, 4)
+    balancing, teachers = fit_balancing(logits, HALVES), torch.from_numpy(logits)
+    active, unknown = torch.ones(40, 2, dtype=torch.bool), torch.full((40,), -1)
+    found = distillation(balancing(teachers), teachers, active, unknown, HALVES, "balanced", "kl", 2.0, combine=balancing)
+    assert found.losses.mean().item() == pytest.approx(0, abs=1e-5)
+    other = distillation(torch.zeros(40, 4), teachers, active, unknown, HALVES, "balanced", "kl", 2.0, combine=balancing)
+    p = torch.softmax(balancing(teachers) / 2, 1)
+    assert other.losses.mean().item() == pytest.approx(4 * float((p * (p.log() + np.log(4))).sum(1).mean()), rel=1e-4)

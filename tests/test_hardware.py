@@ -1,0 +1,46 @@
+"""What the processor is, and the precision that follows from it."""
+
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+
+from amalgam import networks
+from amalgam.hardware import cpu_instructions, cpu_model, native_bfloat16
+from amalgam.networks import PRECISION, precision_of
+from amalgam.provenance import execution_record
+
+
+def test_every_architecture_has_a_precision_on_every_kind_of_device() -> None:
+    assert len({frozenset(table) for table in PRECISION.values()}) == 1
+    assert PRECISION.keys() == networks.OTHERS_PRECISION.keys()
+
+
+@pytest.mark.parametrize("architecture", [*PRECISION["cpu"], "timm/resnet10t"])
+def test_a_processor_without_bfloat16_computes_in_float32(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emulated, a step of the reference CNN takes thirteen times as long."""
+    monkeypatch.setattr(networks, "native_bfloat16", lambda: False)
+    assert precision_of(architecture, "cpu") == torch.float32
+
+
+def test_a_processor_with_bfloat16_uses_it_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "native_bfloat16", lambda: True)
+    fast = {name for name in PRECISION["cpu"] if precision_of(name, "cpu") == torch.bfloat16}
+    assert fast == {"ReferenceCNN", "ResNet18"}
+    assert precision_of("timm/resnet10t", "cpu") == torch.float32
+    assert precision_of("MobileNetV3", "cuda") == torch.bfloat16
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists() or platform.machine() != "x86_64", reason="reads the kernel's list of instructions")
+def test_native_bfloat16_is_what_the_kernel_says() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
+    assert native_bfloat16() == ("avx512_bf16" in flags)
+
+
+def test_the_execution_record_names_processor_and_instructions() -> None:
+    """One processor may show fewer instructions in one virtual machine than in another."""
+    record = execution_record()
+    assert record["instructions"] == cpu_instructions()
+    assert cpu_instructions().startswith(torch.backends.cpu.get_cpu_capability())
+    assert torch.cuda.is_available() or record["device"] == cpu_model()
