@@ -10,8 +10,9 @@ without a choice, unless the grid is a single point. ``--protocol benchmarks/lab
 training's validation accuracy, and which test images it got right, go into accuracy.results.json: ``table`` reads nothing else, and a
 training that stands in two tables is run once. A training is known by its seed and by what the protocol says of it; after a change of
 params.yaml's other settings, or of the code, it is not run again by itself. What was computed is kept under .amalgam/accuracy and not
-computed again, and what the results hold is not run again; teachers made twice are the same on the same kind of machine alone, so finish
-a seed where it was begun. ``--jobs 2`` runs two trainings at a time, each on its part of the cores (or on AMALGAM_THREADS).
+computed again, and what the results hold is not run again; teachers made twice are the same on the same kind of machine alone, so a
+seed is finished where it was begun: ``run`` refuses to go on with other teachers. ``--jobs 2`` runs two trainings at a time, each on its
+part of the cores (or on AMALGAM_THREADS).
 """
 
 import argparse
@@ -35,7 +36,7 @@ from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import train_student
 from amalgam.evaluation import predict
-from amalgam.files import available_cores, read_json, whole_file, whole_folder
+from amalgam.files import available_cores, read_json, whole_file, whole_folder, write_json
 from amalgam.params import Params, StudentSettings
 from amalgam.params_file import load_params
 from amalgam.preparing import prepare_split, stored_size
@@ -219,17 +220,33 @@ def architecture(settings: StudentSettings) -> Architecture:
 
 
 def test(job: Job) -> None:
-    """Look at the test images with a trained student, and with its teachers."""
+    """Look at the test images with a trained student."""
     folder = prepared(job.seed, job.task)
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
-    if not tested(job):
-        found = predict(load_student(job.folder, label_sets), split)
-        record(job.key, {"images": len(found.labels), "right": packed(found.predicted == found.labels)})
-    controls = f"teachers {job.task} seed {job.seed}"
-    if "right" not in results().get(controls, {}):
-        measured = teacher_controls(load_teachers(workplace() / f"seed{job.seed}" / "models" / job.task, label_sets), label_sets, split)
+    found = predict(load_student(job.folder, label_sets), split)
+    record(job.key, {"images": len(found.labels), "right": packed(found.predicted == found.labels)})
+
+
+def recognised(task: str, seed: int) -> None:
+    """Record what the seed's teachers reach on the test images. Exits if the results hold a seed of that number with other teachers."""
+    folder = prepared(seed, task)
+    models = trained_teachers(folder, seed, task)
+
+    def measure(work: Path) -> None:
+        label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
+        measured = teacher_controls(load_teachers(models, label_sets), label_sets, split)
         rates = {"own": measured.own, "oracle-routed": measured.oracle_routed, "unrouted": measured.unrouted}
-        record(controls, rates | {"images": len(split.labels), "right": packed(measured.unrouted_right)})
+        write_json(work / "controls.json", rates | {"images": len(split.labels), "right": packed(measured.unrouted_right)})
+
+    found = read_json(once(workplace() / f"seed{seed}" / "controls" / task, measure) / "controls.json")
+    key = f"teachers {task} seed {seed}"
+    before = results().get(key, {})
+    if any(found[name] != value for name, value in before.items()):
+        raise SystemExit(
+            f"seed {seed} of {task} was begun with other teachers (unrouted {before['unrouted']} %, here {found['unrouted']} %): teachers "
+            "are the same on the same kind of machine alone; finish the seed there, or add another to the protocol"
+        )
+    record(key, found)
 
 
 def packed(right: npt.NDArray[np.bool_]) -> str:
@@ -250,6 +267,7 @@ def work(do: Callable[[Job], float], jobs: Iterable[Job], processes: int) -> lis
 
 
 def train_and_test(job: Job) -> float:
+    recognised(job.task, job.seed)
     accuracy = train(job)
     test(job)
     return accuracy
