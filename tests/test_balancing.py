@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amalgam.balancing import REGULARISATION, Balancing, common_logarithms, fit_balancing
@@ -31,7 +31,7 @@ def frequencies(balancing: Balancing, logits: np.ndarray) -> np.ndarray:
 def test_the_classes_are_equally_frequent_then_and_more_images_right() -> None:
     logits, labels = shy_teacher(400, 0)
     balancing = fit_balancing(logits, HALVES)
-    np.testing.assert_allclose(frequencies(balancing, logits), 0.25, rtol=2e-3)
+    np.testing.assert_allclose(frequencies(balancing, logits), 0.25, rtol=1e-5)
     before = common_logarithms(torch.from_numpy(logits), HALVES).argmax(1).numpy() == labels
     after = balancing(torch.from_numpy(logits)).argmax(1).numpy() == labels
     assert before.mean() < 0.85
@@ -49,6 +49,7 @@ def test_weights_by_hand() -> None:
     torch.testing.assert_close(fit_balancing(logits, LabelBlocks([[0, 1]], 2)).weight, torch.tensor([-1.0, 1.0]), atol=1e-3, rtol=0)
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([[[0, 1], [2, 3]], [[0, 1, 2], [1, 2, 3]], [[0, 1, 2, 3]], [[0, 1], [1, 2], [0, 3]]]))
 def test_it_is_the_plan_of_alternating_scaling(seed: int, columns: list[list[int]]) -> None:
     """Sinkhorn's two scalings of the kernel P^(1/ε), by NumPy in double precision: the same share of each class in each image."""
@@ -60,14 +61,15 @@ def test_it_is_the_plan_of_alternating_scaling(seed: int, columns: list[list[int
     knowledge = Knowledge(blocks, blocks.of_teachers(tensor, active), active, torch.full((40,), -1))
     common = union_target(knowledge, "joint", torch.full((40, len(columns)), 1 / len(columns))).double().numpy()
     kernel, columns_scale = common ** (1 / REGULARISATION), np.ones(4)
-    for _ in range(2000):
+    for _ in range(5000):
         rows_scale = 1 / (kernel @ columns_scale)
         columns_scale = 10 / (kernel.T @ rows_scale)
     plan = rows_scale[:, None] * kernel * columns_scale
     found = torch.softmax(fit_balancing(logits, blocks)(tensor), 1)
-    np.testing.assert_allclose(found.numpy(), plan / plan.sum(1, keepdims=True), atol=5e-3)
+    np.testing.assert_allclose(found.numpy(), plan / plan.sum(1, keepdims=True), atol=1e-4)
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_the_order_of_the_images_says_nothing_and_neither_does_a_teachers_constant(seed: int) -> None:
     logits, _ = shy_teacher(60, seed)

@@ -7,7 +7,6 @@ transport between images and classes with entropic regularisation (Cuturi, *Sink
 distributions as its cost, Asano et al., *Self-labelling via simultaneous clustering and representation learning*, ICLR 2020).
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ from amalgam.losses import TINY, Knowledge, LabelBlocks, teacher_weights, union_
 
 REGULARISATION = 0.25  # ε: lower makes the plan, and so the target, more decided (docs/experiments.md)
 ITERATIONS = 1_000
-TOLERANCE = 1e-3  # of each class's share, relative
+TOLERANCE = 1e-9  # of each class's frequency
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,16 @@ def common_logarithms(logits: Tensor, blocks: LabelBlocks) -> Tensor:
 def fit_balancing(logits: npt.NDArray[np.floating], blocks: LabelBlocks) -> Balancing:
     """The weights under which every class is equally frequent over images of which all teachers' logits (N, Σ|Lᵢ|) are known."""
     logarithms = common_logarithms(torch.from_numpy(logits).to(blocks.union.device), blocks).double()
-    weight = torch.zeros(blocks.classes, dtype=torch.float64, device=logarithms.device)
-    for _ in range(ITERATIONS):
-        plan = torch.log_softmax((logarithms + weight) / REGULARISATION, dim=1)  # each image's share of each class
-        surplus = torch.logsumexp(plan, dim=0) - math.log(len(logits) / blocks.classes)  # (C,): log of frequency · C
-        if surplus.abs().max() < TOLERANCE:
-            break
-        weight -= REGULARISATION * surplus
-    return Balancing(blocks, (weight - weight.mean()).float())
+    weight = torch.zeros(blocks.classes, dtype=torch.float64, device=logarithms.device, requires_grad=True)
+    search = torch.optim.LBFGS([weight], max_iter=ITERATIONS, tolerance_grad=TOLERANCE, tolerance_change=0, line_search_fn="strong_wolfe")
+
+    def dual() -> Tensor:
+        """Convex in the weights; its gradient is each class's frequency less 1 / C."""
+        search.zero_grad()
+        value = REGULARISATION * torch.logsumexp((logarithms + weight) / REGULARISATION, dim=1).mean() - weight.mean()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    search.step(dual)  # type: ignore[no-untyped-call]
+    found = weight.detach()
+    return Balancing(blocks, (found - found.mean()).float())
