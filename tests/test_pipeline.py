@@ -401,10 +401,12 @@ def test_students_from_images_without_any_label(finished: Repository) -> None:
     """A folder of unlabelled images beside, and no label used of the others."""
     write_images(finished.root / "more", {"train": 3})
     (finished.root / "more" / "train").rename(finished.root / "images" / "unlabeled")
-    finished.set_params(label_fraction=0, alpha=1, stored_teachers="all", target="confidence", folder__fetch__max_gigabytes=1)
+    finished.set_params(label_fraction=0, stored_teachers="all", folder__fetch__max_gigabytes=1)
+    finished.set_params(taskA__target="balanced", taskA__temperature=1, taskB__target="joint")
     finished.repro()
-    settings = read(finished, "outputs/students/taskA/student.json")["settings"]
-    assert (settings["label_fraction"], settings["target"]) == (0, "confidence")
+    for task, target in (("taskA", "balanced"), ("taskB", "joint")):
+        settings = read(finished, f"outputs/students/{task}/student.json")["settings"]
+        assert (settings["label_fraction"], settings["target"]) == (0, target)
     labels = np.load(finished.root / "outputs/prepared/taskA/trainval/labels.npy")
     assert (labels == -1).sum() == 15
     found = read(finished, "outputs/evaluation/taskA/results.json")
