@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import yaml
+from benchmarks.comparison import gain, packed, refuse_other_teachers, right_images, with_spread
 from filelock import FileLock
 from stages import teachers as teacher_stage
 
@@ -53,7 +53,6 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_suffix(".results.json")
 PROTOCOL = "ACCURACY_PROTOCOL"  # environment variables that tell trainings in other processes which
 ARCHIVE = "ACCURACY_ARCHIVE"
-RESAMPLES = 10_000
 MOST_BYTES = 50_000_000_000
 UNROUTED = "unrouted teachers"  # a row's name where they are compared with
 
@@ -240,21 +239,8 @@ def recognised(task: str, seed: int) -> None:
 
     found = read_json(once(workplace() / f"seed{seed}" / "controls" / task, measure) / "controls.json")
     key = f"teachers {task} seed {seed}"
-    before = results().get(key, {})
-    if any(found[name] != value for name, value in before.items()):
-        raise SystemExit(
-            f"seed {seed} of {task} was begun with other teachers (unrouted {before['unrouted']} %, here {found['unrouted']} %): teachers "
-            "are the same on the same kind of machine alone; finish the seed there, or add another to the protocol"
-        )
+    refuse_other_teachers(results().get(key, {}), found, seed, task)
     record(key, found)
-
-
-def packed(right: npt.NDArray[np.bool_]) -> str:
-    return np.packbits(right).tobytes().hex()
-
-
-def right_images(found: dict[str, Any]) -> npt.NDArray[np.bool_]:
-    return np.unpackbits(np.frombuffer(bytes.fromhex(found["right"]), np.uint8), count=found["images"]).astype(bool)
 
 
 # ── The commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -296,19 +282,9 @@ def final_jobs(task: str, rows: dict[str, Settings], seeds: list[int]) -> list[J
     return [Job(task, row, settings | points[row], seed) for seed in seeds for row, settings in rows.items()]
 
 
-def interval(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Difference of accuracies (percent) of two rows, right (seeds, images), and its 95 % bootstrap interval over seeds and images."""
-    difference = 100 * (first.astype(float) - second)
-    random = np.random.default_rng(0)
-    seeds, images = difference.shape
-    means = [difference[random.integers(0, seeds, seeds)][:, random.integers(0, images, images)].mean() for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(difference.mean()), float(low), float(high)
-
-
-def table(task: str, rows: dict[str, Settings]) -> str:
-    """Markdown: a line a row of which every seed has been run, then the controls."""
-    known, seeds = results(), protocol()["seeds"]
+def table(task: str, rows: dict[str, Settings], seeds: list[int]) -> str:
+    """Markdown: a line a row of which each of these seeds has been run, then the controls."""
+    known = results()
     done: dict[str, list[dict[str, Any]]] = {}
     for job in final_jobs(task, {row: settings for row, settings in rows.items() if choice(task, row)}, seeds):
         if tested(job):
@@ -332,14 +308,6 @@ def table(task: str, rows: dict[str, Settings]) -> str:
     return "\n".join(lines)
 
 
-def gain(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> str:
-    return "{:+.1f} ({:+.1f} … {:+.1f})".format(*interval(first, second))
-
-
-def with_spread(values: npt.NDArray[np.float64]) -> str:
-    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["tune", "run", "table"])
@@ -349,7 +317,7 @@ def main() -> None:
     parser.add_argument("--task", required=True, choices=["A", "B"])
     parser.add_argument("--protocol", type=Path, default=Path(__file__).with_suffix(".yaml"), help="rows, grid, seeds")
     parser.add_argument("--rows", nargs="*", help="these alone")
-    parser.add_argument("--seeds", type=int, nargs="*", help="run these alone")
+    parser.add_argument("--seeds", type=int, nargs="*", help="these alone")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     arguments = parser.parse_args()
     os.environ.setdefault("DVC_ROOT", str(ROOT))
@@ -363,13 +331,14 @@ def main() -> None:
         if arguments.archive is None or not arguments.archive.exists():
             parser.error(f"{arguments.command} needs the archive of images: {arguments.archive or 'none was given'}")
         os.environ[ARCHIVE] = str(arguments.archive.resolve())
+    seeds = arguments.seeds or protocol()["seeds"]
     if arguments.command == "tune":
         tune(task, arguments.jobs, rows)
     elif arguments.command == "run":
-        jobs = final_jobs(task, rows, arguments.seeds or protocol()["seeds"])
+        jobs = final_jobs(task, rows, seeds)
         work(train_and_test, [job for job in jobs if not tested(job)], arguments.jobs)
     if arguments.command != "tune":
-        print(table(task, rows))
+        print(table(task, rows, seeds))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     export PYTHONPATH=src:.
     python benchmarks/label_curve.py --task A docs/few_labels_taskA.png
 
-Draws, from benchmarks/accuracy.results.json, the lines that ``curves`` of benchmarks/labels.yaml names: mean and range over the seeds
-that have been run. The teachers by themselves are the two horizontal lines.
+Draws, from benchmarks/accuracy.results.json, the lines that ``curves`` of benchmarks/labels.yaml names for the task: mean and range over
+the seeds that have been run. The teachers by themselves are the two horizontal lines.
 """
 
 import argparse
@@ -16,7 +16,8 @@ import numpy as np
 
 matplotlib.use("Agg")
 
-from benchmarks.accuracy import PROTOCOL, final_jobs, protocol, results, right_images, tested
+from benchmarks.accuracy import PROTOCOL, final_jobs, protocol, results, tested
+from benchmarks.comparison import right_images
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
@@ -62,7 +63,7 @@ def main() -> None:
     os.environ[PROTOCOL] = str(arguments.protocol.resolve())
     task = f"task{arguments.task}"
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    for number, (name, rows) in enumerate(protocol()["curves"].items()):
+    for number, (name, rows) in enumerate(protocol()["curves"][task].items()):
         draw_curve(axes, task, name, rows, above=number > 0)
     draw_teachers(axes, task)
     axes.set_xlim(-0.3, max(PLACES.values()) + 0.4)

@@ -1,0 +1,48 @@
+"""Comparing rows of accuracies on the same test images, over several seeds."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 10_000
+
+Right = npt.NDArray[np.bool_]
+
+
+def packed(right: Right) -> str:
+    """Which images (N,) were classified rightly, as text."""
+    return np.packbits(right).tobytes().hex()
+
+
+def right_images(found: dict[str, Any]) -> Right:
+    """(N,) of an entry that holds them packed, as ``right``, and their number, as ``images``."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(found["right"]), np.uint8), count=found["images"]).astype(bool)
+
+
+def interval(first: Right, second: Right) -> tuple[float, float, float]:
+    """Difference of the accuracies, in percent, of two rows (seeds, images), and its 95 % bootstrap interval over seeds and images."""
+    difference = 100 * (first.astype(float) - second)
+    random = np.random.default_rng(0)
+    seeds, images = difference.shape
+    means = [difference[random.integers(0, seeds, seeds)][:, random.integers(0, images, images)].mean() for _ in range(RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)
+
+
+def gain(first: Right, second: Right) -> str:
+    return "{:+.1f} ({:+.1f} … {:+.1f})".format(*interval(first, second))
+
+
+def with_spread(values: npt.NDArray[np.float64]) -> str:
+    """Mean and standard deviation over seeds."""
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def refuse_other_teachers(before: dict[str, Any], found: dict[str, Any], seed: int, task: str) -> None:
+    """Exits if what a seed's teachers reach is not what the results say that they reached, so far as they say it."""
+    if any(found[name] != value for name, value in before.items()):
+        raise SystemExit(
+            f"seed {seed} of {task} was begun with other teachers (unrouted {before['unrouted']} %, here {found['unrouted']} %): teachers "
+            "are the same on the same kind of machine alone; finish the seed there, or add another to the protocol"
+        )

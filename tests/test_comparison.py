@@ -1,0 +1,73 @@
+"""How published differences between accuracies, and their intervals, are worked out."""
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from benchmarks.comparison import gain, interval, packed, refuse_other_teachers, right_images, with_spread
+
+Right = npt.NDArray[np.bool_]
+
+
+def drawn(rate: float, shape: tuple[int, ...], seed: int) -> Right:
+    found: Right = np.random.default_rng(seed).random(shape) < rate
+    return found
+
+
+@pytest.mark.parametrize("images", [1, 7, 8, 1500])
+def test_what_is_packed_comes_back(images: int) -> None:
+    right = drawn(0.5, (images,), images)
+    assert (right_images({"right": packed(right), "images": images}) == right).all()
+
+
+def test_equal_rows_differ_by_nothing() -> None:
+    right = drawn(0.7, (3, 200), 0)
+    assert interval(right, right) == (0, 0, 0)
+
+
+def test_a_row_that_is_always_right_is_ahead_of_one_that_never_is_by_all() -> None:
+    assert interval(np.full((2, 9), True), np.full((2, 9), False)) == (100, 100, 100)
+
+
+def test_the_interval_turns_round_with_the_rows() -> None:
+    first, second = drawn(0.7, (3, 200), 1), drawn(0.6, (3, 200), 2)
+    there, back = interval(first, second), interval(second, first)
+    assert there == pytest.approx((-back[0], -back[2], -back[1]))
+
+
+def test_the_interval_of_many_images_is_the_normal_one() -> None:
+    """Of one seed: the paired difference's standard deviation over the root of the number of images, times 1.96."""
+    first, second = drawn(0.7, (1, 2000), 3), drawn(0.6, (1, 2000), 4)
+    difference = 100 * (first.astype(float) - second)
+    half = 1.96 * difference.std() / np.sqrt(2000)
+    mean, low, high = interval(first, second)
+    assert (mean, low, high) == pytest.approx((difference.mean(), difference.mean() - half, difference.mean() + half), abs=0.15)
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    """Both rows are right about half the images; in one pair of rows by seeds that are right about all or none."""
+    images = drawn(0.5, (4, 400), 5)
+    seeds = np.repeat([[True], [False], [True], [False]], 400, axis=1)
+    none = np.full((4, 400), False)
+    (_, low, high), (_, lower, higher) = interval(images, none), interval(seeds, none)
+    assert higher - lower > 5 * (high - low)
+
+
+def test_a_gain_reads_as_difference_and_interval() -> None:
+    assert gain(np.full((2, 9), True), np.full((2, 9), False)) == "+100.0 (+100.0 … +100.0)"
+    assert re.fullmatch(r"-\d+\.\d \(-\d+\.\d … [-+]\d+\.\d\)", gain(drawn(0.2, (2, 99), 6), drawn(0.8, (2, 99), 7)))
+
+
+def test_the_spread_is_the_sample_standard_deviation() -> None:
+    assert with_spread(np.array([70.0, 72.0, 74.0])) == "72.0 ± 2.0"
+    assert with_spread(np.array([70.0])) == "70.0"
+
+
+def test_a_seed_goes_on_with_its_own_teachers_alone() -> None:
+    found = {"unrouted": 56.2, "right": "ff"}
+    for before in ({}, {"unrouted": 56.2}, found):
+        refuse_other_teachers(before, found, 0, "taskA")
+    for before in ({"unrouted": 55.0}, {"unrouted": 56.2, "right": "fe"}):
+        with pytest.raises(SystemExit, match=r"seed 0 of taskA was begun with other teachers \(unrouted 5\d.\d %, here 56.2 %\)"):
+            refuse_other_teachers(before, found, 0, "taskA")
