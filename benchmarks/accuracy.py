@@ -10,9 +10,9 @@ without a choice, unless the grid is a single point. ``--protocol benchmarks/lab
 training's validation accuracy, and which test images it got right, go into accuracy.results.json: ``table`` reads nothing else, and a
 training that stands in two tables is run once. A training is known by its seed and by what the protocol says of it; after a change of
 params.yaml's other settings, or of the code, it is not run again by itself. What was computed is kept under .amalgam/accuracy and not
-computed again, and what the results hold is not run again; teachers made twice are the same on the same kind of machine alone, so a
-seed is finished where it was begun: ``run`` refuses to go on with other teachers. ``--jobs 2`` runs two trainings at a time, each on its
-part of the cores (or on AMALGAM_THREADS).
+computed again, and what the results hold is not run again; teachers made twice are the same on the same kind of machine alone, so what
+learns from a seed's teachers is finished where it was begun: ``run`` refuses to go on with other teachers. Rows of alpha 0 need none, and
+train none. ``--jobs 2`` runs two trainings at a time, each on its part of the cores (or on AMALGAM_THREADS).
 """
 
 import argparse
@@ -176,9 +176,13 @@ def trained_teachers(folder: Path, seed: int, task: str) -> Path:
     return once(workplace() / f"seed{seed}" / "models" / task, provide)
 
 
-def stored_targets(folder: Path, models: Path, job: Job, settings: StudentSettings) -> StoredTargets:
+def stored_targets(folder: Path, job: Job, settings: StudentSettings) -> StoredTargets:
+    """What the teachers say; of a student that learns from labels alone, which views there are, and no teacher is trained for it."""
     label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
     views = ViewSettings.of(settings, parameters(job.seed).folder.augmentation, job.seed)
+    if settings.alpha == 0:
+        return StoredTargets(Path(), views, settings.stored_teachers)
+    models = trained_teachers(folder, job.seed, job.task)
 
     def write(work: Path) -> None:
         write_targets(work, split, label_sets, load_hashed_teachers(models, label_sets), views, settings.stored_teachers == "covering")
@@ -194,7 +198,7 @@ def train(job: Job) -> float:
     """Train one student unless it is there; its validation accuracy in percent."""
     settings = student_settings(job)
     folder = prepared(job.seed, job.task)
-    targets = stored_targets(folder, trained_teachers(folder, job.seed, job.task), job, settings)
+    targets = stored_targets(folder, job, settings)
     label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
 
     def make(work: Path) -> None:
@@ -253,7 +257,8 @@ def work(do: Callable[[Job], float], jobs: Iterable[Job], processes: int) -> lis
 
 
 def train_and_test(job: Job) -> float:
-    recognised(job.task, job.seed)
+    if student_settings(job).alpha > 0:
+        recognised(job.task, job.seed)
     accuracy = train(job)
     test(job)
     return accuracy
