@@ -54,7 +54,8 @@ RESULTS = Path(__file__).with_suffix(".results.json")
 PROTOCOL = "ACCURACY_PROTOCOL"  # environment variables that tell trainings in other processes which
 ARCHIVE = "ACCURACY_ARCHIVE"
 MOST_BYTES = 50_000_000_000
-UNROUTED = "unrouted teachers"  # a row's name where they are compared with
+UNROUTED = {"unrouted teachers": "right", "unrouted teachers, joint": "joint right"}  # names of rows to compare with, and their entries
+RATES = ("oracle-routed", "unrouted", "unrouted, joint")
 
 Settings = dict[str, Any]
 
@@ -238,8 +239,9 @@ def recognised(task: str, seed: int) -> None:
     def measure(work: Path) -> None:
         label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
         measured = teacher_controls(load_teachers(models, label_sets), label_sets, split)
-        rates = {"own": measured.own, "oracle-routed": measured.oracle_routed, "unrouted": measured.unrouted}
-        write_json(work / "controls.json", rates | {"images": len(split.labels), "right": packed(measured.unrouted_right)})
+        rates = dict(zip(RATES, (measured.oracle_routed, measured.unrouted, measured.unrouted_joint), strict=True))
+        right = {"right": packed(measured.unrouted_right), "joint right": packed(measured.unrouted_joint_right)}
+        write_json(work / "controls.json", {"own": measured.own} | rates | {"images": len(split.labels)} | right)
 
     found = read_json(once(workplace() / f"seed{seed}" / "controls" / task, measure) / "controls.json")
     key = f"teachers {task} seed {seed}"
@@ -297,8 +299,9 @@ def table(task: str, rows: dict[str, Settings], seeds: list[int]) -> str:
     done = {row: found for row, found in done.items() if len(found) == len(seeds)}
     right = {row: np.stack([right_images(run) for run in found]) for row, found in done.items()}
     teachers = [known[key] for seed in seeds if (key := f"teachers {task} seed {seed}") in known]
-    if len(teachers) == len(seeds) and all("right" in found for found in teachers):
-        right[UNROUTED] = np.stack([right_images(found) for found in teachers])
+    for name, kept in UNROUTED.items():
+        if len(teachers) == len(seeds) and all(kept in found for found in teachers):
+            right[name] = np.stack([right_images(found, kept) for found in teachers])
     reference = protocol()["reference"]
     lines = [f"| row | chosen | validation % | test % | over its control (95 %) | over {reference} (95 %) |", "|---" * 6 + "|"]
     for row, found in done.items():
@@ -308,7 +311,8 @@ def table(task: str, rows: dict[str, Settings], seeds: list[int]) -> str:
         validation = np.mean([run["validation"] for run in found])
         lines.append(f"| {row} | {point} | {validation:.1f} | {with_spread(100 * right[row].mean(axis=1))} | {gains} |")
     if teachers:
-        rates = {name: with_spread(np.array([found[name] for found in teachers])) for name in ("oracle-routed", "unrouted")}
+        known_rates = [name for name in RATES if all(name in found for found in teachers)]
+        rates = {name: with_spread(np.array([found[name] for found in teachers])) for name in known_rates}
         lines += [f"| *teachers, {name}* | | | {rate} | | |" for name, rate in rates.items()]
     return "\n".join(lines)
 

@@ -15,9 +15,9 @@ def packed(right: Right) -> str:
     return np.packbits(right).tobytes().hex()
 
 
-def right_images(found: dict[str, Any]) -> Right:
-    """(N,) of an entry that holds them packed, as ``right``, and their number, as ``images``."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(found["right"]), np.uint8), count=found["images"]).astype(bool)
+def right_images(found: dict[str, Any], kept: str = "right") -> Right:
+    """(N,) of an entry that holds them packed, as ``kept``, and their number, as ``images``."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(found[kept]), np.uint8), count=found["images"]).astype(bool)
 
 
 def interval(first: Right, second: Right) -> tuple[float, float, float]:

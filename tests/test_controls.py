@@ -37,8 +37,32 @@ def test_controls_by_hand() -> None:
     controls = teacher_controls(teachers, label_sets, split)
     assert controls.own == {"t": 75.0, "u": 100.0}
     assert controls.oracle_routed == pytest.approx(100 * 5 / 6, abs=0.01)
-    assert controls.unrouted == 50.0
+    assert controls.unrouted == controls.unrouted_joint == 50.0
     np.testing.assert_array_equal(controls.choices, [[1, 1, 3, 3, 3, 3], [0, 0, 2, 2, 2, 2]])
+
+
+class Says(nn.Module):
+    """The same probabilities of every image."""
+
+    def __init__(self, *probabilities: float) -> None:
+        super().__init__()
+        self.logits = torch.tensor(probabilities).log()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(len(x), -1)
+
+
+def test_unrouted_teachers_that_share_a_class_are_also_asked_for_their_joint_estimate() -> None:
+    """The image shows c. By their mean b has (0.9 + 0.2) / 2 and c 0.8 / 2; but b is 9 times as likely as a, and c 4 times as b."""
+    label_sets = LabelSets(("a", "b", "c"), {"t": ("a", "b"), "u": ("b", "c")})
+    plain = Preprocessing((4, 4), (0, 0, 0), (1, 1, 1))
+    teachers = {
+        "t": Classifier("MobileNetV3", Says(0.1, 0.9), ("a", "b"), plain),
+        "u": Classifier("MobileNetV3", Says(0.2, 0.8), ("b", "c"), plain),
+    }
+    split = PreparedSplit(np.zeros((1, 4, 4, 3), np.uint8), np.array([2]), np.zeros(1, bool), [""], "x")
+    controls = teacher_controls(teachers, label_sets, split)
+    assert (controls.oracle_routed, controls.unrouted, controls.unrouted_joint) == (100, 0, 100)
 
 
 def test_agreement_by_hand() -> None:

@@ -1,11 +1,13 @@
 """The joint estimate: optimal, of least norm, and right where the teachers determine it."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from amalgam import joint
 from amalgam.joint import joint_estimate
 from amalgam.losses import LabelBlocks
 from test_losses import B, Sets, components, example, label_sets, student_logits
@@ -65,12 +67,21 @@ def test_it_is_optimal_and_of_least_norm(sets: Sets, seed: int) -> None:
 @settings(deadline=None)
 def test_teachers_that_are_conditionals_of_one_distribution_give_it_back_where_they_are_connected(sets: Sets, seed: int) -> None:
     classes, columns = sets
-    joint = student_logits(classes, seed)
+    common = student_logits(classes, seed)
     active = torch.ones(B, len(columns), dtype=torch.bool)
-    u = estimate(torch.cat([joint[:, own] for own in columns], dim=1), active, sets)
+    u = estimate(torch.cat([common[:, own] for own in columns], dim=1), active, sets)
     for part in components(sets, list(range(len(columns)))):
         inside = sorted(part)
-        torch.testing.assert_close(torch.softmax(u[:, inside], 1), torch.softmax(joint[:, inside], 1), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(torch.softmax(u[:, inside], 1), torch.softmax(common[:, inside], 1), atol=1e-4, rtol=1e-3)
+
+
+def test_the_estimate_of_many_images_is_made_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets: Sets = (6, [[0, 1, 2], [2, 3], [3, 4, 5]])
+    logits, active = example(sets[1], 0)
+    whole = estimate(logits, active, sets)
+    for images in (1, 3):  # at a time, of B
+        monkeypatch.setattr(joint, "MOST_ENTRIES", images * 6**2)
+        torch.testing.assert_close(estimate(logits, active, sets), whole, atol=1e-5, rtol=1e-5)
 
 
 def test_disjoint_teachers_are_centred_apart() -> None:

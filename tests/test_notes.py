@@ -16,6 +16,7 @@ FOUND = {
     "overall_accuracy": 82.0,
     "oracle_routed_teachers": 84.0,
     "unrouted_teachers": 55.0,
+    "unrouted_teachers_joint": 57.0,
     "teacher_accuracy": {"trees": 75.8, "flowers": 81.6},
     "teacher_doubts": {"flowers": "may have been trained on them"},
 }

@@ -1,7 +1,8 @@
 """What the teachers themselves reach on the images on which a student is evaluated.
 
-*Oracle-routed*: someone tells for each image which teachers know its class. *Unrouted*: nobody does. Either way the most probable
-class of the mean of their zero-padded distributions is their answer.
+*Oracle-routed*: someone tells for each image which teachers know its class. *Unrouted*: nobody does. Their answer is the most probable
+class of the mean of their zero-padded distributions; unrouted also that of their joint estimate, which is what is best asked of teachers
+that share classes.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from amalgam.history import score
 from amalgam.inference import predict_logits
 from amalgam.losses import Knowledge, LabelBlocks, teacher_weights, union_target
 from amalgam.models import Classifier
+from amalgam.params import Target
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Controls:
     own: dict[str, float]  # each teacher's accuracy on the images of its own classes, in percent
     oracle_right: npt.NDArray[np.bool_]  # (N,)
     unrouted_right: npt.NDArray[np.bool_]  # (N,)
+    unrouted_joint_right: npt.NDArray[np.bool_]  # (N,)
     choices: npt.NDArray[np.int64]  # (teachers, N): the union's index of each teacher's most probable class
 
     @property
@@ -36,6 +39,11 @@ class Controls:
         """Accuracy in percent."""
         return percent(self.unrouted_right)
 
+    @property
+    def unrouted_joint(self) -> float:
+        """Accuracy in percent."""
+        return percent(self.unrouted_joint_right)
+
 
 def percent(right: npt.NDArray[np.bool_]) -> float:
     return round(100 * float(right.mean()), 2)
@@ -46,10 +54,12 @@ def teacher_controls(teachers: dict[str, Classifier], label_sets: LabelSets, spl
     logits = {name: predict_logits(teacher, split.images, np.arange(len(split.images))) for name, teacher in teachers.items()}
     covering = torch.from_numpy(label_sets.covering().T[split.labels])  # (N, teachers)
     side_by_side = torch.from_numpy(np.concatenate(list(logits.values()), axis=1))
+    every = torch.ones_like(covering)
     return Controls(
         {name: own_accuracy(values, label_sets.columns(name), split.labels) for name, values in logits.items()},
-        routed_right(side_by_side, covering, label_sets, split.labels),
-        routed_right(side_by_side, torch.ones_like(covering), label_sets, split.labels),
+        routed_right(side_by_side, covering, label_sets, split.labels, "mean"),
+        routed_right(side_by_side, every, label_sets, split.labels, "mean"),
+        routed_right(side_by_side, every, label_sets, split.labels, "joint"),
         np.stack([np.array(label_sets.columns(name))[values.argmax(1)] for name, values in logits.items()]),
     )
 
@@ -60,12 +70,14 @@ def own_accuracy(logits: npt.NDArray[np.float32], columns: list[int], labels: np
     return round(100 * score(logits[own], np.searchsorted(columns, labels[own])).accuracy, 2)
 
 
-def routed_right(logits: torch.Tensor, active: torch.Tensor, label_sets: LabelSets, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Whether the mean of the active teachers' zero-padded distributions is right (N,); logits (N, Σ|Lᵢ|), active (N, teachers)."""
+def routed_right(
+    logits: torch.Tensor, active: torch.Tensor, label_sets: LabelSets, labels: npt.NDArray[np.int64], target: Target
+) -> npt.NDArray[np.bool_]:
+    """Whether the active teachers' common distribution is right (N,); logits (N, Σ|Lᵢ|), active (N, teachers)."""
     blocks = LabelBlocks.of(label_sets)
     knowledge = Knowledge(blocks, blocks.of_teachers(logits, active), active, torch.from_numpy(labels))
-    target = union_target(knowledge, "mean", teacher_weights(knowledge, "mean", 1.0))
-    right: npt.NDArray[np.bool_] = target.argmax(1).numpy() == labels
+    common = union_target(knowledge, target, teacher_weights(knowledge, target, 1.0))
+    right: npt.NDArray[np.bool_] = common.argmax(1).numpy() == labels
     return right
 
 

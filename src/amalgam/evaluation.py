@@ -117,6 +117,7 @@ def results(task: str, student: Judged, predictions: Predictions, controls: Cont
         "teacher_accuracy": controls.own,
         "oracle_routed_teachers": controls.oracle_routed,
         "unrouted_teachers": controls.unrouted,
+        "unrouted_teachers_joint": controls.unrouted_joint,
         "test_images": len(labels),
     }
 

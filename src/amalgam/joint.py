@@ -19,6 +19,7 @@ TOLERANCE = 1e-7  # of the gradient, whose entries are differences of probabilit
 RIDGE = 1e-9  # regularises directions in which the loss is flat; they carry no gradient
 LEAST_PROBABILITY = 1e-12  # a class that is impossible for a teacher would be at minus infinity
 ROUNDING = 1e-13  # by which a sum of double precision may err
+MOST_ENTRIES = 1 << 20  # of the matrices of second derivatives, images × classes², at a time: 8 MB each
 SUFFICIENT = 1e-4  # share of the predicted decrease that a step must bring (Armijo)
 
 
@@ -26,8 +27,15 @@ def joint_estimate(probabilities: Tensor, active: Tensor, place: Tensor) -> Tens
     """The logits u (B, C) of the estimate.
 
     ``probabilities`` (B, n, K) are the teachers' distributions, zero at padding; ``active`` (B, n) says which count; ``place``
-    (n, K, C) is one where an entry stands for a class. Newton's method with backtracking, in double precision.
+    (n, K, C) is one where an entry stands for a class. Newton's method with backtracking, in double precision; of so many images at
+    a time that memory does not grow with their number.
     """
+    images = max(MOST_ENTRIES // place.shape[2] ** 2, 1)
+    parts = zip(torch.split(probabilities, images), torch.split(active, images), strict=True)
+    return torch.cat([_joint_estimate(*part, place) for part in parts])
+
+
+def _joint_estimate(probabilities: Tensor, active: Tensor, place: Tensor) -> Tensor:
     member = place.double().sum(1)  # (n, C): whether the teacher knows the class
     p = torch.einsum("bnk,nkc->bnc", probabilities.double().clamp(min=LEAST_PROBABILITY), place.double())
     p = torch.where(active[..., None], p / p.sum(2, keepdim=True), 0.0)

@@ -78,7 +78,8 @@ def run_note(
         low, high = found["interval_95"]
         rows.append(("**student, test images**", f"**{found['overall_accuracy']:g}** ({low:g} … {high:g})"))
         rows.append(("teachers, told who knows each image", f"{found['oracle_routed_teachers']:g}"))
-        rows.append(("teachers, not told", f"{found['unrouted_teachers']:g}"))
+        rows.append(("teachers, not told, their mean", f"{found['unrouted_teachers']:g}"))
+        rows.append(("teachers, not told, their joint estimate", f"{found['unrouted_teachers_joint']:g}"))
         doubts = found["teacher_doubts"]
         for name, accuracy in found["teacher_accuracy"].items():
             rows.append((f"teacher {name}, on its own classes" + (f" ({doubts[name]})" if name in doubts else ""), f"{accuracy:g}"))

@@ -29,7 +29,7 @@ EVALUATION_TAG = "amalgam.evaluation"  # the fingerprint of what is there
 RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files name
 SELECTED_ON_TAG = "selected_on"  # what chose the epoch, where not the validation images
 FILES = ("best.safetensors", "last.safetensors", "student.json", "history.csv")
-MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy")
+MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy", "unrouted_teachers_joint")
 PREDICTIONS = "predictions.csv"
 
 
