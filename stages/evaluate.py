@@ -13,8 +13,8 @@ from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
 from amalgam.evaluation import Judged, predict, write_evaluation
-from amalgam.files import brought_file, read_json
-from amalgam.given_student import copy_checkpoint, described, is_best, load_checkpoint
+from amalgam.files import brought_file, read_json, sha256_of_file
+from amalgam.given_student import copy_checkpoint, described, load_checkpoint
 from amalgam.models import Classifier
 from amalgam.one_off import in_pipeline, new_folder, prepared
 from amalgam.params import Params
@@ -22,7 +22,7 @@ from amalgam.params_file import load_params
 from amalgam.provenance import configure_execution
 from amalgam.record import FILE, RunRecord
 from amalgam.stage import check_task, full_task_name, run_stage, stage_params
-from amalgam.students import load_student
+from amalgam.students import is_chosen, load_student
 from amalgam.summary import table
 from amalgam.supplied import DOUBT, doubt
 from amalgam.teachers import load_teachers
@@ -46,7 +46,9 @@ def evaluate(task: str, student: Classifier, judged: Judged, folder: Path) -> No
 def trained_student(task: str) -> tuple[Classifier, Judged]:
     if not (STUDENTS / task).is_dir():
         raise UserError(f"{STUDENTS / task} is missing; dvc repro trains it, or name a file of weights: --checkpoint FILE")
-    label_sets = LabelSets.read(PREPARED / task / "test")
+    label_sets, training = prepared(PREPARED / task / "trainval")
+    if RunRecord.read(STUDENTS / task).data.content != training.content:
+        raise UserError(f"{STUDENTS / task} was trained on other images, or another split, than {PREPARED / task} holds; run dvc repro")
     return load_student(STUDENTS / task, label_sets), Judged(STUDENTS / task / "best.safetensors")
 
 
@@ -59,7 +61,7 @@ def given_student(task: str, folder: Path, weights: Path) -> tuple[Classifier, J
 def publish(judged: Judged, evaluation: Path) -> list[str]:
     """Add the evaluation to the run that trained the student, also by hand; where there was none, to one of its own."""
     folder = judged.weights.parent
-    ours = (folder / FILE).is_file() and is_best(judged.weights)
+    ours = (folder / FILE).is_file() and is_chosen(sha256_of_file(judged.weights), folder)
     return publish_evaluation(folder, evaluation) if ours else publish_result(folder, evaluation)
 
 
@@ -78,6 +80,9 @@ def row(task: str, evaluation: Path) -> list[str]:
         optimistic = f", chosen on {checkpoint['selected_on']}" if "selected_on" in checkpoint else ""
         student = f"{checkpoint['architecture']} ({checkpoint['file']}{optimistic})"
         return [task, student, str(classes), teachers, "–", str(found["overall_accuracy"]), *["–"] * 4]
+    if not is_chosen(found["weights_sha256"], folder):
+        replaced = "(one before the present one)"
+        return [task, replaced, str(classes), teachers, "–", str(found["overall_accuracy"]), *["–"] * 4]
     student, run = read_json(folder / "student.json"), RunRecord.read(folder)
     validation = read_json(folder / "metrics.json")[task].get("val_accuracy", "–")
     epochs = f"{student['best_epoch']} of {student['settings']['num_epochs']}"

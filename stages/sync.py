@@ -24,7 +24,8 @@ def main() -> None:
             for line in publish_training(STUDENTS / task, restore=True):
                 print(line)
             if (EVALUATION / task).is_dir():
-                publish_result(STUDENTS / task, EVALUATION / task)
+                for line in publish_result(STUDENTS / task, EVALUATION / task):
+                    print(line)
         except FileNotFoundError as error:
             raise UserError(f"{task}: {error.filename} is missing; dvc repro makes it, dvc pull fetches it") from error
 

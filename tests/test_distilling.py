@@ -24,7 +24,7 @@ from amalgam.models import Classifier, Preprocessing
 from amalgam.networks import build_network
 from amalgam.optimization import Optimization
 from amalgam.params import FITTED_TARGETS, Objective, Target
-from amalgam.selection import SelectionRules, validate
+from amalgam.selection import SelectionRules, agreed_classes, validate
 from amalgam.stacking import fit_stacking
 from amalgam.students import Architecture, new_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
@@ -176,6 +176,18 @@ def test_whatever_determines_a_views_logits_is_in_its_key(split: PreparedSplit, 
         before = entries()
         write_targets(tmp_path / f"targets{number}", images, SETS, changed, views, False)
         assert entries() > before, f"change {number} went unnoticed"
+
+
+def test_the_targets_say_how_each_teacher_saw_the_images(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    """A training's checkpoint is told apart by what they say: the same weights, seen otherwise, are another teacher."""
+    cold, sha256 = teachers["cold"]
+    otherwise = replace(cold.preprocessing, std=(0.5, 0.5, 0.5))
+    changed = {"as it was": cold, "seen otherwise": replace(cold, preprocessing=otherwise), "other outputs": replace(cold, order=(1, 0))}
+    said = set()
+    for name, teacher in changed.items():
+        stored(split, teachers | {"cold": (teacher, sha256)}, tmp_path / name)
+        said.add((tmp_path / name / "targets.json").read_text())
+    assert len(said) == 3
 
 
 def test_targets_of_other_images_or_teachers_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
@@ -370,7 +382,8 @@ def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(split: PreparedSplit
     logits, labels = predict_logits(student, split.images, rows), split.labels[rows]
 
     def found(fraction: float) -> Validation:
-        result = validate(student, split, targets, SETS, SelectionRules(fraction, "mean", 1.0))
+        rules = SelectionRules(fraction, "mean", 1.0, VIEWS.data_seed)
+        result = validate(student, split, SETS, rules, agreed_classes(targets, SETS, rules))
         assert result is not None
         assert result.accuracy == pytest.approx((logits.argmax(1) == labels).mean())
         return result
@@ -393,7 +406,8 @@ def test_an_epoch_without_labels_is_chosen_by_the_target_that_was_fitted(split: 
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, 0)
     pupils = Pupils.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
     balancing = fitted_target(SETS, targets, pupils, "balanced")
-    found = validate(student, split, targets, SETS, SelectionRules(0.0, "balanced", 1.0), balancing)
+    rules = SelectionRules(0.0, "balanced", 1.0, VIEWS.data_seed)
+    found = validate(student, split, SETS, rules, agreed_classes(targets, SETS, rules, balancing))
     theirs = balancing(torch.from_numpy(targets.validation_logits())).argmax(1).numpy()
     assert found is not None
     assert found.score == pytest.approx((predict_logits(student, split.images, split.validation_rows).argmax(1) == theirs).mean())

@@ -16,8 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from amalgam.files import sha256_of_file
-from amalgam.given_student import is_best, own_manifest
+from amalgam.given_student import own_manifest
 from amalgam.networks import build_network
+from amalgam.students import is_chosen
 from conftest import Repository, make_repository, stages_run
 from published import STUDENT, TASK_A, TEACHER, data_files, model_files, saved, serving, write_zip
 
@@ -236,7 +237,7 @@ def test_a_trainings_last_weights_are_known_and_not_taken_for_the_student_that_i
         file.write_bytes(file.name.encode())
     told = {"weights_sha256": sha256_of_file(best), "last_sha256": sha256_of_file(last), "architecture": "MobileNetV3"}
     (tmp_path / "student.json").write_text(json.dumps(told))
-    assert [is_best(file) for file in (best, last, foreign)] == [True, False, False]
+    assert [is_chosen(sha256_of_file(file), tmp_path) for file in (best, last, foreign)] == [True, False, False]
     assert [own_manifest(file) for file in (best, last, foreign)] == [told, told, {}]
 
 

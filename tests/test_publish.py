@@ -103,6 +103,33 @@ def test_a_deleted_run_is_only_mentioned_until_it_is_asked_for(tracked: Reposito
     assert [run.info.run_id for run in runs(client(tracked))] == [run_id(tracked)]
 
 
+def test_an_evaluation_is_of_the_student_that_it_judged(tracked: Repository) -> None:
+    """Between a training and the next evaluation there is none of the new student."""
+    before = json.loads((tracked.root / "outputs/evaluation/taskA/results.json").read_text())
+    tracked.set_params(alpha=0.0)
+    tracked.repro("train-taskA")
+    assert "taskA: outputs/evaluation/taskA is of another student than outputs/students/taskA; dvc repro evaluates" in sync(tracked)
+    metrics = client(tracked).get_run(run_id(tracked)).data.metrics
+    assert "best_val_accuracy" in metrics
+    assert "test_accuracy" not in metrics
+    told = tracked.run("python", "stages/evaluate.py", "--show", PYTHONPATH="src").stdout
+    first, second = (line for line in told.splitlines() if line.startswith("task") and "student " not in line)
+    assert "(one before the present one)" in first
+    assert f"{before['overall_accuracy']}" in first
+    assert run_id(tracked) not in first
+    assert run_id(tracked, "taskB") in second
+    tracked.repro()
+    assert "test_accuracy" in client(tracked).get_run(run_id(tracked)).data.metrics
+
+
+def test_a_student_of_other_images_is_not_judged_by_hand(finished: Repository) -> None:
+    finished.set_params(data_seed=7)
+    finished.repro("preprocess")
+    told = finished.run("python", "stages/evaluate.py", "--task", "A", check=False, PYTHONPATH="src")
+    assert told.returncode == 1
+    assert "outputs/students/taskA was trained on other images, or another split, than outputs/prepared/taskA holds" in told.stderr
+
+
 def test_a_moved_stores_pictures_and_champions_open(tracked: Repository, tmp_path: Path) -> None:
     sync(tracked)
     tracked.root.rename(tmp_path / "moved again")

@@ -17,7 +17,7 @@ from amalgam.losses import Combination, Distilled, LabelBlocks, distillation, la
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.params import FITTED_TARGETS, Objective, Target
-from amalgam.selection import SelectionRules, validate
+from amalgam.selection import SelectionRules, agreed_classes, validate
 from amalgam.stacking import fit_stacking
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
@@ -47,9 +47,8 @@ class Teaching:
         """Whether the target has to be fitted to the teachers' answers first."""
         return self.target in FITTED_TARGETS and self.alpha > 0
 
-    @property
-    def selection(self) -> SelectionRules:
-        return SelectionRules(self.label_fraction, self.target, self.confidence_temperature)
+    def selection(self, data_seed: int) -> SelectionRules:
+        return SelectionRules(self.label_fraction, self.target, self.confidence_temperature, data_seed)
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,15 @@ def train_student(
         raise UserError(f"batch_size {teaching.batch_size} leaves some of {team.size} processes without an image; raise it, or start fewer")
     images = resident(split.images)
     combine = fitted_target(label_sets, targets, pupils, teaching.target) if teaching.is_fitted else None
+    rules = teaching.selection(targets.settings.data_seed)
+    agreed = agreed_classes(targets, label_sets, rules, combine)
     return fit(
         student,
         optimization,
         steps,
         lambda epoch: view_of_epoch(images, targets, pupils, teaching, epoch, team),
         student_loss(label_sets, teaching, combine),
-        partial(validate, split=split, targets=targets, label_sets=label_sets, rules=teaching.selection, combine=combine, team=team),
+        partial(validate, split=split, label_sets=label_sets, rules=rules, agreed=agreed, team=team),
         hooks,
         team,
     )

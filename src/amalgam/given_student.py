@@ -20,10 +20,11 @@ from amalgam.models import Classifier, Preprocessing, channel_statistics, save_w
 from amalgam.networks import build_network, load_body
 from amalgam.params import STUDENTS
 from amalgam.states import State, read_state
+from amalgam.students import MANIFEST as STUDENT_MANIFEST
+from amalgam.students import is_chosen
 
 MANIFEST = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
-STUDENT_MANIFEST = "student.json"
 
 
 def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder: Path) -> None:
@@ -43,20 +44,9 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
 
 def own_manifest(path: Path) -> dict[str, Any]:
     """What the student.json beside a checkpoint says, if it is about this very file; else nothing."""
-    found = manifest_beside(path)
-    return found if is_best(path) or sha256_of_file(path) == found.get("last_sha256") else {}
-
-
-def is_best(path: Path) -> bool:
-    """Whether a checkpoint is, by the student.json beside it, the student that its training chose: its last weights are another."""
-    found = manifest_beside(path)
-    return sha256_of_file(path) in (found.get("weights_sha256"), *found.get("exported", {}).values())
-
-
-def manifest_beside(path: Path) -> dict[str, Any]:
-    beside = path.with_name(STUDENT_MANIFEST)
+    beside, own = path.with_name(STUDENT_MANIFEST), sha256_of_file(path)
     found: dict[str, Any] = read_json(beside) if beside.is_file() else {}
-    return found
+    return found if is_chosen(own, path.parent) or own == found.get("last_sha256") else {}
 
 
 def recognised(state: State, classes: int, what: str) -> str:

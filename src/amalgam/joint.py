@@ -9,8 +9,6 @@ nothing; among the minimisers this is the one of least norm: every component sum
 are at zero. Where the active label sets are not connected, the estimate between components is a convention, not knowledge.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -19,7 +17,7 @@ TOLERANCE = 1e-7  # of the gradient, whose entries are differences of probabilit
 RIDGE = 1e-9  # regularises directions in which the loss is flat; they carry no gradient
 LEAST_PROBABILITY = 1e-12  # a class that is impossible for a teacher would be at minus infinity
 ROUNDING = 1e-13  # by which a sum of double precision may err
-MOST_ENTRIES = 1 << 20  # of the matrices of second derivatives, images × classes², at a time: 8 MB each
+MOST_ENTRIES = 1 << 20  # images × teachers × classes at a time: 8 MB a tensor
 SUFFICIENT = 1e-4  # share of the predicted decrease that a step must bring (Armijo)
 
 
@@ -30,7 +28,7 @@ def joint_estimate(probabilities: Tensor, active: Tensor, place: Tensor) -> Tens
     (n, K, C) is one where an entry stands for a class. Newton's method with backtracking, in double precision; of so many images at
     a time that memory does not grow with their number.
     """
-    images = max(MOST_ENTRIES // place.shape[2] ** 2, 1)
+    images = max(MOST_ENTRIES // (place.shape[0] * place.shape[2]), 1)
     parts = zip(torch.split(probabilities, images), torch.split(active, images), strict=True)
     return torch.cat([_joint_estimate(*part, place) for part in parts])
 
@@ -46,20 +44,42 @@ def _joint_estimate(probabilities: Tensor, active: Tensor, place: Tensor) -> Ten
         gradient = (q - p).sum(1)  # (B, C)
         if gradient.abs().max() < TOLERANCE:
             break
-        curvature = torch.diag_embed(q.sum(1)) - torch.einsum("bnc,bnd->bcd", q, q)
-        curvature.diagonal(dim1=1, dim2=2).add_(RIDGE)
-        step = torch.linalg.solve(curvature, gradient)
-        u, value, q = _backtrack(u, step, gradient, value, p, sets)
-    return _without_constants(u, sets).to(probabilities.dtype)
+        u, value, q = _backtrack(u, _newton_step(gradient, q), gradient, value, p, sets)
+    return _without_constants(u, active, member).to(probabilities.dtype)
 
 
-def _without_constants(u: Tensor, sets: Tensor) -> Tensor:
-    """``u`` (B, C) less its mean over each connected component of the active label sets (B, n, C): the minimiser of least norm."""
-    classes = u.shape[1]
-    linked = (torch.einsum("bnc,bnd->bcd", sets, sets) > 0).double() + torch.eye(classes, device=u.device, dtype=u.dtype)
-    for _ in range(math.ceil(math.log2(classes))):  # paths of twice the length
-        linked = ((linked @ linked) > 0).double()
-    return u - (linked @ u[..., None])[..., 0] / linked.sum(2)
+def _newton_step(gradient: Tensor, q: Tensor) -> Tensor:
+    """The gradient (B, C) through the inverse of the second derivatives, diag(Σᵢ qᵢ + ridge) − Σᵢ qᵢ qᵢᵀ of the conditionals q (B, n, C).
+
+    A diagonal less n outer products: by Woodbury's identity n equations, a teacher each, take the place of C.
+    """
+    diagonal = q.sum(1) + RIDGE
+    scaled = q / diagonal[:, None]
+    equations = torch.eye(q.shape[1], dtype=q.dtype, device=q.device) - scaled @ q.transpose(1, 2)
+    shares: Tensor = torch.linalg.solve(equations, (scaled * gradient[:, None]).sum(2))
+    return gradient / diagonal + (shares[..., None] * scaled).sum(1)
+
+
+def _without_constants(u: Tensor, active: Tensor, member: Tensor) -> Tensor:
+    """``u`` (B, C) less its mean over each connected component of the active label sets: the minimiser of least norm."""
+    images, classes = u.shape
+    patterns, which = torch.unique(active, dim=0, return_inverse=True)
+    components = _components(patterns[..., None] * member > 0)[which]
+    entries = (components + classes * torch.arange(images, device=u.device)[:, None]).flatten()
+    sums, counts = (torch.zeros_like(u).flatten().scatter_add(0, entries, values.flatten()) for values in (u, torch.ones_like(u)))
+    return u - (sums / counts.clamp(min=1))[entries].view_as(u)
+
+
+def _components(sets: Tensor) -> Tensor:
+    """Each class's connected component under label sets, bool (P, n, C), by the index of its first class (P, C)."""
+    patterns, _, classes = sets.shape
+    first = torch.arange(classes, device=sets.device).expand(patterns, classes)
+    while True:
+        of_teacher = torch.where(sets, first[:, None], classes).amin(2, keepdim=True)
+        found = torch.minimum(first, torch.where(sets, of_teacher, classes).amin(1))
+        if torch.equal(found, first):
+            return first
+        first = found
 
 
 def _centred_logarithms(p: Tensor, sets: Tensor) -> Tensor:

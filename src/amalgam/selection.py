@@ -24,21 +24,21 @@ class SelectionRules:
     label_fraction: float
     target: Target
     confidence_temperature: float
+    data_seed: int
 
 
 def validate(
     student: Classifier,
     split: PreparedSplit,
-    targets: StoredTargets,
     label_sets: LabelSets,
     rules: SelectionRules,
-    combine: Combination | None = None,
+    agreed: npt.NDArray[np.int64] | None = None,
     team: Team = SOLO,
 ) -> Validation | None:
     """Loss and accuracy on the validation images; the epoch is chosen by those labels alone that the student may use.
 
-    Where it may use some, by the accuracy on these; where none, by the agreement with the teachers, none of them ruled out. Either
-    is a small sample, so the latest epoch within one standard error of the best is kept.
+    Where it may use some, by the accuracy on these; where none, by the agreement with the teachers, none of them ruled out: the class
+    ``agreed`` on for each image (N,). Either is a small sample, so the latest epoch within one standard error of the best is kept.
     """
     rows = split.validation_rows
     if not len(rows):
@@ -47,11 +47,11 @@ def validate(
     found = score(logits, labels)
     if rules.label_fraction == 1:
         return found
-    visible = visible_labels(labels, label_sets.classes, rules.label_fraction, targets.settings.data_seed)
     if rules.label_fraction > 0:
+        visible = visible_labels(labels, label_sets.classes, rules.label_fraction, rules.data_seed)
         return scored(found, (logits.argmax(1) == visible)[visible >= 0])
-    consensus = teachers_consensus(targets.validation_logits(), label_sets, rules, combine)
-    return scored(found, consensus.argmax(1) == logits.argmax(1))
+    assert agreed is not None
+    return scored(found, agreed == logits.argmax(1))
 
 
 def scored(found: Validation, right: npt.NDArray[np.bool_]) -> Validation:
@@ -60,16 +60,26 @@ def scored(found: Validation, right: npt.NDArray[np.bool_]) -> Validation:
     return found._replace(score=share, error=math.sqrt(share * (1 - share) / len(right)))
 
 
+def agreed_classes(
+    targets: StoredTargets, label_sets: LabelSets, rules: SelectionRules, combine: Combination | None = None
+) -> npt.NDArray[np.int64] | None:
+    """The class of each validation image (N,) by all teachers together, where no label may choose the epoch; else None."""
+    if rules.label_fraction > 0:
+        return None
+    logits = torch.from_numpy(targets.validation_logits()).to(device())
+    found: npt.NDArray[np.int64] = teachers_consensus(logits, label_sets, rules, combine).argmax(1).cpu().numpy()
+    return found
+
+
 def teachers_consensus(
-    teacher_logits: npt.NDArray[np.float16], label_sets: LabelSets, rules: SelectionRules, combine: Combination | None = None
-) -> npt.NDArray[np.float32]:
+    logits: torch.Tensor, label_sets: LabelSets, rules: SelectionRules, combine: Combination | None = None
+) -> torch.Tensor:
     """What the teachers together say of images whose label is unknown (N, C): the student's own kind of target at temperature 1, fitted or
     not; the mean where that is no distribution over all classes."""
-    logits = torch.from_numpy(teacher_logits).to(device())
     if combine is not None:
-        return torch.softmax(combine(logits), dim=1).cpu().numpy()
+        return torch.softmax(combine(logits), dim=1)
     blocks = LabelBlocks.of(label_sets, device())
     knowledge = Knowledge.of_every_teacher(blocks, logits)
     target: Target = rules.target if rules.target in ("joint", "confidence") else "mean"
     weight = teacher_weights(knowledge, target, rules.confidence_temperature)
-    return union_target(knowledge, target, weight).cpu().numpy()
+    return union_target(knowledge, target, weight)

@@ -20,12 +20,14 @@ import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import sha256_of_file, write_json
+from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.history import Epoch
 from amalgam.inference import device
 from amalgam.models import Classifier, load_classifier, save_classifier, save_weights, student_preprocessing
 from amalgam.networks import build_network
 from amalgam.trainer import Fit
+
+MANIFEST = "student.json"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,13 @@ def write_student(student: Classifier, result: Fit, task: str, details: dict[str
     save_classifier(student, folder / "best.safetensors", folder / "student.json", extra)
     write_history(result.history, folder / "history.csv")
     write_json(folder / "metrics.json", {task: {"best_epoch": result.best_epoch} | student_metrics(result)})
+
+
+def is_chosen(weights_sha256: str, folder: Path) -> bool:
+    """Whether weights are those that the training in ``folder`` chose, in whichever of its files; not so without such a training."""
+    manifest = folder / MANIFEST
+    found = read_json(manifest) if manifest.is_file() else {}
+    return weights_sha256 in (found.get("weights_sha256"), *found.get("exported", {}).values())
 
 
 def load_student(folder: Path, label_sets: LabelSets) -> Classifier:

@@ -143,7 +143,7 @@ def _manifest(split: PreparedSplit, teachers: dict[str, tuple[Classifier, str]])
     return {
         "images": split.content,
         "teachers": {name: list(classifier.classes) for name, (classifier, _) in teachers.items()},
-        "weights_sha256": {name: sha256 for name, (_, sha256) in teachers.items()},
+        "classifiers": {name: classifier.manifest() | {"weights_sha256": sha256} for name, (classifier, sha256) in teachers.items()},
         "execution": execution_record(),
     }
 

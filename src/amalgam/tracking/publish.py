@@ -20,6 +20,7 @@ from amalgam.models import load_classifier
 from amalgam.notes import run_note
 from amalgam.provenance import fingerprint
 from amalgam.record import RunRecord
+from amalgam.students import is_chosen
 from amalgam.tracking.registry import DATA_TAG, Candidate, consider, rival
 from amalgam.tracking.run import SEND_LATER, Tracker
 from amalgam.tracking.store import connect, experiment
@@ -75,8 +76,13 @@ def publish_training(student: Path, restore: bool = False) -> list[str]:
 
 
 def publish_evaluation(student: Path, evaluation: Path) -> list[str]:
-    """Add an evaluation's numbers and files to the student's run, once for each evaluation; says what came of it."""
+    """Add an evaluation's numbers and files to the student's run, once for each evaluation; says what came of it.
+
+    One of another student, which was trained before this one, is not this run's.
+    """
     client, record = connect(), RunRecord.read(student)
+    if not is_chosen(read_json(evaluation / "results.json")["weights_sha256"], student):
+        return [f"{record.task}: {evaluation} is of another student than {student}; dvc repro evaluates this one"]
     run = _run_of(client, record, restore=False)
     if run is None:
         return [_absent(record)]
