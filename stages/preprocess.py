@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from amalgam.dataset import LabelSets
+from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
+from amalgam.files import write_json
 from amalgam.preparing import prepare_split, stored_size
 from amalgam.sources.raw import SPLITS, read_classes, read_split, read_unlabeled
 from amalgam.stage import run_stage, stage_params
@@ -23,7 +24,16 @@ def main() -> None:
         for raws, name, fraction in (([train, *unlabeled], "trainval", params.val_fraction), ([test], "test", 0.0)):
             prepare_split(raws, available, label_sets.classes, size, fraction, params.data_seed, PREPARED / task / name)
             label_sets.write(PREPARED / task / name)
-        print(f"{task}: {len(label_sets.classes)} classes, teachers {', '.join(label_sets.teachers)}")
+        write_json(PREPARED / task / "trainval" / MADE_WITH, params.preparation)
+        print(f"{task}: {len(label_sets.classes)} classes, teachers {', '.join(label_sets.teachers)}; {images(PREPARED / task)}")
+
+
+def images(folder: Path) -> str:
+    """How many there are of each kind."""
+    training, test = (PreparedSplit.read(folder / name) for name in ("trainval", "test"))
+    unlabeled = int((training.labels < 0).sum())
+    kinds = f"{len(training.training_rows)} training" + f" ({unlabeled} without label)" * bool(unlabeled)
+    return f"{kinds}, {len(training.validation_rows)} validation, {len(test.labels)} test images"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from amalgam.batches import steps_per_epoch
 from amalgam.checkpoint import Checkpoint, checkpoint
 from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.errors import UserError
 from amalgam.files import read_json
 from amalgam.models import Classifier
 from amalgam.params import Params
@@ -16,7 +17,7 @@ from amalgam.stage import run_stage, stage_params
 from amalgam.supplied import provide_supplied
 from amalgam.teachers import OwnImages, Recipe, provide_teacher, teacher_key, train_teacher
 from amalgam.team import joined
-from amalgam.trainer import Fit, Hooks, epochs_done
+from amalgam.trainer import DivergedError, Fit, Hooks, epochs_done
 
 PREPARED = Path("outputs/prepared")
 TEACHERS = Path("outputs/teachers")
@@ -47,8 +48,9 @@ def provide(task: str, name: str, how: Recipe, own: OwnImages) -> None:
         origin = provide_supplied(supplied, own, f"teacher {task} {name}", folder)
     else:
         origin = provide_trained(how, own, f"{task} {name}", folder)
-    accuracy = read_json(folder / "manifest.json")["validation_accuracy"]
-    reached = "no validation images" if accuracy is None else f"validation accuracy {accuracy} %"
+    manifest = read_json(folder / "manifest.json")
+    accuracy, images = manifest["validation_accuracy"], manifest.get("measured_on", "validation")
+    reached = "no validation images" if accuracy is None else f"{images} accuracy {accuracy} %"
     print(f"teacher {task} {name}: {origin}, {reached}", flush=True)
 
 
@@ -67,7 +69,10 @@ def train(how: Recipe, own: OwnImages, label: str, kept: Checkpoint) -> tuple[Cl
     if done:
         print(f"teacher {label}: goes on after epoch {done} of {how.num_epochs}", flush=True)
     with progress_bar(f"teacher {label}", how.num_epochs * steps, "step", done * steps) as (on_step, on_epoch):
-        return train_teacher(own, how, Hooks(on_step, on_epoch, kept.keep, saved))
+        try:
+            return train_teacher(own, how, Hooks(on_step, on_epoch, kept.keep, saved))
+        except DivergedError as error:
+            raise UserError(f"teacher {label}: {error}; lower teacher.lr") from error
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from amalgam.flags import add_settings, given_settings
 from amalgam.history import Epoch
 from amalgam.live import LOG, PICTURE, LiveCurve, log_line
 from amalgam.notes import repeat
-from amalgam.one_off import export, in_pipeline, new_folder, prepared, targets_for
+from amalgam.one_off import check_made, export, in_pipeline, new_folder, prepared, targets_for
 from amalgam.origin import code_commit
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
@@ -102,6 +102,7 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
     params = load_params(PARAMS_FILE, task, (reference_protocol.SETTINGS if reference else {}) | flags)
     settings = params.student(task)
     label_sets, split = prepared(PREPARED / task / "trainval")
+    check_made(PREPARED / task / "trainval", MODELS / task, params)
     common, about = None, {}
     if reference:
         split = reference_protocol.joined(split, prepared(PREPARED / task / "test")[1])

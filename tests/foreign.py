@@ -24,10 +24,12 @@ class NearestColour(nn.Module):
         return -((x.mean((2, 3))[:, None] - self.colours) ** 2).sum(2)
 
 
-def export_program(classes: Sequence[str], path: Path, resolution: int = 24, fixed: bool = False) -> None:
+def export_program(classes: Sequence[str], path: Path, resolution: int = 24, fixed: bool = False, training: bool = False) -> None:
+    """One that takes two images alone if ``fixed``, and forgets at random if ``training``."""
+    network = nn.Sequential(NearestColour(classes), nn.Dropout(0.3)).train(training)
     example = torch.zeros(2, 3, resolution, resolution)
     dynamic = None if fixed else ({0: torch.export.Dim.AUTO},)
-    torch.export.save(torch.export.export(NearestColour(classes).eval(), (example,), dynamic_shapes=dynamic), path)
+    torch.export.save(torch.export.export(network, (example,), dynamic_shapes=dynamic), path)
 
 
 def train_small(classes: Sequence[str], path: Path, resolution: int = 40) -> None:

@@ -1,6 +1,7 @@
 """Evaluation: numbers by hand, files in the promised form."""
 
 import csv
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -36,12 +37,14 @@ def test_the_files_hold_what_they_promise(tmp_path: Path) -> None:
     history = [Epoch(1, 0.1, 2.0, 0.5, {}, {}, Validation(1.0, 0.5)), Epoch(2, 0.1, 1.0, None, {}, {}, None)]
     write_history(history, tmp_path / "history.csv")
     (tmp_path / "student.json").write_text('{"best_epoch": 1}')
+    (tmp_path / "best.safetensors").write_bytes(b"weights")
     write_evaluation(
         "taskX", Judged(tmp_path / "best.safetensors"), PREDICTIONS, CONTROLS, SETS, SPLIT, {"t": "doubtful"}, tmp_path / "out"
     )
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["task"] == "taskX"
     assert results["model_path"] == (tmp_path / "best.safetensors").as_posix()
+    assert results["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert results["overall_accuracy"] == 75.0
     assert results["per_class_accuracy"] == {"a": 50.0, "b": 100.0, "c": 75.0}
     assert results["teacher_accuracy"] == {"t": 90.0}
@@ -69,7 +72,7 @@ def test_the_files_hold_what_they_promise(tmp_path: Path) -> None:
             assert min(picture.size) > 150
 
 
-@pytest.mark.parametrize("classes", [2, 15, 100])
+@pytest.mark.parametrize("classes", [2, 15, 100, 400])
 def test_a_confusion_matrix_is_drawn_for_any_number_of_classes(classes: int, tmp_path: Path) -> None:
     counts = np.random.default_rng(0).integers(0, 5, (classes, classes)) + 80 * np.eye(classes, dtype=np.int64)
     save_confusion_matrix(counts, [f"class {i}" for i in range(classes)], "title", tmp_path / "m.png")
@@ -77,7 +80,7 @@ def test_a_confusion_matrix_is_drawn_for_any_number_of_classes(classes: int, tmp
         assert picture.size[0] < 3000
 
 
-@pytest.mark.parametrize(("teachers", "classes"), [(1, 2), (3, 15), (20, 100)])
+@pytest.mark.parametrize(("teachers", "classes"), [(1, 2), (3, 15), (20, 100), (200, 400)])
 def test_teachers_and_classes_are_drawn_whatever_their_number(teachers: int, classes: int, tmp_path: Path) -> None:
     values = np.where(np.random.default_rng(0).random((teachers, classes)) < 0.5, np.nan, 50.0)
     values[0, 0] = 100

@@ -290,6 +290,18 @@ def test_without_images_or_teachers_the_message_says_what_makes_them(finished: R
     )
 
 
+def test_a_training_by_hand_needs_images_and_teachers_that_the_parameters_describe(finished: Repository) -> None:
+    finished.set_params(data_seed=7)
+    told = finished.run("python", "stages/train.py", check=False)
+    assert told.returncode == 1
+    assert "outputs/prepared/taskB/trainval was made with data_seed 0, params.yaml says 7; run dvc repro models.dvc" in told.stderr
+    finished.repro("preprocess")
+    told = finished.run("python", "stages/train.py", check=False)
+    assert told.returncode == 1
+    assert "teacher models/taskB/first was trained on other images, or another split, than outputs/prepared/taskB" in told.stderr
+    assert not (finished.root / "runs").exists()
+
+
 def test_the_reference_protocol_chooses_by_the_test_images_and_says_so(finished: Repository) -> None:
     command = ("python", "stages/train.py", "--protocol", "reference", "--task", "A")
     flags = ("--pretrained", "false", "--student_model", "MobileNetV3", "--num_epochs", "3", "--student_resolution", "32")

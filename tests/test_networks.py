@@ -103,6 +103,13 @@ def test_any_of_timms_models_can_be_a_student() -> None:
     assert all(name.startswith("backbone.") for name in network.state_dict())
 
 
+def test_a_model_of_several_heads_starts_from_its_own_weights(tmp_path: Path) -> None:
+    torch.save(timm.create_model("levit_128s").state_dict(), tmp_path / "weights.pth")
+    network = build_network("timm/levit_128s", 3, True, tmp_path / "weights.pth")
+    stem = "stem.conv1.linear.weight"
+    torch.testing.assert_close(network.state_dict()[f"backbone.{stem}"], read_state(tmp_path / "weights.pth")[stem])
+
+
 def test_an_unknown_model_of_timms_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"timm has no model 'qqq'; python -c .*list_models.* lists them"):
         build_network("timm/qqq", 2)

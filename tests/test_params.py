@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from amalgam.errors import UserError
-from amalgam.params import Params, StudentSettings
+from amalgam.params import Params, StudentSettings, separate
 from amalgam.params_file import load_params, read_yaml
 from conftest import ROOT, Repository, make_repository
 
@@ -189,6 +189,14 @@ def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
             {"label_fraction: 1.0": "label_fraction: 0", "alpha: 0.5": "alpha: 0"},
             "label_fraction 0 with alpha 0 leaves nothing to learn from",
         ),
+        (
+            {"alpha: 0.5": "alpha: 1"},
+            "target blocks says nothing of one teacher's classes beside another's; middle, high share no class .* and with alpha 1",
+        ),
+        (
+            {"label_fraction: 1.0": "label_fraction: 0", "stored_teachers: covering": "stored_teachers: all"},
+            "target blocks says nothing .* and with label_fraction 0",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_refused_by_name(changes: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -215,6 +223,17 @@ def test_few_labels_are_fine_without_teachers_or_with_all_of_them(tmp_path: Path
     few = edited("label_fraction: 1.0", "label_fraction: 0.1")
     assert load(few.replace("\nalpha: 0.5", "\nalpha: 0"), tmp_path).label_fraction == 0.1
     assert load(few.replace("\nstored_teachers: covering", "\nstored_teachers: all"), tmp_path).label_fraction == 0.1
+
+
+def test_teachers_are_separate_unless_shared_classes_connect_them() -> None:
+    assert separate({"a": ["1"]}) is None
+    assert separate({"a": ["1", "2"], "b": ["3", "4"], "c": ["2", "3"]}) is None
+    assert separate({"a": ["1", "2"], "b": ["3", "4"], "c": ["4", "5"], "d": ["2"]}) == "b, c"
+
+
+def test_blocks_need_no_label_where_shared_classes_connect_the_teachers(tmp_path: Path) -> None:
+    text = edited("taskB:\n", "taskB:\n  alpha: 1\n")
+    assert load(text, tmp_path).student("taskB").alpha == 1
 
 
 def test_a_student_to_evaluate_must_be_of_a_task_that_exists(tmp_path: Path) -> None:

@@ -180,6 +180,14 @@ def test_images_outside_a_class_are_named(images_folder: Path, tmp_path: Path) -
         fetch(images_folder, tmp_path)
 
 
+@pytest.mark.parametrize("spelled", ["unlabelled", "Unlabeled"])
+def test_a_folder_that_would_be_left_out_for_its_spelling_is_named(spelled: str, images_folder: Path, tmp_path: Path) -> None:
+    (images_folder / spelled).mkdir()
+    shutil.copyfile(images_folder / "train" / "red" / "000.png", images_folder / spelled / "a.png")
+    with pytest.raises(UserError, match=f"{spelled}/a.png' would be left out: images without label stand in unlabeled/, so spelled"):
+        fetch(images_folder, tmp_path)
+
+
 def test_images_too_deep_are_named(images_folder: Path, tmp_path: Path) -> None:
     (images_folder / "train" / "red" / "more").mkdir()
     shutil.copyfile(images_folder / "train" / "red" / "000.png", images_folder / "train" / "red" / "more" / "a.png")

@@ -32,6 +32,11 @@ def test_what_chose_the_epoch_is_logged_where_it_is_not_the_accuracy() -> None:
     assert "val_score" not in epoch_row(record(1, 0.5, 0.75, Validation(1.0, 0.5)))
 
 
+def test_a_network_for_one_size_of_images_is_refused_at_another() -> None:
+    with pytest.raises(UserError, match=r"timm/vit_tiny_patch16_224 does not take images of 64 x 64 pixels \(.+\); set student_resolution"):
+        new_student(Architecture("timm/vit_tiny_patch16_224", 64, False), SETS, colour_split(10, 40, 5), 3)
+
+
 def test_a_students_folder_holds_best_last_and_history(tmp_path: Path) -> None:
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, colour_split(10, 40, 5), 3)
     best = {name: tensor.clone() for name, tensor in student.network.state_dict().items()}

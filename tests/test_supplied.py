@@ -117,6 +117,11 @@ def not_finite(folder: Path) -> None:
     provide(spec(weights="cold.pth", architecture="timm/test_efficientnet"), folder / "cold.pth", ("green", "blue"), folder)
 
 
+def exported_in_training(folder: Path) -> None:
+    export_program(["green", "blue"], folder / "cold.pt2", training=True)
+    provide(spec(), folder / "cold.pt2", ("green", "blue"), folder)
+
+
 def unknown_architecture(folder: Path) -> None:
     provide(spec(weights="cold.pth", architecture="torchvision/resnet19"), folder / "cold.pt2", ("green", "blue"), folder)
 
@@ -128,6 +133,7 @@ def unknown_architecture(folder: Path) -> None:
         (wrong_size, r"does not take 2 images of 32 x 32 pixels"),
         (wrong_count, r"gives \(2, 2\) for 2 images, not \(2, 3\)"),
         (fixed_batch, r"does not take 3 images .* export it with a dynamic number of images"),
+        (exported_in_training, r"says something else of an image each time, or beside other images; export it after network\.eval\(\)"),
         (wrong_architecture, "not the weights of torchvision/resnet18 of 2 classes: it lacks conv1.weight"),
         (
             wrong_classes_of_a_state_dict,

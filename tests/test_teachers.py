@@ -1,11 +1,13 @@
 """Teachers: their own classes, their own statistics, trained once."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from stages import teachers as teacher_stage
 
 from amalgam.batches import Batch, mixed_images
 from amalgam.dataset import LabelSets, PreparedSplit
@@ -82,6 +84,15 @@ def test_the_manifest_says_what_a_teacher_is(split: PreparedSplit, tmp_path: Pat
     assert manifest["validation_accuracy"] == 100.0
     assert {"preprocessing", "weights_sha256", "recipe", "execution"} <= manifest.keys()
     assert manifest["execution"]["threads"] == 1
+
+
+def test_a_teacher_that_diverges_is_named_with_its_own_remedy(
+    split: PreparedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    own = OwnImages.of("cold", SETS, split)
+    with pytest.raises(UserError, match=r"teacher taskX cold: the loss is no longer finite in epoch \d, .*; lower teacher\.lr"):
+        teacher_stage.provide_trained(replace(RECIPE, lr=1e30), own, "taskX cold", tmp_path / "cold")
 
 
 def test_a_teacher_of_other_classes_is_refused(split: PreparedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

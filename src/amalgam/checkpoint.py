@@ -137,8 +137,12 @@ def _md5(path: Path) -> str:
 
 
 def committed(lock_file: Path) -> set[str]:
-    """The hashes of all results that DVC has taken in this workspace."""
-    if not lock_file.exists():
+    """The hashes of all results that DVC has taken in this workspace.
+
+    None where the file cannot be read whole: another stage's ``dvc`` may just be writing it.
+    """
+    try:
+        stages = yaml.safe_load(lock_file.read_text(encoding="utf-8"))["stages"]
+        return {out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
+    except (FileNotFoundError, yaml.YAMLError, TypeError, KeyError, AttributeError):
         return set()
-    stages = yaml.safe_load(lock_file.read_text(encoding="utf-8")).get("stages") or {}
-    return {out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}

@@ -8,6 +8,7 @@
     outputs/prepared/<task>/trainval/validation.npy  bool (N,): the images held out to choose the best epoch
     outputs/prepared/<task>/trainval/names.txt       N lines: where each image came from
     outputs/prepared/<task>/trainval/content.json    sha256 of images, labels and split
+    outputs/prepared/<task>/trainval/settings.json   what they were made with, for trainings by hand
     outputs/prepared/<task>/test/…                   the same, no image held out
 """
 
@@ -22,6 +23,8 @@ import numpy.typing as npt
 
 from amalgam.errors import UserError
 from amalgam.files import Lines, read_json, write_json
+
+MADE_WITH = "settings.json"
 
 
 @dataclass(frozen=True)

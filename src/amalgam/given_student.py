@@ -65,7 +65,7 @@ def recognised(state: State, classes: int, what: str) -> str:
 
 def check_fit(architecture: str, classes: int, state: State, what: str) -> None:
     network = build_network(architecture, classes)
-    load_body(getattr(network, "backbone", network), state, "", architecture, what)
+    load_body(getattr(network, "backbone", network), state, architecture=architecture, origin=what)
 
 
 def load_checkpoint(folder: Path, label_sets: LabelSets, training: PreparedSplit) -> Classifier:
@@ -80,7 +80,7 @@ def load_checkpoint(folder: Path, label_sets: LabelSets, training: PreparedSplit
         raise UserError(f"{entry['file']} knows {', '.join(classes)}, but the task says {', '.join(label_sets.classes)}")
     network = build_network(entry["architecture"], len(classes))
     inner = getattr(network, "backbone", network)
-    load_body(inner, read_state(folder / WEIGHTS), "", entry["architecture"], entry["file"])
+    load_body(inner, read_state(folder / WEIGHTS), architecture=entry["architecture"], origin=entry["file"])
     return Classifier(entry["architecture"], network, classes, preprocessing(entry, training)).to(device())
 
 

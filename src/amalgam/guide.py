@@ -13,7 +13,8 @@ from amalgam.params_file import PARAMS_FILE, read_yaml
 HEAD = """# Parameters
 
 Everything that can be set, as it is defined in the code and shipped in [params.yaml](../params.yaml): `make guide` writes this page, a test
-compares it. `dvc exp run -S NAME=VALUE` sets a parameter for one experiment, an editor for good.
+compares it. `dvc exp run -S NAME=VALUE` writes the value into params.yaml and runs; it stays there (`git restore params.yaml` takes it
+back) unless `--temp` is given.
 """
 STUDENT = """The settings of a student. `taskA.` before a name (`-S taskA.alpha=0.3`) sets it for that task alone. Each is a flag of
 `python stages/train.py` too (`--alpha 0.3`), which trains one student by hand, outside the pipeline."""
@@ -34,16 +35,28 @@ def guide(shipped: Mapping[str, Any]) -> str:
         if isinstance(block, type) and issubclass(block, Source):
             fetch: Any = block.model_fields["fetch"].annotation
             parts += rows(fetch.model_fields, shipped[name]["fetch"], f"{name}.fetch.")
-    parts += common_rows(shipped["cifar100"])
+    parts += common_rows({name: shipped[name] for name, field in own.items() if nested(field) and "fetch" in shipped[name]})
     parts += ["\n## Evaluation\n", *table(own["evaluate"].annotation.model_fields, shipped["evaluate"], "evaluate.")]  # type: ignore[union-attr]
     return "\n".join([*parts, "\n## Teachers that you bring\n", SUPPLIED, "", *table(SuppliedTeacher.model_fields, {})]) + "\n"
 
 
-def common_rows(block: Mapping[str, Any]) -> list[str]:
-    """What every source's block has, with the values of one."""
+def common_rows(blocks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What every source's block has, with the values of each."""
     augmentation: Any = Source.model_fields["augmentation"].annotation
     plain = {name: field for name, field in Source.model_fields.items() if name != "augmentation"}
-    return [*rows(augmentation.model_fields, block["augmentation"], "‹source›.augmentation."), *rows(plain, block, "‹source›.")]
+    strong = {source: block["augmentation"] for source, block in blocks.items()}
+    first = rows(augmentation.model_fields, by_source(augmentation.model_fields, strong), "‹source›.augmentation.")
+    return [*first, *rows(plain, by_source(plain, blocks), "‹source›.")]
+
+
+def by_source(fields: Mapping[str, FieldInfo], blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Of each field the value of most sources, then where it is another."""
+    found = {}
+    for name in fields:
+        values = {source: value(block[name]) for source, block in blocks.items()}
+        common = max(values.values(), key=list(values.values()).count)
+        found[name] = "; ".join([common, *(f"{source}: {own}" for source, own in values.items() if own != common)])
+    return found
 
 
 def nested(field: FieldInfo) -> bool:

@@ -63,10 +63,16 @@ class Student(nn.Module):
     def __init__(self, architecture: str, num_classes: int, pretrained: bool = False, weights: Path | None = None) -> None:
         super().__init__()
         backbone = _timm_model(architecture, num_classes) if architecture.startswith(TIMM) else _torchvision_model(architecture)
-        head = backbone.default_cfg["classifier"] if architecture.startswith(TIMM) else HEADS[architecture]
+        head = backbone.default_cfg["classifier"] if architecture.startswith(TIMM) else HEADS[architecture]  # of some several
         if pretrained:
             state = imagenet_weights(architecture) if weights is None else read_state(weights)
-            load_body(backbone, state, head, architecture, str(weights or "the published weights"))
+            load_body(
+                backbone,
+                state,
+                *([head] if isinstance(head, str) else head),
+                architecture=architecture,
+                origin=str(weights or "the published weights"),
+            )
         if not architecture.startswith(TIMM):
             _replace_head(backbone, architecture, num_classes)
         for module in backbone.modules():
@@ -145,10 +151,11 @@ def imagenet_weights(architecture: str) -> State:
     return state
 
 
-def load_body(network: nn.Module, state: State, head: str, architecture: str, origin: str) -> None:
-    """Load everything but the head, which '' has none. Raises UserError unless names and shapes are the architecture's."""
-    own = {name: value for name, value in network.state_dict().items() if not (head and name.startswith(f"{head}."))}
-    given = {name: value for name, value in state.items() if not (head and name.startswith(f"{head}."))}
+def load_body(network: nn.Module, state: State, *heads: str, architecture: str, origin: str) -> None:
+    """Load everything but the heads. Raises UserError unless names and shapes are the architecture's."""
+    prefixes = tuple(f"{head}." for head in heads)
+    own = {name: value for name, value in network.state_dict().items() if not name.startswith(prefixes)}
+    given = {name: value for name, value in state.items() if not name.startswith(prefixes)}
     missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
     foreign = [name for name in given if name not in own]
     shaped = [name for name in own if name in given and own[name].shape != given[name].shape]

@@ -19,14 +19,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.models import Preprocessing
 from amalgam.params import Params, StudentSettings
 from amalgam.states import read_state
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.teachers import load_hashed_teachers
+from amalgam.teachers import OwnImages, load_hashed_teachers
 from amalgam.team import Team
 
 RUNS = Path("runs")
@@ -59,6 +59,23 @@ def prepared(folder: Path) -> tuple[LabelSets, PreparedSplit]:
     return LabelSets.read(folder), PreparedSplit.read(folder)
 
 
+def check_made(folder: Path, models: Path, params: Params) -> None:
+    """Raises UserError unless the images in ``folder`` were prepared, and the teachers in ``models`` trained on them, as ``params`` say."""
+    before = read_json(folder / MADE_WITH)
+    for name, value in params.preparation.items():
+        if before[name] != value:
+            raise UserError(f"{folder} was made with {name} {before[name]}, params.yaml says {value}; run dvc repro models.dvc")
+    if not models.is_dir():
+        raise UserError(f"{models} is missing; dvc repro models.dvc makes it")
+    label_sets, split = prepared(folder)
+    for name in label_sets.teachers:
+        trained = read_json(models / name / "manifest.json").get("images")
+        if trained not in (None, OwnImages.of(name, label_sets, split).content()):
+            raise UserError(
+                f"teacher {models / name} was trained on other images, or another split, than {folder} holds; run dvc repro models.dvc"
+            )
+
+
 @contextmanager
 def targets_for(
     split: PreparedSplit,
@@ -74,8 +91,6 @@ def targets_for(
 
     With ``common`` every teacher sees images so, instead of as in its training. They stand in ``place`` as long as they are needed.
     """
-    if not models.is_dir():
-        raise UserError(f"{models} is missing; dvc repro models.dvc makes it")
     known = load_hashed_teachers(models, label_sets)
     if common is not None:
         known = {name: (replace(teacher, preprocessing=common), sha256) for name, (teacher, sha256) in known.items()}

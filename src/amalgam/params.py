@@ -1,5 +1,6 @@
 """The one definition of every parameter: names, types, ranges and what they mean. ``params_file.py`` reads them."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
@@ -84,12 +85,13 @@ class StudentSettings(Section):
         "between classes; lower it for more confident targets.",
     )
     target: Target = Field(
-        description="What the student learns from the teachers of an image. blocks: each teacher's distribution, inside its own "
-        "classes. mean: the mean of their distributions, padded with zeros to all classes. confidence: the same, weighted by how "
-        "sure each teacher is, for images without label. joint: the one distribution over all classes that agrees best with them. "
-        "stacked: what a linear classifier, fitted on the labelled images, makes of all teachers' logits (needs stored_teachers "
-        "all and some labels). balanced: joint, with each class weighed so that all are equally frequent over the training images, "
-        "for teachers that share no class and images that show every class about equally often (needs stored_teachers all; temperature 1)."
+        description="What the student learns from the teachers of an image. blocks: each teacher's distribution, inside its own classes; "
+        "how one teacher's compare with another's, labels or shared classes must tell. mean: the mean of their distributions, "
+        "padded with zeros to all classes. confidence: the same, weighted by how sure each teacher is, for images without "
+        "label. joint: the one distribution over all classes that agrees best with them. stacked: what a linear classifier, "
+        "fitted on the labelled images, makes of all teachers' logits (needs stored_teachers all and some labels). balanced: "
+        "joint, with each class weighed so that all are equally frequent over the training images, for teachers that share no "
+        "class and images that show every class about equally often (needs stored_teachers all; temperature 1)."
     )
     objective: Objective = Field(
         description="How the distance to the target is measured. kl: Kullback-Leibler divergence. dkd: its part about the image's "
@@ -297,7 +299,11 @@ Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 class SuppliedTeacher(Section):
     """A teacher that the user brings, and how it sees images."""
 
-    weights: str = Field(min_length=1, description="Its file: a state dict (.pth, .safetensors) or an exported program (.pt2).")
+    weights: str = Field(
+        min_length=1,
+        description="Its file: a state dict (.pth, .safetensors) or an exported program (.pt2). After changing it under the same name: "
+        "dvc repro --force --single-item weights.",
+    )
     architecture: Annotated[str, AfterValidator(_known_architecture)] | None = Field(
         None, description="torchvision/ or timm/ and a name there, or ReferenceCNN; none for an exported program."
     )
@@ -377,7 +383,7 @@ class Evaluation(Section):
     checkpoint: dict[str, str | None] = Field(
         description="For each task, a file of weights to evaluate instead of the student trained here: a student's .safetensors, or a "
         ".pth state dict as published; null for the trained one. A relative path counts from the repository root, below fetched/ from "
-        "what fetch brought."
+        "what fetch brought. After changing the file under the same name: dvc repro --force --single-item weights."
     )
     resolution: int = Field(
         ge=16,
@@ -426,6 +432,12 @@ class Params(StudentSettings):
         return block
 
     @property
+    def preparation(self) -> dict[str, Any]:
+        """What prepared images depend on, beside their classes."""
+        names = ("source", "data_seed", "val_fraction")
+        return {name: getattr(self, name) for name in names} | {"resolution": self.source_block.resolution}
+
+    @property
     def task_names(self) -> list[str]:
         return list(self.source_block.tasks)
 
@@ -459,6 +471,18 @@ class Params(StudentSettings):
         return self
 
     @model_validator(mode="after")
+    def _something_relates_the_teachers(self) -> "Params":
+        for task, teachers in self.source_block.tasks.items():
+            settings = self.student(task)
+            if settings.target == "blocks" and (settings.alpha == 1 or settings.label_fraction == 0) and (alone := separate(teachers)):
+                reason = "alpha 1" if settings.alpha == 1 else "label_fraction 0"
+                raise ValueError(
+                    f"{task}: target blocks says nothing of one teacher's classes beside another's; {alone} share no class with the "
+                    f"others, and with {reason} no label says it either; choose another target, mean or balanced for instance, or use labels too"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _checkpoints_belong_to_tasks(self) -> "Params":
         for task, named in self.evaluate.checkpoint.items():
             if named is not None and task not in self.tasks:
@@ -466,10 +490,23 @@ class Params(StudentSettings):
         return self
 
 
+def separate(teachers: Mapping[str, Sequence[str]]) -> str | None:
+    """Teachers, by name, whose classes no shared class connects with the first one's, by however many others; None if there are none."""
+    waiting = dict(teachers)
+    reached = set(waiting.pop(next(iter(waiting))))
+    while near := [name for name, classes in waiting.items() if reached & set(classes)]:
+        for name in near:
+            reached |= set(waiting.pop(name))
+    return ", ".join(waiting) or None
+
+
 def impossible(settings: StudentSettings) -> str | None:
     """What in these settings contradicts itself, and the remedy."""
     if settings.student_weights and not settings.pretrained:
-        return f"student_weights {settings.student_weights} is of no use with pretrained false; set one to null or the other to true"
+        return (
+            f"student_weights {settings.student_weights} is of no use with pretrained false; set that to true, or this to null (a task's "
+            "null takes the value of all tasks: name the file in the block of the task that starts from it)"
+        )
     if settings.label_fraction < 1 and settings.alpha > 0 and settings.stored_teachers != "all":
         return (
             f"label_fraction {settings.label_fraction:g} learns unlabelled images from all teachers, but stored_teachers is "

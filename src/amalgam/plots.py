@@ -11,22 +11,24 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from sklearn.metrics import ConfusionMatrixDisplay
 
 from amalgam.metrics import Reliability
 
 SAMPLES_A_ROW = 5
 WRITTEN_UP_TO = 30  # classes; beyond, counts in the cells could not be read
+NAMED_UP_TO = 130  # classes; beyond, nor could their names, and the picture grows no more
 
 
 def save_confusion_matrix(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str, path: Path, in_percent: bool = False) -> None:
     """Draw counts (C, C), actual × predicted, coloured by the share of each actual class; the cells say counts, or percent of the row."""
     few = len(classes) <= WRITTEN_UP_TO
-    side = 2.5 + (0.42 if few else 0.16) * len(classes)
+    side = _inches(len(classes))
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    display = ConfusionMatrixDisplay(shares, display_labels=list(classes))
-    display.plot(ax=axes, include_values=False, cmap="Blues", xticks_rotation="vertical", colorbar=False)
+    axes.imshow(shares, cmap="Blues", interpolation="nearest", vmin=0, vmax=1)
+    if len(classes) <= NAMED_UP_TO:
+        axes.set_xticks(range(len(classes)), list(classes), rotation="vertical")
+        axes.set_yticks(range(len(classes)), list(classes))
     if few:
         for (row, column), count in np.ndenumerate(counts):
             if count:
@@ -42,11 +44,14 @@ def save_matrix(
 ) -> None:
     """Draw values (rows, columns), the larger the darker; NaN stays white."""
     few = len(columns) <= WRITTEN_UP_TO
-    figure, axes = plt.subplots(figsize=(2.5 + (0.42 if few else 0.16) * len(columns), 1.8 + 0.35 * len(rows)), layout="constrained")
+    height = 1.8 + 0.35 * min(len(rows), NAMED_UP_TO)
+    figure, axes = plt.subplots(figsize=(_inches(len(columns)), height), layout="constrained")
     highest = float(np.nanmax(values))
     axes.imshow(values, cmap="Blues", vmin=0, vmax=1.25 * highest, aspect="auto")
-    axes.set_xticks(range(len(columns)), list(columns), rotation="vertical", fontsize=9 if few else 6)
-    axes.set_yticks(range(len(rows)), list(rows), fontsize=9)
+    if len(columns) <= NAMED_UP_TO:
+        axes.set_xticks(range(len(columns)), list(columns), rotation="vertical", fontsize=9 if few else 6)
+    if len(rows) <= NAMED_UP_TO:
+        axes.set_yticks(range(len(rows)), list(rows), fontsize=9)
     if written and few:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
@@ -66,6 +71,11 @@ def save_samples(images: npt.NDArray[np.uint8], titles: Sequence[str], right: np
         axes.imshow(image, interpolation="nearest")
         axes.set_title(title, fontsize=9, color="tab:green" if is_right else "tab:red")
     _save(figure, path)
+
+
+def _inches(classes: int) -> float:
+    """A picture's side for so many classes along it."""
+    return 2.5 + (0.42 if classes <= WRITTEN_UP_TO else 0.16) * min(classes, NAMED_UP_TO)
 
 
 def _ink(darkness: float) -> str:

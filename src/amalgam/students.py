@@ -46,7 +46,25 @@ def new_student(architecture: Architecture, label_sets: LabelSets, split: Prepar
     preprocessing = student_preprocessing(name, architecture.resolution, pretrained, split.images, split.training_rows)
     torch.manual_seed(seed)
     network = build_network(name, len(label_sets.classes), pretrained, architecture.weights)
-    return Classifier(name, network, label_sets.classes, preprocessing).to(device())
+    student = Classifier(name, network, label_sets.classes, preprocessing).to(device())
+    check_takes_its_input(student)
+    return student
+
+
+@torch.inference_mode()
+def check_takes_its_input(student: Classifier) -> None:
+    """Raises UserError unless the network takes images of its input's size: some are made for one size alone."""
+    height, width = student.preprocessing.size
+    student.network.eval()
+    try:
+        shape = tuple(student.logits(torch.zeros((2, height, width, 3), dtype=torch.uint8, device=device())).shape)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"student_model {student.architecture} does not take images of {height} x {width} pixels ({str(error) or 'no reason given'}); "
+            "set student_resolution to what it is made for, often 224, or choose another"
+        ) from error
+    if shape != (2, len(student.classes)):
+        raise UserError(f"student_model {student.architecture} gives {shape} for two images, and no logit for each class; choose another")
 
 
 def write_student(student: Classifier, result: Fit, task: str, details: dict[str, Any], folder: Path) -> None:

@@ -27,6 +27,7 @@ from amalgam.states import read_state
 from amalgam.teachers import OwnImages
 
 MANIFEST = "manifest.json"
+SAME = (1e-3, 1e-3)  # relative and absolute tolerance of two answers about one image
 ANY_STATISTICS = (0.5, 0.5, 0.5)  # until the images are there
 DOUBT = "may have been trained on validation or test images of this task"
 
@@ -59,15 +60,16 @@ def _read(given: SuppliedTeacher, outputs: int, path: Path, what: str) -> tuple[
         return read_program(path), f"{PROGRAM}.pt2"
     network = build_network(given.architecture, outputs)
     inner = getattr(network, "backbone", network)
-    load_body(inner, read_state(path), "", f"{given.architecture} of {outputs} classes", f"{what}: {path}")
+    load_body(inner, read_state(path), architecture=f"{given.architecture} of {outputs} classes", origin=f"{what}: {path}")
     return network, "weights.safetensors"
 
 
 def _check_output(classifier: Classifier, what: str) -> None:
-    """Raises UserError unless batches of any size give finite logits, one a class."""
+    """Raises UserError unless batches of any size give finite logits, one a class, and an image the same in each."""
     classifier.network.eval()
     (height, width), outputs = classifier.preprocessing.size, len(classifier.classes)
-    for batch in (2, 3):
+    before = None
+    for batch in (2, 3, 3):
         images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         try:
             with torch.inference_mode():
@@ -82,6 +84,9 @@ def _check_output(classifier: Classifier, what: str) -> None:
             raise UserError(f"{what} gives {found} for {batch} images, not ({batch}, {outputs}): a logit for each of its classes")
         if not logits.isfinite().all():
             raise UserError(f"{what} gives logits that are not finite")
+        if before is not None and not torch.allclose(logits[: len(before)], before, *SAME):
+            raise UserError(f"{what} says something else of an image each time, or beside other images; export it after network.eval()")
+        before = logits
 
 
 def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> str:
@@ -103,7 +108,8 @@ def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> s
     if not math.isfinite(accuracy) or accuracy < least:
         raise UserError(
             f"{what}, supplied as {manifest['file']}, is right for {accuracy} % of {len(rows)} images of its classes, below its "
-            f"min_accuracy {least:g}; are classes in the order of its outputs, and resolution, mean and std those of its training?"
+            f"min_accuracy {least:g}; are classes in the order of its outputs, resolution, mean and std those of its training, and the "
+            "images stored large enough (the source's resolution)?"
         )
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights_file(folder), target / weights_file(folder).name)

@@ -86,7 +86,7 @@ def provide_teacher(own: OwnImages, recipe: Recipe, target: Path, train: Callabl
         nonlocal trained
         trained = True
         classifier, result = train()
-        write_teacher(classifier, result, recipe, record, folder)
+        write_teacher(classifier, result, own, recipe, record, folder)
 
     store.copy_entry(store.entry("teachers", teacher_key(own, recipe), make), target)
     return trained
@@ -137,7 +137,7 @@ def label_shares(batch: Batch, classes: int) -> torch.Tensor:
     return share * labels + (1 - share) * labels[batch.mixture.partner]
 
 
-def write_teacher(classifier: Classifier, result: Fit, recipe: Recipe, record: dict[str, str | int], folder: Path) -> None:
+def write_teacher(classifier: Classifier, result: Fit, own: OwnImages, recipe: Recipe, record: dict[str, str | int], folder: Path) -> None:
     best = result.best_record
     save_classifier(
         classifier,
@@ -145,6 +145,7 @@ def write_teacher(classifier: Classifier, result: Fit, recipe: Recipe, record: d
         folder / "manifest.json",
         {
             "origin": "trained",
+            "images": own.content(),
             "validation_accuracy": round(100 * best.validation.accuracy, 2) if best.validation else None,
             "epoch": best.epoch,
             "recipe": asdict(recipe),

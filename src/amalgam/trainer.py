@@ -92,7 +92,7 @@ def fit(
             classifier.network.train()
             sums = _train_epoch(parallel, batches(number - 1), loss, course.update, hooks.on_step, team)
         except FloatingPointError as error:
-            raise DivergedError(f"the loss is no longer finite in epoch {number}, {error}; lower lr", course.result) from error
+            raise DivergedError(f"the loss is no longer finite in epoch {number}, {error}", course.result) from error
         speed = sums.images / (time.perf_counter() - started)
         record = sums.epoch(number, course.lr, validate(course.average.classifier))
         seconds, now = time.perf_counter() - started, time.time_ns() // 1_000_000

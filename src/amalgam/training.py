@@ -99,13 +99,15 @@ class Job:
         )[:32]
 
 
-def train(job: Job, folder: Path, tracker: Tracker, own: Checkpoint, watch: Callable[[Epoch], None], team: Team) -> Fit:
-    """Train and write the student, from where an earlier session was broken off; ``watch`` is shown every epoch.
+def train(
+    job: Job, student: Classifier, folder: Path, tracker: Tracker, own: Checkpoint, watch: Callable[[Epoch], None], team: Team
+) -> Fit:
+    """Train and write the new ``student``, from where an earlier session was broken off; ``watch`` is shown every epoch.
 
     In a team the first process calls it, while the others ``assist``.
     """
     settings = job.settings
-    student, saved, steps = job.student(), team.first(own.last()), job.steps_per_epoch
+    saved, steps = team.first(own.last()), job.steps_per_epoch
     done = epochs_done(saved)
     if done:
         print(f"student {job.task}: goes on after epoch {done} of {settings.num_epochs}", flush=True)
@@ -121,7 +123,7 @@ def train(job: Job, folder: Path, tracker: Tracker, own: Checkpoint, watch: Call
         try:
             result = job.fit(student, hooks, team)
         except DivergedError as error:
-            raise UserError(f"{error}; {keep_best(error.result, tracker.run_id)}") from error
+            raise UserError(f"student {job.task}: {error}; lower lr; {keep_best(error.result, tracker.run_id)}") from error
     details = {"settings": settings.model_dump(), "execution": execution_record(team.size)} | job.about
     write_student(student, result, job.task, details, folder)
     return result
@@ -175,13 +177,13 @@ def one_run(
     team: Team = SOLO,
 ) -> tuple[RunRecord, Fit]:
     """Train inside a run of MLflow, and write the student into ``folder``; ``changed`` settings and ``commands`` are for people."""
-    task, settings, split = job.task, job.settings, job.split
+    task, settings, split, student = job.task, job.settings, job.split, job.student()
     data = DataRecord(source, pinned("data"), split.content, job.label_sets.classes, split.images.shape[1:3], len(split.images))
     dirty, name = code_is_dirty(), run_name(settings, changed, task)
     kind = {"task": task, "source": source, "student": settings.student_model, "target": settings.target, "device": device_name()}
     tags = kind | origin_tags() | job.about
     with training_run(task, name, job.values, tags, own.sessions.mark) as tracker:
-        result = train(job, folder, tracker, own, watch, team)
+        result = train(job, student, folder, tracker, own, watch, team)
     times = (own.sessions.began, milliseconds(), epoch_times(result))
     record = RunRecord(tracker.run_id, task, name, job.values, tags, data, commands, dirty, *times)
     record.write(folder)

@@ -11,6 +11,8 @@ from amalgam.errors import UserError
 from amalgam.sources.archive import DAMAGED, Budget, check_hash, damaged, members
 from amalgam.sources.raw import SPLITS, UNLABELED, UNLABELED_SPLIT, RawImage, decode, write_raw
 
+LIKE_UNLABELED = ("unlabeled", "unlabelled")
+
 
 class Spooled(NamedTuple):
     """An image copied to the scratch file."""
@@ -66,6 +68,8 @@ def _place(inside: PurePosixPath, path: Path) -> tuple[str, str] | None:
     for depth, part in enumerate(folders):
         if part == UNLABELED_SPLIT:
             return part, ""
+        if part.lower() in LIKE_UNLABELED:
+            raise UserError(f"{path}: '{inside}' would be left out: images without label stand in {UNLABELED_SPLIT}/, so spelled")
         if part in SPLITS:
             below = folders[depth + 1 :]
             if len(below) != 1:
