@@ -478,7 +478,7 @@ class Params(StudentSettings):
                 reason = "alpha 1" if settings.alpha == 1 else "label_fraction 0"
                 raise ValueError(
                     f"{task}: target blocks says nothing of one teacher's classes beside another's; {alone} share no class with the "
-                    f"others, and with {reason} no label says it either; choose another target, mean or balanced for instance, or use labels too"
+                    f"others, and with {reason} no label says it either; choose another target, as mean or balanced, or use labels too"
                 )
         return self
 
