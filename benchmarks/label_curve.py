@@ -4,7 +4,7 @@
     python benchmarks/label_curve.py --task A docs/few_labels_taskA.png
 
 Draws, from benchmarks/accuracy.results.json, the lines that ``curves`` of benchmarks/labels.yaml names for the task: mean and range over
-the seeds that have been run. The teachers by themselves are the two horizontal lines.
+the seeds that have been run. The teachers by themselves are the horizontal lines.
 """
 
 import argparse
@@ -45,13 +45,16 @@ def draw_curve(axes: Axes, task: str, name: str, rows: dict[float, str], above: 
 
 def draw_teachers(axes: Axes, task: str) -> None:
     """What they reach without a student: told which of them knows the image, and not told."""
-    found = [known for seed in protocol()["seeds"] if (known := results().get(f"teachers {task} seed {seed}"))]
-    for name, style in (("oracle-routed", "--"), ("unrouted", ":")):
-        mean = float(np.mean([known[name] for known in found]))
+    every = [known for seed in protocol()["seeds"] if (known := results().get(f"teachers {task} seed {seed}"))]
+    for name, style in (("oracle-routed", "--"), ("unrouted", ":"), ("unrouted, joint", "-.")):
+        found = [known[name] for known in every if name in known]
+        if not found:
+            continue
+        mean = float(np.mean(found))
         axes.axhline(mean, color="grey", linestyle=style, linewidth=1)
         share = axes.get_yaxis_transform()  # x as a share of the axis
-        text, right = f"teachers, {name}: {mean:.1f}", (0.99, mean)
-        axes.annotate(text, right, xycoords=share, xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8)
+        text, left = f"teachers, {name}: {mean:.1f}", (0.01, mean)
+        axes.annotate(text, left, xycoords=share, xytext=(0, 3), textcoords="offset points", fontsize=8)
 
 
 def main() -> None:
@@ -69,7 +72,7 @@ def main() -> None:
     axes.set_xlim(-0.3, max(PLACES.values()) + 0.4)
     axes.set_xticks(list(PLACES.values()), [f"{100 * share:g} %" for share in PLACES])
     axes.set(xlabel="training images whose label the student may use", ylabel="test accuracy, %", title=f"Task {arguments.task}")
-    axes.legend(loc="best", fontsize=9)
+    axes.legend(loc="lower right", fontsize=9)
     figure.savefig(arguments.picture, dpi=110)
 
 
