@@ -31,16 +31,14 @@ def accuracies(task: str, row: str) -> list[float]:
     return [100 * float(right_images(known[job.key]).mean()) for job in jobs if tested(job)]
 
 
-def draw_curve(axes: Axes, task: str, name: str, rows: dict[float, str], above: bool) -> None:
-    """One line, with the range over seeds; the numbers stand above it or below."""
-    found = {share: accuracies(task, row) for share, row in rows.items()}
-    found = {share: values for share, values in found.items() if values}
+def draw_curve(axes: Axes, name: str, found: dict[float, list[float]], highest: dict[float, float]) -> None:
+    """One line, with the range over seeds; its numbers stand above the points that are the ``highest`` of all lines, below the others."""
     places, means = [PLACES[share] for share in found], [np.mean(values) for values in found.values()]
     ranges = [[mean - min(values) for mean, values in zip(means, found.values(), strict=True)]]
     ranges.append([max(values) - mean for mean, values in zip(means, found.values(), strict=True)])
     axes.errorbar(places, means, yerr=ranges, marker="o", capsize=3, label=name)
-    for place, mean in zip(places, means, strict=True):
-        axes.annotate(f"{mean:.1f}", (place, mean), textcoords="offset points", xytext=(6, 5 if above else -12), fontsize=8)
+    for place, mean, top in zip(places, means, (highest[share] for share in found), strict=True):
+        axes.annotate(f"{mean:.1f}", (place, mean), textcoords="offset points", xytext=(6, 5 if mean == top else -12), fontsize=8)
 
 
 def draw_teachers(axes: Axes, task: str) -> None:
@@ -66,8 +64,11 @@ def main() -> None:
     os.environ[PROTOCOL] = str(arguments.protocol.resolve())
     task = f"task{arguments.task}"
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    for number, (name, rows) in enumerate(protocol()["curves"][task].items()):
-        draw_curve(axes, task, name, rows, above=number > 0)
+    curves = {name: {share: accuracies(task, row) for share, row in rows.items()} for name, rows in protocol()["curves"][task].items()}
+    lines = {name: {share: values for share, values in found.items() if values} for name, found in curves.items()}
+    highest = {share: max((float(np.mean(found[share])) for found in lines.values() if share in found), default=0.0) for share in PLACES}
+    for name, found in lines.items():
+        draw_curve(axes, name, found, highest)
     draw_teachers(axes, task)
     axes.set_xlim(-0.3, max(PLACES.values()) + 0.4)
     axes.set_xticks(list(PLACES.values()), [f"{100 * share:g} %" for share in PLACES])

@@ -23,7 +23,7 @@ def row(client: MlflowClient, task: str) -> list[str]:
         return [task, "none yet", *["–"] * (len(HEADER) - 2)]
     run = client.get_run(found.run_id)
     test = run.data.metrics.get("test_accuracy")
-    numbers = [found.tags["val_accuracy"], "–" if test is None else f"{test:g}"]
+    numbers = [found.tags.get("val_accuracy", "–"), "–" if test is None else f"{test:g}"]
     return [
         task,
         str(found.version),

@@ -88,6 +88,28 @@ def test_unlabelled_images_follow_the_labelled_and_are_never_held_out(raw: tuple
     assert not prepared.validation[-2:].any()
 
 
+def test_images_without_any_label_are_prepared_and_all_trained_on(raw: tuple[RawSplit, list[str], Path]) -> None:
+    _, available, tmp_path = raw
+    (tmp_path / "images" / "train").rename(tmp_path / "images" / "unlabeled")
+    split = fetched(tmp_path)
+    assert (len(split.labels), read_classes(max(tmp_path.glob("raw*")))) == (0, available)
+    unlabelled = read_unlabeled(max(tmp_path.glob("raw*")))
+    size = stored_size([split, *unlabelled], available, ["blue", "red"], None)
+    prepare_split([split, *unlabelled], available, ["blue", "red"], size, 0.4, 0, tmp_path / "out")
+    prepared = PreparedSplit.read(tmp_path / "out")
+    assert len(prepared.labels) == len(unlabelled[0].labels) > 0
+    assert (prepared.labels == -1).all()
+    assert not prepared.validation.any()
+
+
+def test_labels_of_some_classes_only_are_refused(raw: tuple[RawSplit, list[str], Path]) -> None:
+    _, available, tmp_path = raw
+    (tmp_path / "images" / "train" / "red").rename(tmp_path / "images" / "unlabeled")
+    splits = [fetched(tmp_path), *read_unlabeled(max(tmp_path.glob("raw*")))]
+    with pytest.raises(UserError, match="no labelled training image of red, but of blue and others: give some of every class"):
+        prepare_split(splits, available, ["blue", "red"], (12, 12), 0.4, 0, tmp_path / "out")
+
+
 def test_a_change_of_one_class_moves_no_image_of_another() -> None:
     two = validation_mask(np.repeat([0, 1], 20), ["a", "b"], 0.2, 3)
     three = validation_mask(np.repeat([0, 1, 2], 20), ["a", "new", "b"], 0.2, 3)

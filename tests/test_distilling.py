@@ -15,7 +15,7 @@ from amalgam import distilling
 from amalgam.balancing import fit_balancing
 from amalgam.batches import Batch
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
-from amalgam.distilling import Pupils, Teaching, fitted_target, student_loss, train_student, view_of_epoch
+from amalgam.distilling import Pupils, Teaching, fitted_target, sampled, student_loss, train_student, view_of_epoch
 from amalgam.errors import UserError
 from amalgam.history import Validation
 from amalgam.inference import predict_logits, resident
@@ -29,6 +29,7 @@ from amalgam.stacking import fit_stacking
 from amalgam.students import Architecture, new_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.trainer import Fit
+from amalgam.views import draw_view
 from conftest import SETS, colour_split
 
 WITHOUT_LABELS = [target for target in get_args(Target) if target != "stacked"]
@@ -241,6 +242,38 @@ def test_every_target_and_objective_trains_with_and_without_labels(
         assert math.isfinite(result.history[0].train_loss)
 
 
+def test_the_student_is_shown_no_view_on_which_a_teacher_of_the_same_seed_was_trained() -> None:
+    """Teachers draw theirs by the same seed, for epochs from 0."""
+    theirs = [draw_view(60, epoch, VIEWS.data_seed, VIEWS.crop, VIEWS.flip) for epoch in range(3)]
+    mine = VIEWS.view(0, 60)
+    assert not any(np.array_equal(mine.shift_x, view.shift_x) for view in theirs)
+
+
+def test_a_logit_that_cannot_be_stored_is_named(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    with torch.no_grad():
+        for parameter in list(teachers["cold"][0].network.parameters())[-2:]:
+            parameter.mul_(1e8)
+    with pytest.raises(UserError, match=r"the teacher of blue, green gives a logit of \S+ \(ReferenceCNN\), and 65504 is the largest"):
+        stored(split, teachers, tmp_path / "targets")
+
+
+@pytest.mark.parametrize("target", WITHOUT_LABELS)
+def test_without_labels_and_validation_images_the_last_epoch_is_kept(
+    target: Target, split: PreparedSplit, teachers: Teachers, tmp_path: Path
+) -> None:
+    every = replace(split, validation=np.zeros_like(split.validation), labels=np.full_like(split.labels, -1))
+    targets = stored(every, teachers, tmp_path / "targets")
+    _, fit = trained(every, targets, target=target, alpha=1.0, label_fraction=0.0)
+    assert (fit.best_epoch, fit.best_record.validation) == (2, None)
+
+
+def test_images_without_any_label_need_settings_without(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    bare = replace(split, validation=np.zeros_like(split.validation), labels=np.full_like(split.labels, -1))
+    targets = stored(bare, teachers, tmp_path / "targets")
+    with pytest.raises(UserError, match="no training image of the task has a label; set label_fraction to 0"):
+        Pupils.of(bare, SETS.classes, targets, TEACHING)
+
+
 def test_without_labels_none_reaches_the_student(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     """Labels permuted before targets are stored and the student is trained: the same weights, the same epoch."""
     shuffled = PreparedSplit(split.images, np.random.default_rng(1).permutation(split.labels), split.validation, split.names, split.content)
@@ -320,11 +353,23 @@ def test_a_target_is_fitted_to_a_sample_of_many_images(
     monkeypatch.setattr(distilling, "MOST_FITTED", 12)
     targets = stored(split, teachers, tmp_path / "targets")
     pupils = Pupils.of(split, SETS.classes, targets, TEACHING)
-    chosen = np.sort(np.random.default_rng(0).choice(24, 12, replace=False))
+    chosen = sampled(np.arange(24), pupils.labels)
+    assert len(chosen) == len(set(chosen)) == 12
     logits = targets.logits(0)[chosen]
     stacking, balancing = fit_stacking(logits, pupils.labels[chosen]), fit_balancing(logits, LabelBlocks.of(SETS))
     expected = stacking if target == "stacked" else balancing
     np.testing.assert_allclose(fitted(targets, pupils, target), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+
+
+def test_a_sample_misses_no_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1,000 images of one class and one of each of five others."""
+    monkeypatch.setattr(distilling, "MOST_FITTED", 20)
+    labels = np.append(np.zeros(1000, dtype=np.int64), np.arange(6))
+    chosen = sampled(np.flatnonzero(labels >= 0), labels)
+    assert set(labels[chosen]) == set(range(6))
+    assert len(chosen) == len(set(chosen)) == 20
+    assert (np.diff(chosen) > 0).all()
+    np.testing.assert_array_equal(chosen, sampled(np.flatnonzero(labels >= 0), labels))
 
 
 def all_logits(targets: StoredTargets) -> np.ndarray:

@@ -231,10 +231,31 @@ def test_dkd_is_weighted_kl_where_the_parts_weigh_as_in_kl() -> None:
     teacher, student = torch.softmax(student_logits(4, 5), 1), torch.log_softmax(student_logits(4, 6), 1)
     place = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 3, 0, 1, 2]), 4).bool()
     every = torch.ones_like(place)
-    both = dkd(teacher, student, place, every)
+    both = dkd(teacher.log(), student, place, every)
     kl = (teacher * (teacher.log() - student)).sum(1)
     binary = both - DKD_OTHERS * (others := _others(teacher, student, place))
     torch.testing.assert_close(binary / DKD_TARGET + (1 - (teacher * place).sum(1)) * others, kl, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gap", [10.0, 30.0, 60.0, 200.0])
+@pytest.mark.parametrize("target", ["blocks", "mean"])
+def test_dkd_teaches_the_other_classes_however_sure_the_teacher_is(target: Target, gap: float) -> None:
+    """Teacher (gap, 2, 0, −2): the others among themselves do not depend on gap, while single precision holds their probabilities."""
+    teacher, active, student = torch.tensor([[gap, 2.0, 0.0, -2.0]]), torch.tensor([[True]]), torch.tensor([[0.0, -1.0, 1.0, 2.0]])
+    found = distilled(student, teacher, active, (4, [list(range(4))]), target, "dkd", labels=torch.tensor([0]))
+    p, q = softmax(np.array([2.0, 0.0, -2.0])), softmax(np.array([-1.0, 1.0, 2.0]))
+    sure = softmax(np.array([0.0, -1.0, 1.0, 2.0]))[0]
+    among = DKD_OTHERS * float(np.sum(p * np.log(p / q))) if target == "blocks" or gap < 80 else 0.0
+    assert found.losses.item() == pytest.approx(-math.log(sure) * DKD_TARGET + among, rel=1e-3)
+
+
+def test_confidence_is_that_of_the_logits_before_they_are_standardized() -> None:
+    """Standardised, (10, 0, 1) and (.1, 0, .01) are equally sure."""
+    logits, active = torch.tensor([[10.0, 0.0, 1.0, 0.1, 0.0, 0.01]]), torch.tensor([[True, True]])
+    sets = (5, [[0, 1, 2], [2, 3, 4]])
+    weights = [distilled(torch.zeros(1, 5), logits, active, sets, "confidence", standardize=on).weight for on in (False, True)]
+    torch.testing.assert_close(weights[0], weights[1])
+    assert weights[0][0, 0] > 0.7
 
 
 def _others(teacher: Tensor, log_student: Tensor, place: Tensor) -> Tensor:

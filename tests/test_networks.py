@@ -103,6 +103,17 @@ def test_any_of_timms_models_can_be_a_student() -> None:
     assert all(name.startswith("backbone.") for name in network.state_dict())
 
 
+@pytest.mark.parametrize("name", ["mixer_s32_224", "levit_128s", "test_efficientnet"])
+def test_no_head_starts_at_zero(name: str) -> None:
+    """Objectives that compare relations between logits would have no direction (timm starts mixers' heads so)."""
+    network = build_network(f"timm/{name}", 7)
+    heads = timm.create_model(name).default_cfg["classifier"]
+    for head in [heads] if isinstance(heads, str) else heads:
+        weights = [value for key, value in network.state_dict().items() if key.startswith(f"backbone.{head}.") and value.ndim == 2]
+        assert all(weight.std() > 1e-3 for weight in weights)
+        assert weights
+
+
 def test_a_model_of_several_heads_starts_from_its_own_weights(tmp_path: Path) -> None:
     torch.save(timm.create_model("levit_128s").state_dict(), tmp_path / "weights.pth")
     network = build_network("timm/levit_128s", 3, True, tmp_path / "weights.pth")
@@ -177,8 +188,8 @@ def test_files_that_are_no_plain_weights_are_refused_and_nothing_in_them_is_run(
     (tmp_path / "page.safetensors").write_text("<html>moved</html>")
     torch.save({"epoch": 3, "note": "no weights"}, tmp_path / "other.pth")
     for name, message in (
-        ("evil.pth", "no file of plain weights"),
-        ("evil2.pth", "no file of plain weights"),
+        ("evil.pth", "is damaged, or holds more than weights"),
+        ("evil2.pth", "is damaged, or holds more than weights"),
         ("page.pth", "damaged"),
         ("page.safetensors", "damaged"),
         ("other.pth", "holds no state dict"),

@@ -231,6 +231,27 @@ def test_teachers_are_separate_unless_shared_classes_connect_them() -> None:
     assert separate({"a": ["1", "2"], "b": ["3", "4"], "c": ["4", "5"], "d": ["2"]}) == "b, c"
 
 
+def test_teachers_may_have_to_share_more_than_one_class() -> None:
+    sets = {"a": ["1", "2", "3"], "b": ["3", "4", "5"], "c": ["2", "3", "4", "5"]}
+    assert separate({name: sets[name] for name in ("a", "b")}, 2) == "b"
+    assert separate(sets, 2) is None
+
+
+@pytest.mark.parametrize("setting", ["objective: dist", "standardize_logits: true"])
+def test_where_scales_are_free_one_shared_class_does_not_connect(setting: str, tmp_path: Path) -> None:
+    """Digits: low and middle share two classes, middle and high two; photographs: every pair shares one."""
+    text = edited("taskB:\n", f"taskB:\n  alpha: 1\n  {setting}\n")
+    assert load(text, tmp_path).student("taskB").alpha == 1
+    with pytest.raises(UserError, match=r"taskB: target blocks says nothing .*; savanna, forest share fewer than two classes"):
+        load(text.replace("source: digits", "source: folder"), tmp_path)
+
+
+def test_two_classes_cannot_be_standardized(tmp_path: Path) -> None:
+    text = edited("      high: [7, 8, 9]", "      high: [8, 9]").replace("\nstandardize_logits: false", "\nstandardize_logits: true")
+    with pytest.raises(UserError, match="taskA: standardize_logits makes the same numbers of any two logits, and high knows two"):
+        load(text, tmp_path)
+
+
 def test_blocks_need_no_label_where_shared_classes_connect_the_teachers(tmp_path: Path) -> None:
     text = edited("taskB:\n", "taskB:\n  alpha: 1\n")
     assert load(text, tmp_path).student("taskB").alpha == 1

@@ -413,6 +413,47 @@ def test_students_from_images_without_any_label(finished: Repository) -> None:
     assert {"unrouted_teachers", "oracle_routed_teachers", "interval_95"} <= found.keys()
 
 
+def brought(finished: Repository, task: str) -> dict[str, dict[str, object]]:
+    """The finished repository's teachers, as a user would bring them who has nothing else of them."""
+    given = {}
+    for manifest in sorted((finished.root / "models" / task).glob("*/manifest.json")):
+        about, weights = json.loads(manifest.read_text()), f"{task}-{manifest.parent.name}.safetensors"
+        shutil.copyfile(manifest.parent / "weights.safetensors", finished.root / weights)
+        seen = about["preprocessing"]
+        given[manifest.parent.name] = {
+            "weights": weights,
+            "architecture": "ReferenceCNN",
+            "resolution": seen["size"][0],
+            "min_accuracy": 0,
+        } | {name: seen[name] for name in ("mean", "std")}
+    return given
+
+
+def test_teachers_alone_and_a_heap_of_images(finished: Repository) -> None:
+    """Their training images are gone: no label but those of the test images. What needs one is refused, by name."""
+    (finished.root / "images" / "train").rename(finished.root / "images" / "unlabeled")
+    supplied = {task: brought(finished, task) for task in ("taskA", "taskB")}
+    supplied["taskA"][next(iter(supplied["taskA"]))]["min_accuracy"] = 50
+    finished.set_params(folder__supplied=supplied, folder__fetch__max_gigabytes=1)
+
+    refused = finished.run("dvc", "repro", check=False).stderr
+    assert "cannot be held to its min_accuracy 50: no training image of its classes has a label" in refused
+    supplied["taskA"][next(iter(supplied["taskA"]))]["min_accuracy"] = 0
+    finished.set_params(folder__supplied=supplied)
+    refused = finished.run("dvc", "repro", check=False).stderr
+    assert "no training image of the task has a label; set label_fraction to 0" in refused
+
+    finished.set_params(label_fraction=0, stored_teachers="all", target="balanced", temperature=1, taskB__target="joint")
+    finished.repro()
+    labels = np.load(finished.root / "outputs/prepared/taskA/trainval/labels.npy")
+    assert (labels == -1).all()
+    for task in ("taskA", "taskB"):
+        assert "val_accuracy" not in read(finished, f"outputs/students/{task}/metrics.json")[task]
+        assert read(finished, f"outputs/students/{task}/metrics.json")[task]["best_epoch"] == 2
+        assert read(finished, f"outputs/evaluation/{task}/results.json")["overall_accuracy"] >= 0
+        assert [run.info.status for run in runs_of(finished, task)] == ["FINISHED"]
+
+
 def test_a_student_starts_from_a_file_of_weights(finished: Repository) -> None:
     """The file is copied, so that others can train from it too; one that does not exist stops before any work."""
     save_weights(build_network("timm/test_efficientnet", 5).state_dict(), finished.root / "start.safetensors")

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from stages.champion import row
 from torch import nn
 
 from amalgam.errors import UserError
@@ -34,9 +35,9 @@ def student() -> Classifier:
     return Classifier("MobileNetV3", network, ("cat", "dog"), Preprocessing((8, 8), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
 
 
-def trained(client: MlflowClient, accuracy: float, data: str = "images", task: str = "taskA", model: bool = True) -> Candidate:
+def trained(client: MlflowClient, accuracy: float | None, data: str = "images", task: str = "taskA", model: bool = True) -> Candidate:
     with training_run(task, "name", {}, {"task": task, DATA_TAG: data}, uuid.uuid4().hex) as tracker:
-        tracker.metrics({"best_val_accuracy": accuracy})
+        tracker.metrics({} if accuracy is None else {"best_val_accuracy": accuracy})
     if model:
         log_model(client, tracker.run_id, student(), (8, 8))
     return Candidate(task, tracker.run_id, accuracy, data)
@@ -66,6 +67,15 @@ def test_students_of_other_images_are_not_compared_but_can_be_crowned_by_hand(cl
     assert champion(client, "taskA").version == 1  # type: ignore[union-attr]
     assert crown_by_hand(client, "taskA", other.run_id) == "taskA: new champion, version 2: by hand"
     assert "the champion stays" in consider(client, trained(client, 98.0, data="others"))
+
+
+def test_a_student_without_validation_accuracy_is_crowned_by_hand_alone(client: MlflowClient) -> None:
+    unknown = trained(client, None)
+    assert f"by which champions are made; to crown this one: make crown TASK=taskA RUN={unknown.run_id}" in consider(client, unknown)
+    assert champion(client, "taskA") is None
+    assert crown_by_hand(client, "taskA", unknown.run_id) == "taskA: new champion, version 1: by hand"
+    assert "the champion stays, version 1, crowned by hand" in consider(client, trained(client, 99.0))
+    assert row(client, "taskA")[3] == "–"
 
 
 def test_what_cannot_be_crowned_is_refused(client: MlflowClient) -> None:

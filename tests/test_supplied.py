@@ -3,8 +3,10 @@
 import io
 import json
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,21 @@ def test_every_kind_of_architecture_loads(architecture: str, tmp_path: Path) -> 
     torch.save(build_network(architecture, 2).state_dict(), tmp_path / "cold.pth")
     given = spec(weights="cold.pth", architecture=architecture, resolution=64, min_accuracy=0)
     assert provide(given, tmp_path / "cold.pth", ("blue", "green"), tmp_path)["architecture"] == architecture
+
+
+@pytest.fixture
+def unlabelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No image of the split has a label."""
+    monkeypatch.setattr(sys.modules[__name__], "SPLIT", replace(SPLIT, labels=np.full_like(SPLIT.labels, -1)))
+
+
+@pytest.mark.usefixtures("unlabelled")
+def test_without_a_label_a_teacher_is_taken_only_if_it_is_trusted(program: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cold, supplied as cold\.pt2, cannot be held to its min_accuracy 90: no training image"):
+        provide(spec(), program, ("green", "blue"), tmp_path / "held")
+    with pytest.raises(UserError, match="has mean and std null, and no training image of its classes has a label"):
+        provide(spec(min_accuracy=0, mean=None, std=None), program, ("green", "blue"), tmp_path / "seen")
+    assert provide(spec(min_accuracy=0), program, ("green", "blue"), tmp_path / "trusted")["validation_accuracy"] is None
 
 
 def test_what_may_have_seen_the_images_is_said(program: Path, tmp_path: Path) -> None:

@@ -63,6 +63,11 @@ def test_one_cycle_rises_to_lr_and_falls_to_almost_nothing() -> None:
     assert rates[-1] < 1e-5
 
 
+def test_a_single_step_is_taken_at_lr() -> None:
+    """One cycle of one step would be its beginning alone, a millionth of lr."""
+    assert learning_rates(Optimization("adamw", 0.1, 0, "one_cycle", 1), 1) == [0.1]
+
+
 class Linear(nn.Module):
     """Logits from the mean colour."""
 

@@ -94,7 +94,8 @@ class PreparedSplit:
 
 
 def validation_mask(labels: npt.NDArray[np.int64], classes: Sequence[str], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Hold out ``fraction`` of each class, rounded, at least one image and never all (bool (N,)); none at fraction 0.
+    """Hold out ``fraction`` of each class, rounded, at least one image and never all (bool (N,)); none at fraction 0, nor of images
+    without label.
 
     The choice within a class depends on the seed, the class's name and its images alone, so that a change of one class
     moves no image of another.
@@ -103,10 +104,11 @@ def validation_mask(labels: npt.NDArray[np.int64], classes: Sequence[str], fract
     if fraction == 0:
         return mask
     for rows, name, random in _classes_in_turn(labels, classes, [seed]):
-        if len(rows) < 2:
-            raise UserError(f"class '{name}' has {len(rows)} training image; val_fraction {fraction} needs two (or set val_fraction to 0)")
-        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-        mask[random.permutation(rows)[:count]] = True
+        if len(rows) == 1:
+            raise UserError(f"class '{name}' has 1 training image; val_fraction {fraction} needs two (or set val_fraction to 0)")
+        if len(rows):
+            count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+            mask[random.permutation(rows)[:count]] = True
     return mask
 
 

@@ -64,6 +64,11 @@ class Pupils:
         """All training images, or those with a label where the teachers have no say. Raises UserError if the store lacks what they need."""
         rows = split.training_rows
         labels = visible_labels(split.labels[rows], classes, teaching.label_fraction, targets.settings.data_seed)
+        if teaching.label_fraction > 0 and not (labels >= 0).any():
+            raise UserError(
+                "no training image of the task has a label; set label_fraction to 0 and stored_teachers to all, and target to joint where "
+                "the teachers share classes, to balanced where they do not"
+            )
         needs_all = teaching.label_fraction < 1 or teaching.is_fitted
         if teaching.alpha > 0 and needs_all and targets.stored_teachers != "all":
             raise UserError(
@@ -132,14 +137,21 @@ def fitted_target(label_sets: LabelSets, targets: StoredTargets, pupils: Pupils,
 
     Target stacked is fitted on the images whose label may be used, balanced on all, and without a label.
     """
-    known = np.flatnonzero(pupils.labels >= 0) if target == "stacked" else np.arange(len(pupils.labels))
-    if len(known) > MOST_FITTED:
-        known = np.sort(np.random.default_rng(0).choice(known, MOST_FITTED, replace=False))
+    known = sampled(np.flatnonzero(pupils.labels >= 0) if target == "stacked" else np.arange(len(pupils.labels)), pupils.labels)
     views = range(min(targets.settings.stored, max(MOST_FITTED // len(known), 1)))
     logits = np.concatenate([targets.logits(view)[pupils.places[known]] for view in views])
     if target == "stacked":
         return fit_stacking(logits, np.tile(pupils.labels[known], len(views))).to(device())
     return fit_balancing(logits, LabelBlocks.of(label_sets, device()))
+
+
+def sampled(known: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """At most ``MOST_FITTED`` of the places ``known``, drawn at random, in order; at least one of each of their labels."""
+    if len(known) <= MOST_FITTED:
+        return known
+    drawn = np.random.default_rng(0).permutation(known)
+    _, first = np.unique(labels[drawn], return_index=True)
+    return np.sort(np.concatenate([drawn[first], np.delete(drawn, first)])[:MOST_FITTED])
 
 
 def student_loss(

@@ -125,10 +125,10 @@ def distillation(
     come as ``combine``, which needs every teacher's logits.
     """
     theirs, mine = blocks.of_teachers(teacher_logits, active), blocks.of_student(logits)
-    if standardize:
+    weight = teacher_weights(Knowledge(blocks, theirs / temperature, active, labels), target, confidence_temperature)
+    if standardize:  # which makes all teachers equally sure
         theirs = blocks.standardize(theirs)
     knowledge = Knowledge(blocks, theirs / temperature, active, labels)
-    weight = teacher_weights(knowledge, target, confidence_temperature)
     inside = (blocks.standardize(mine) if standardize else mine) / temperature
     if target == "blocks":
         losses = block_objective(inside, knowledge, objective)
@@ -173,7 +173,7 @@ def union_objective(logits: Tensor, target: Tensor, labels: Tensor, objective: O
     if objective == "kl":
         return kl(target, log_student)
     place = torch.where(labels < 0, target.argmax(1), labels)
-    return dkd(target, log_student, functional.one_hot(place, target.shape[1]).bool(), every)
+    return dkd(target.log().clamp(min=LOGARITHM_OF_NOTHING), log_student, functional.one_hot(place, target.shape[1]).bool(), every)
 
 
 def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective) -> Tensor:
@@ -190,7 +190,7 @@ def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective) 
         known = (blocks.union == knowledge.labels[:, None, None]) & blocks.valid  # (B, n, K)
         likeliest = functional.one_hot(theirs.argmax(2), theirs.shape[2]).bool()
         place = torch.where((knowledge.labels < 0)[:, None, None], likeliest, known)
-        values = dkd(theirs, blocks.log_softmax(logits), place, blocks.valid)
+        values = dkd(blocks.log_softmax(knowledge.logits), blocks.log_softmax(logits), place, blocks.valid)
     return torch.where(active, values, 0.0).sum(1) / active.sum(1)
 
 
@@ -204,17 +204,23 @@ def kl(target: Tensor, log_student: Tensor) -> Tensor:
     return (torch.xlogy(target, target) - target * log_student).sum(-1)
 
 
-def dkd(target: Tensor, log_student: Tensor, place: Tensor, valid: Tensor) -> Tensor:
+def dkd(log_target: Tensor, log_student: Tensor, place: Tensor, valid: Tensor) -> Tensor:
     """Decoupled distillation over the last dimension (Zhao et al., CVPR 2022): the class at ``place`` (one True) against the
-    others, and the others among themselves. Entries that are not ``valid`` are padding."""
+    others, and the others among themselves, however little the target leaves them; nothing if it leaves them none.
+
+    Both come as logarithms of distributions. Entries that are not ``valid`` are padding.
+    """
     others = valid & ~place
-    log_place = torch.where(place, log_student, 0.0).sum(-1)
-    log_rest = torch.logsumexp(log_student.masked_fill(~others, LOGARITHM_OF_NOTHING), dim=-1)
-    at_place, beside = (target * place).sum(-1), target.masked_fill(~others, 0.0)
-    rest = beside.sum(-1)
-    binary = torch.xlogy(at_place, at_place) + torch.xlogy(rest, rest) - at_place * log_place - rest * log_rest
-    among = kl(beside / rest.clamp(min=TINY)[..., None], (log_student - log_rest[..., None]).masked_fill(~others, 0.0))
-    return DKD_TARGET * binary + DKD_OTHERS * among
+
+    def parts(logs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logarithms of the class's share, of the others', and of each other's part in that."""
+        rest = torch.logsumexp(logs.masked_fill(~others, LOGARITHM_OF_NOTHING), dim=-1)
+        return torch.where(place, logs, 0.0).sum(-1), rest, (logs - rest[..., None]).masked_fill(~others, 0.0)
+
+    (their_place, their_rest, their_others), (log_place, log_rest, log_others) = parts(log_target), parts(log_student)
+    binary = their_place.exp() * (their_place - log_place) + their_rest.exp() * (their_rest - log_rest)
+    among = (their_others.exp() * (their_others - log_others)).sum(-1)
+    return DKD_TARGET * binary + DKD_OTHERS * torch.where(their_rest > LOGARITHM_OF_NOTHING / 2, among, 0.0)
 
 
 def dist(student: Tensor, target: Tensor, counted: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ WEIGHTS = {
     "EfficientNet": torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1.url,
     "ResNet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url,
 }
+SMALLEST_HEAD = 1e-3  # standard deviation of a head's first weights
 HEADS = {"MobileNetV3": "classifier", "EfficientNet": "classifier", "ResNet18": "fc"}
 
 
@@ -73,7 +74,9 @@ class Student(nn.Module):
                 architecture=architecture,
                 origin=str(weights or "the published weights"),
             )
-        if not architecture.startswith(TIMM):
+        if architecture.startswith(TIMM):
+            _draw_heads(backbone, *([head] if isinstance(head, str) else head))
+        else:
             _replace_head(backbone, architecture, num_classes)
         for module in backbone.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -89,6 +92,13 @@ def _torchvision_model(architecture: str) -> Any:
     if architecture == "MobileNetV3":
         return torchvision.models.mobilenet_v3_small()
     return torchvision.models.efficientnet_b0() if architecture == "EfficientNet" else torchvision.models.resnet18()
+
+
+def _draw_heads(backbone: Any, *heads: str) -> None:
+    """Some of timm's heads start at or near zero, where objectives that compare relations between logits have no direction."""
+    for head in map(backbone.get_submodule, heads):
+        if isinstance(head, nn.Linear) and head.weight.std() < SMALLEST_HEAD:
+            head.reset_parameters()
 
 
 def _replace_head(backbone: Any, architecture: str, num_classes: int) -> None:

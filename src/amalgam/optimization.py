@@ -36,7 +36,7 @@ class Optimization:
         kinds: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
         options = {"momentum": SGD_MOMENTUM, "nesterov": True} if self.optimizer == "sgd" else {}
         optimizer = kinds[self.optimizer](network.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True, **options)
-        if self.scheduler == "one_cycle":
+        if self.scheduler == "one_cycle" and self.epochs * steps > 1:  # a single step is none, and takes lr itself
             return optimizer, OneCycleLR(optimizer, self.lr, epochs=self.epochs, steps_per_epoch=steps)
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, steps))
 

@@ -79,9 +79,9 @@ class StudentSettings(Section):
         "label are learnt from the teachers alone.",
     )
     temperature: float = Field(
-        gt=0,
+        ge=0.01,
         le=100,
-        description="Softness of the teachers' distributions, above 0, usually 1 to 10. Raise it to emphasise relations "
+        description="Softness of the teachers' distributions, 0.01 to 100, usually 1 to 10. Raise it to emphasise relations "
         "between classes; lower it for more confident targets.",
     )
     target: Target = Field(
@@ -110,8 +110,9 @@ class StudentSettings(Section):
     label_fraction: float = Field(
         ge=0,
         le=1,
-        description="Share of the training images, stratified by class, whose label the student may use. The others are learnt "
-        "from all teachers, whether they know the class or not (below 1 needs stored_teachers all); at 0 no label is used at all.",
+        description="Share of the labelled training images, stratified by class, whose label the student may use. The others are "
+        "learnt from all teachers, whether they know the class or not (below 1 needs stored_teachers all). Lower it to see what labels "
+        "are worth, not because some images have none; at 0 no label is used at all.",
     )
     label_smoothing: float = Field(
         ge=0,
@@ -250,7 +251,11 @@ class TeacherSettings(Section):
 class Augmentation(Section):
     """Which changes of an image keep its class: a property of the images, hence part of the source."""
 
-    crop: int = Field(ge=0, le=512, description="Largest shift of a view in each direction, in pixels of the stored image; 0 for none.")
+    crop: int = Field(
+        ge=0,
+        le=512,
+        description="Largest shift of a view in each direction, in pixels of the stored image, usually an eighth of its side; 0 for none.",
+    )
     flip: bool = Field(
         description="true mirrors half of the views left to right; false where a mirror image is another class, as in digits."
     )
@@ -313,7 +318,12 @@ class SuppliedTeacher(Section):
         description="A channel, of pixels scaled to 0 … 1, as in its training; null, and for std too, for those of its classes' images."
     )
     std: Channels | None = Field(description="Likewise.")
-    min_accuracy: float = Field(ge=0, le=100, description="In percent, on the validation images of its classes; below it, it is refused.")
+    min_accuracy: float = Field(
+        ge=0,
+        le=100,
+        description="In percent, on the validation images of its classes; below it, it is refused. Where no training image of its "
+        "classes has a label, only 0 takes it, as it is.",
+    )
     trained_elsewhere: bool = Field(False, description="Whether none of these images was in its training.")
 
     @model_validator(mode="after")
@@ -474,11 +484,24 @@ class Params(StudentSettings):
     def _something_relates_the_teachers(self) -> "Params":
         for task, teachers in self.source_block.tasks.items():
             settings = self.student(task)
-            if settings.target == "blocks" and (settings.alpha == 1 or settings.label_fraction == 0) and (alone := separate(teachers)):
+            needed = 2 if settings.standardize_logits or settings.objective == "dist" else 1
+            no_label = settings.alpha == 1 or settings.label_fraction == 0
+            if settings.target == "blocks" and no_label and (alone := separate(teachers, needed)):
                 reason = "alpha 1" if settings.alpha == 1 else "label_fraction 0"
+                lacking = "no class" if needed == 1 else "fewer than two classes (one does not fix how far apart logits are)"
                 raise ValueError(
-                    f"{task}: target blocks says nothing of one teacher's classes beside another's; {alone} share no class with the "
+                    f"{task}: target blocks says nothing of one teacher's classes beside another's; {alone} share {lacking} with the "
                     f"others, and with {reason} no label says it either; choose another target, as mean or balanced, or use labels too"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _standardized_logits_say_something(self) -> "Params":
+        for task, teachers in self.source_block.tasks.items():
+            settings, pair = self.student(task), next((name for name, classes in teachers.items() if len(classes) == 2), None)
+            if settings.standardize_logits and settings.alpha > 0 and pair:
+                raise ValueError(
+                    f"{task}: standardize_logits makes the same numbers of any two logits, and {pair} knows two classes; set it to false"
                 )
         return self
 
@@ -490,11 +513,12 @@ class Params(StudentSettings):
         return self
 
 
-def separate(teachers: Mapping[str, Sequence[str]]) -> str | None:
-    """Teachers, by name, whose classes no shared class connects with the first one's, by however many others; None if there are none."""
+def separate(teachers: Mapping[str, Sequence[str]], needed: int = 1) -> str | None:
+    """Teachers, by name, whose classes no ``needed`` shared ones connect with the first one's, by however many others; None if there are
+    none."""
     waiting = dict(teachers)
     reached = set(waiting.pop(next(iter(waiting))))
-    while near := [name for name, classes in waiting.items() if reached & set(classes)]:
+    while near := [name for name, classes in waiting.items() if len(reached & set(classes)) >= needed]:
         for name in near:
             reached |= set(waiting.pop(name))
     return ", ".join(waiting) or None

@@ -57,11 +57,15 @@ def prepare_split(
     seed: int,
     folder: Path,
 ) -> None:
-    """Write the images of the union's classes and those without label, in the raw order and in ``size``, into ``folder``."""
+    """Write the images of the union's classes and those without label, in the raw order and in ``size``, into ``folder``.
+
+    Raises UserError if some of these classes have a labelled image and others have none.
+    """
     place = np.full(len(raw_classes) + 1, UNLABELED, dtype=np.int64)  # the last entry, −1, is for no label
     place[[raw_classes.index(name) for name in union]] = np.arange(len(union))
     chosen = [(raw, _rows_of(raw, raw_classes, union)) for raw in raws]
     labels = np.concatenate([place[raw.labels[rows]] for raw, rows in chosen])
+    _check_labels(labels, union)
     validation = validation_mask(labels, union, fraction, seed)
     with whole_folder(folder) as work:
         images = _write_images(chosen, size, work / "images.npy")
@@ -69,6 +73,17 @@ def prepare_split(
         np.save(work / "validation.npy", validation)
         _write_names(chosen, work / "names.txt")
         write_json(work / "content.json", {"sha256": sha256_of_arrays(images, labels, validation)})
+
+
+def _check_labels(labels: npt.NDArray[np.int64], union: Sequence[str]) -> None:
+    """A class that no label shows beside others that labels do show would be learnt as the one class that an image never has."""
+    counts = np.bincount(labels[labels >= 0], minlength=len(union))
+    lacking = [name for name, count in zip(union, counts, strict=True) if not count]
+    if lacking and counts.any():
+        raise UserError(
+            f"no labelled training image of {', '.join(lacking)}, but of {union[int(counts.argmax())]} and others: give some of every "
+            "class of the task, or of none (all in unlabeled/)"
+        )
 
 
 def _rows_of(raw: RawSplit, raw_classes: Sequence[str], union: Sequence[str]) -> npt.NDArray[np.int64]:

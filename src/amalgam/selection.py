@@ -63,10 +63,11 @@ def scored(found: Validation, right: npt.NDArray[np.bool_]) -> Validation:
 def agreed_classes(
     targets: StoredTargets, label_sets: LabelSets, rules: SelectionRules, combine: Combination | None = None
 ) -> npt.NDArray[np.int64] | None:
-    """The class of each validation image (N,) by all teachers together, where no label may choose the epoch; else None."""
-    if rules.label_fraction > 0:
+    """The class of each validation image (N,) by all teachers together, where there are any and no label may choose; else None."""
+    stored = targets.validation_logits()
+    if rules.label_fraction > 0 or not len(stored):
         return None
-    logits = torch.from_numpy(targets.validation_logits()).to(device())
+    logits = torch.from_numpy(stored).to(device())
     found: npt.NDArray[np.int64] = teachers_consensus(logits, label_sets, rules, combine).argmax(1).cpu().numpy()
     return found
 

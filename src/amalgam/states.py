@@ -13,6 +13,7 @@ from amalgam.errors import UserError
 
 State = dict[str, Tensor]
 
+PREFIXES = ("module.", "model.", "net.", "backbone.")  # of all names, where the network was part of a larger one
 WRAPPINGS = ("state_dict", "model_state_dict", "model")  # under which checkpoints keep a network's weights
 
 
@@ -25,14 +26,19 @@ def read_state(path: Path) -> State:
         raise UserError(f"the weights {path} do not exist")
     try:
         found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is damaged, or holds more than weights, a whole network say, which could run code; save "
+            "network.state_dict(), or export the network with torch.export (README.md, Your own teachers)"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(f"{path} is damaged, or no file of plain weights ({str(error).splitlines()[0]})") from error
     for wrapping in WRAPPINGS:
         if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
             found = found[wrapping]
     if not (isinstance(found, dict) and found and all(isinstance(value, Tensor) for value in found.values())):
         raise UserError(f"{path} holds no state dict: names with a tensor each")
-    for prefix in ("module.", "backbone."):
+    for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): value for name, value in found.items()}
     return {name: value.clone() for name, value in found.items()}  # names may share memory

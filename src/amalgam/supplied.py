@@ -6,7 +6,6 @@
     fetched/teachers/<task>/<teacher>/manifest.json    as in models/, less what the images tell
 """
 
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -99,23 +98,42 @@ def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> s
     if set(teacher.classes) != set(own.classes):
         raise UserError(f"{what} was supplied for {', '.join(teacher.classes)}, but the task says {', '.join(own.classes)}; run dvc repro")
     teacher = replace(teacher, classes=own.classes, order=tuple(teacher.classes.index(name) for name in own.classes))
-    if manifest["own_statistics"]:
+    what = f"{what}, supplied as {manifest['file']},"
+    if not len(own.labels):
+        _check_trusted(manifest, what)
+    elif manifest["own_statistics"]:
         mean, std = channel_statistics(own.images, np.arange(len(own.labels)))
         teacher = replace(teacher, preprocessing=Preprocessing(teacher.preprocessing.size, three(mean), three(std)))
+    measured = _measured(teacher, own, manifest["min_accuracy"], what) if len(own.labels) else {"validation_accuracy": None}
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights_file(folder), target / weights_file(folder).name)
+    write_json(target / MANIFEST, manifest | teacher.manifest() | measured)
+    return ", ".join(filter(None, (f"supplied as {manifest['file']}", doubt(manifest))))
+
+
+def _check_trusted(manifest: dict[str, Any], what: str) -> None:
+    """Raises UserError unless the user takes the teacher as it is: without a labelled training image nothing here can tell."""
+    if manifest["min_accuracy"] > 0:
+        raise UserError(
+            f"{what} cannot be held to its min_accuracy {manifest['min_accuracy']:g}: no training image of its classes has a label; give "
+            "some, or set min_accuracy to 0 to take it as it is (evaluation measures it on the test images)"
+        )
+    if manifest["own_statistics"]:
+        raise UserError(f"{what} has mean and std null, and no training image of its classes has a label to tell them by; give both")
+
+
+def _measured(teacher: Classifier, own: OwnImages, least: float, what: str) -> dict[str, Any]:
+    """The teacher's accuracy in percent on the images of its classes, and which these are. Raises UserError if it is below ``least``."""
     rows = np.flatnonzero(own.validation) if own.validation.any() else np.arange(len(own.labels))
     right = predict_logits(teacher, own.images, rows).argmax(1) == own.labels[rows]
-    accuracy, least = round(100 * float(right.mean()), 2), manifest["min_accuracy"]
-    if not math.isfinite(accuracy) or accuracy < least:
+    accuracy = round(100 * float(right.mean()), 2)
+    if accuracy < least:
         raise UserError(
-            f"{what}, supplied as {manifest['file']}, is right for {accuracy} % of {len(rows)} images of its classes, below its "
+            f"{what} is right for {accuracy} % of {len(rows)} images of its classes, below its "
             f"min_accuracy {least:g}; are classes in the order of its outputs, resolution, mean and std those of its training, and the "
             "images stored large enough (the source's resolution)?"
         )
-    target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(weights_file(folder), target / weights_file(folder).name)
-    measured = {"validation_accuracy": accuracy, "measured_on": "validation" if own.validation.any() else "training"}
-    write_json(target / MANIFEST, manifest | teacher.manifest() | measured)
-    return ", ".join(filter(None, (f"supplied as {manifest['file']}", doubt(manifest))))
+    return {"validation_accuracy": accuracy, "measured_on": "validation" if own.validation.any() else "training"}
 
 
 def doubt(manifest: dict[str, Any]) -> str | None:

@@ -32,6 +32,8 @@ from amalgam.views import View, draw_view, plain_view
 
 Logits = npt.NDArray[np.float16]
 
+NOT_THE_TEACHERS = 1 << 40  # what is added to a view's index, so that it is none of those that a teacher saw in its training
+
 
 @dataclass(frozen=True)
 class ViewSettings:
@@ -57,7 +59,7 @@ class ViewSettings:
         """How view ``index`` shows ``count`` images."""
         if self.views == 0:
             return plain_view(count)
-        return draw_view(count, index, self.data_seed, self.crop, self.flip, self.zoom, self.colour)
+        return draw_view(count, NOT_THE_TEACHERS + index, self.data_seed, self.crop, self.flip, self.zoom, self.colour)
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,17 @@ def _write_side_by_side(path: Path, answers: list[Logits], covers: npt.NDArray[n
     whole.flush()
 
 
+def _storable(logits: npt.NDArray[np.float32], classifier: Classifier) -> Logits:
+    """As float16. Raises UserError if one is beyond it, or no number."""
+    largest, most = float(np.abs(logits).max(initial=0)), float(np.finfo(np.float16).max)
+    if not largest <= most:
+        raise UserError(
+            f"the teacher of {', '.join(classifier.classes)} gives a logit of {largest:g} ({classifier.architecture}), and {most:g} is the "
+            "largest that can be stored; have it give logits, of which the softmax is its probabilities"
+        )
+    return logits.astype(np.float16)
+
+
 def _view_logits(
     classifier: Classifier, sha256: str, split: PreparedSplit, rows: npt.NDArray[np.int64], settings: ViewSettings, index: int
 ) -> Logits:
@@ -175,7 +188,7 @@ def _view_logits(
         logits = np.lib.format.open_memmap(folder / "logits.npy", mode="w+", dtype=np.float16, shape=shape)
         for start in range(0, len(rows), ROWS_AT_A_TIME):
             some = slice(start, start + ROWS_AT_A_TIME)
-            logits[some] = predict_logits(classifier, split.images, rows[some], view)
+            logits[some] = _storable(predict_logits(classifier, split.images, rows[some], view), classifier)
         logits.flush()
 
     view = {**asdict(settings), "views": index} if settings.views else "plain"  # this view, however many there are

@@ -99,7 +99,12 @@ def teacher_key(own: OwnImages, recipe: Recipe) -> str:
 
 
 def train_teacher(own: OwnImages, recipe: Recipe, hooks: Hooks | None = None) -> tuple[Classifier, Fit]:
-    """Train the reference CNN from scratch on ``own``; the weights of the best validation epoch are in the classifier."""
+    """Train the reference CNN from scratch on ``own``; the weights of the best validation epoch are in the classifier.
+
+    Raises UserError if there is no such image.
+    """
+    if not len(own.labels):
+        raise UserError(f"no training image of {', '.join(own.classes)} has a label; bring the teacher (supplied), or give such images")
     torch.manual_seed(recipe.seed)
     training, validation = np.flatnonzero(~own.validation), np.flatnonzero(own.validation)
     mean, std = channel_statistics(own.images, training)

@@ -67,10 +67,16 @@ class Job:
     preprocessing: Preprocessing | None = None  # the student's, where not its own
     about: dict[str, str] = field(default_factory=dict)  # what its manifest and its run's tags say besides
 
+    def __post_init__(self) -> None:
+        """Raises UserError if the images and the stored targets are not what these settings learn from."""
+        self.pupils()
+
+    def pupils(self) -> Pupils:
+        return Pupils.of(self.split, self.label_sets.classes, self.targets, teaching(self.settings))
+
     @property
     def steps_per_epoch(self) -> int:
-        images = len(Pupils.of(self.split, self.label_sets.classes, self.targets, teaching(self.settings)).rows)
-        return steps_per_epoch(images, self.settings.batch_size)
+        return steps_per_epoch(len(self.pupils().rows), self.settings.batch_size)
 
     def student(self) -> Classifier:
         """Untrained."""

@@ -1,5 +1,5 @@
 """``source: folder``: your own images as ``train/<class>/*`` and ``test/<class>/*``, in a folder, a .zip or a .tar.*; images
-without label may stand anywhere in ``unlabeled/``.
+without label may stand anywhere in ``unlabeled/``, and then ``train`` may be missing.
 """
 
 import tempfile
@@ -80,16 +80,19 @@ def _place(inside: PurePosixPath, path: Path) -> tuple[str, str] | None:
 
 
 def _classes(path: Path, spooled: list[Spooled]) -> list[str]:
-    """The classes, sorted by name: the same in both splits."""
-    found = {split: {image.category for image in spooled if image.split == split} for split in SPLITS}
-    for split in SPLITS:
+    """The classes, sorted by name: the same in both splits, unless unlabelled images stand in for those of ``train``."""
+    found = {split: {image.category for image in spooled if image.split == split} for split in (*SPLITS, UNLABELED_SPLIT)}
+    needed = ["test"] if found[UNLABELED_SPLIT] else SPLITS
+    for split in needed:
         if not found[split]:
-            raise UserError(f"{path} has no {split} images; they must stand at {split}/<class>/<image>")
-    for here, there in (SPLITS, SPLITS[::-1]):
-        lacking = sorted(found[here] - found[there])
+            hint = f", or without a label in {UNLABELED_SPLIT}/" if split == "train" else ": what a student is worth must be measured"
+            raise UserError(f"{path} has no {split} images; they must stand at {split}/<class>/<image>{hint}")
+    every = found["train"] | found["test"]
+    for split in needed:
+        lacking = sorted(every - found[split])
         if lacking:
-            raise UserError(f"{path}: no {there} images of {', '.join(lacking)}; add some, or remove the class from both splits")
-    return sorted(found["train"])
+            raise UserError(f"{path}: no {split} images of {', '.join(lacking)}; add some, or remove the class from both splits")
+    return sorted(every)
 
 
 def _images(spooled: list[Spooled], split: str, classes: list[str], scratch: IO[bytes]) -> Iterator[RawImage]:

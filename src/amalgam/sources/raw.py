@@ -101,10 +101,10 @@ def array_images(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer],
 def write_raw(folder: Path, source: str, classes: Sequence[str], splits: Mapping[str, Iterable[RawImage]]) -> None:
     """Write the layout into ``folder``. Each split's images must come ordered by (label, name); the unlabelled split may be absent.
 
-    Raises UserError if a class has no image in a split: every class must be learnt and tested.
+    Raises UserError if a class has no image in a split: every class must be learnt, of images without label at least, and tested.
     """
     counts = {split: write_split(folder / split, images, len(classes)) for split, images in splits.items()}
-    for split in SPLITS:
+    for split in ("test",) if UNLABELED_SPLIT in counts else SPLITS:
         empty = [name for name, count in zip(classes, counts[split], strict=True) if count == 0]
         if empty:
             raise UserError(f"{source}: no {split} images of {', '.join(empty)}; add some, or remove the class from both splits")
@@ -140,12 +140,13 @@ def read_unlabeled(folder: Path) -> list[RawSplit]:
 
 def read_split(folder: Path, split: str) -> RawSplit:
     part = folder / split
+    offsets = np.load(part / "offsets.npy")
     return RawSplit(
         folder=part,
         labels=np.load(part / "labels.npy"),
         names=Lines(part / "names.txt"),
-        offsets=np.load(part / "offsets.npy"),
-        blob=np.memmap(part / "images.bin", dtype=np.uint8, mode="r"),
+        offsets=offsets,
+        blob=np.memmap(part / "images.bin", dtype=np.uint8, mode="r") if offsets[-1] else np.empty(0, dtype=np.uint8),  # none: no map
     )
 
 

@@ -69,8 +69,8 @@ def publish_training(student: Path, restore: bool = False) -> list[str]:
         tracker.note(_note(record, student, None, run))
     client.set_terminated(tracker.run_id, "FINISHED", record.ended)
     said = []
-    if "val_accuracy" in trained and SELECTED_ON_TAG not in record.tags:  # chosen by test images, it is compared with nobody
-        said.append(consider(client, Candidate(record.task, tracker.run_id, trained["val_accuracy"], data_key(record))))
+    if SELECTED_ON_TAG not in record.tags:  # chosen by test images, it is compared with nobody
+        said.append(consider(client, Candidate(record.task, tracker.run_id, trained.get("val_accuracy"), data_key(record))))
     tracker.tags({DATA_TAG: data_key(record), TRAINING_TAG: "complete"})
     return said
 

@@ -23,7 +23,7 @@ class Candidate:
 
     task: str
     run_id: str
-    val_accuracy: float  # percent
+    val_accuracy: float | None  # percent; None without validation images
     data: str  # fingerprint of images, classes and split
 
 
@@ -56,6 +56,9 @@ def aliases(client: MlflowClient, task: str) -> dict[str, Any]:
 def consider(client: MlflowClient, candidate: Candidate) -> str:
     """Make the candidate champion if it is better than the present one; says what came of it and why."""
     with store_lock():
+        by_hand = f"make crown TASK={candidate.task} RUN={candidate.run_id}"
+        if candidate.val_accuracy is None:
+            return f"{candidate.task}: no validation accuracy, by which champions are made; to crown this one: {by_hand}"
         present = champion(client, candidate.task)
         if present is None:
             return crown(client, candidate, None, "the first")
@@ -64,8 +67,10 @@ def consider(client: MlflowClient, candidate: Candidate) -> str:
         if present.tags["data"] != candidate.data:
             return (
                 f"{candidate.task}: not compared with the champion (version {present.version}), which is of other images or classes; "
-                f"to crown this one: make crown TASK={candidate.task} RUN={candidate.run_id}"
+                f"to crown this one: {by_hand}"
             )
+        if "val_accuracy" not in present.tags:
+            return f"{candidate.task}: the champion stays, version {present.version}, crowned by hand; to crown this one: {by_hand}"
         before = float(present.tags["val_accuracy"])
         if candidate.val_accuracy <= before:
             return f"{candidate.task}: the champion stays, version {present.version} with {before:g} % on validation"
@@ -83,7 +88,9 @@ def crown(client: MlflowClient, candidate: Candidate, present: ModelVersion | No
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    tags = {"why": why, "val_accuracy": f"{candidate.val_accuracy:g}", "data": candidate.data}
+    tags = {"why": why, "data": candidate.data}
+    if candidate.val_accuracy is not None:
+        tags |= {"val_accuracy": f"{candidate.val_accuracy:g}"}
     if present is not None:
         tags |= {"took_over_from": f"version {present.version}, run {present.run_id}"}
     version = client.create_model_version(
@@ -100,8 +107,8 @@ def crown_by_hand(client: MlflowClient, task: str, run_id: str) -> str:
     except MlflowException as error:
         raise UserError(f"there is no run {run_id} ({error.error_code}); MLflow's page of a run shows its id") from error
     data, accuracy = run.data.tags.get(DATA_TAG), run.data.metrics.get("best_val_accuracy")
-    if run.data.tags.get("task") != task or data is None or accuracy is None:
-        raise UserError(f"run {run_id} is no finished training of {task} with a validation accuracy")
+    if run.data.tags.get("task") != task or data is None:
+        raise UserError(f"run {run_id} is no finished training of {task}")
     with store_lock():
         return crown(client, Candidate(task, run_id, accuracy, data), champion(client, task), "by hand")
 
