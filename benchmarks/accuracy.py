@@ -37,12 +37,13 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import train_student
 from amalgam.evaluation import predict
 from amalgam.files import available_cores, read_json, whole_file, whole_folder, write_json
-from amalgam.params import Params, StudentSettings
+from amalgam.params import Params
 from amalgam.params_file import load_params
 from amalgam.preparing import prepare_split, stored_size
 from amalgam.provenance import THREADS_VARIABLE, configure_execution, fingerprint
 from amalgam.sources import folder as folder_source
 from amalgam.sources.raw import SPLITS, read_classes, read_split
+from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, load_student, new_student, write_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, load_hashed_teachers, load_teachers, provide_teacher, train_teacher

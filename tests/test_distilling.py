@@ -23,9 +23,9 @@ from amalgam.losses import LabelBlocks
 from amalgam.models import Classifier, Preprocessing
 from amalgam.networks import build_network
 from amalgam.optimization import Optimization
-from amalgam.params import FITTED_TARGETS, Objective, Target
 from amalgam.selection import SelectionRules, agreed_classes, validate
 from amalgam.stacking import fit_stacking
+from amalgam.student_settings import FITTED_TARGETS, Objective, Target
 from amalgam.students import Architecture, new_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.trainer import Fit

@@ -5,8 +5,10 @@ import re
 import pytest
 
 from amalgam.guide import allowed, guide
-from amalgam.params import Params, StudentSettings, SuppliedTeacher, TeacherSettings
+from amalgam.params import Params, TeacherSettings
 from amalgam.params_file import read_yaml
+from amalgam.source_settings import SuppliedTeacher
+from amalgam.student_settings import StudentSettings
 from conftest import ROOT
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from amalgam.notes import changed_settings, repeat, run_name, run_note
-from amalgam.params import StudentSettings
 from amalgam.params_file import load_params
+from amalgam.student_settings import StudentSettings
 from conftest import ROOT
 
 SHIPPED = (ROOT / "params.yaml").read_text()

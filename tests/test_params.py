@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from amalgam.errors import UserError
-from amalgam.params import Params, StudentSettings, separate
+from amalgam.params import Params, separate
 from amalgam.params_file import load_params, read_yaml
+from amalgam.student_settings import StudentSettings
 from conftest import ROOT, Repository, make_repository
 
 SHIPPED = (ROOT / "params.yaml").read_text()

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from amalgam.errors import UserError
-from amalgam.params import Params, StudentSettings
+from amalgam.params import Params
 from amalgam.provenance import NEUTRAL, PACKAGE, code_hash, fingerprint, import_closure, imported_modules, module_file, thread_count
+from amalgam.student_settings import StudentSettings
 from conftest import ROOT
 
 

@@ -19,10 +19,10 @@ from torch.distributed.run import get_args_parser
 from amalgam import reference_protocol
 from amalgam.files import read_json
 from amalgam.flags import given_settings
-from amalgam.params import StudentSettings
 from amalgam.params_file import load_params
 from amalgam.programs import read_program
 from amalgam.stage import full_task_name
+from amalgam.student_settings import StudentSettings
 from conftest import ROOT
 from foreign import NearestColour
 

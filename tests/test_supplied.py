@@ -17,8 +17,8 @@ from torch import nn
 
 from amalgam.errors import UserError
 from amalgam.inference import predict_logits
-from amalgam.params import SuppliedTeacher
 from amalgam.programs import read_program
+from amalgam.source_settings import SuppliedTeacher
 from amalgam.supplied import copy_supplied, doubt, provide_supplied
 from amalgam.teachers import OwnImages, load_teachers
 from conftest import SETS, Repository, colour_split

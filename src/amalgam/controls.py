@@ -16,7 +16,7 @@ from amalgam.history import score
 from amalgam.inference import predict_logits
 from amalgam.losses import Knowledge, LabelBlocks, teacher_weights, union_target
 from amalgam.models import Classifier
-from amalgam.params import Target
+from amalgam.student_settings import Target
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from amalgam.inference import Stored, device, resident, shown, taken
 from amalgam.losses import Combination, Distilled, LabelBlocks, distillation, label_loss
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
-from amalgam.params import FITTED_TARGETS, Objective, Target
 from amalgam.selection import SelectionRules, agreed_classes, validate
 from amalgam.stacking import fit_stacking
+from amalgam.student_settings import FITTED_TARGETS, Objective, Target
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
 from amalgam.trainer import Fit, Hooks, StepLoss, Terms, fit

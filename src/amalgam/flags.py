@@ -2,7 +2,7 @@
 
 import argparse
 
-from amalgam.params import StudentSettings
+from amalgam.student_settings import StudentSettings
 
 # The reference system's, first in the help; they are the ones that most experiments need.
 CLASSIC = (

@@ -18,8 +18,8 @@ from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device
 from amalgam.models import Classifier, Preprocessing, channel_statistics, save_weights, three
 from amalgam.networks import build_network, load_body
-from amalgam.params import STUDENTS
 from amalgam.states import State, read_state
+from amalgam.student_settings import STUDENTS
 from amalgam.students import MANIFEST as STUDENT_MANIFEST
 from amalgam.students import is_chosen
 

@@ -7,8 +7,10 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from amalgam.params import Params, Source, StudentSettings, SuppliedTeacher, TeacherSettings
+from amalgam.params import Params, TeacherSettings
 from amalgam.params_file import PARAMS_FILE, read_yaml
+from amalgam.source_settings import Source, SuppliedTeacher
+from amalgam.student_settings import StudentSettings
 
 HEAD = """# Parameters
 

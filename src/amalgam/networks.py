@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
 from amalgam.hardware import native_bfloat16
-from amalgam.params import TIMM, TORCHVISION
 from amalgam.reference_cnn import ReferenceCNN
+from amalgam.source_settings import TORCHVISION
 from amalgam.states import State, read_state
+from amalgam.student_settings import TIMM
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

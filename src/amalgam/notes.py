@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from amalgam.params import StudentSettings
 from amalgam.params_file import PARAMS_FILE, read_yaml
+from amalgam.student_settings import StudentSettings
 
 # Settings that each run's name says anyhow.
 NAMED = frozenset(

@@ -23,8 +23,9 @@ from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.models import Preprocessing
-from amalgam.params import Params, StudentSettings
+from amalgam.params import Params
 from amalgam.states import read_state
+from amalgam.student_settings import StudentSettings
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, load_hashed_teachers
 from amalgam.team import Team

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from amalgam.models import Classifier
-from amalgam.params import OptimizerName, SchedulerName
+from amalgam.student_settings import OptimizerName, SchedulerName
 
 SGD_MOMENTUM = 0.9
 

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parent
 NEUTRAL = frozenset(
     (
         *("checkpoint", "errors", "export", "flags", "live", "notes", "one_off", "origin", "params", "params_file", "processes"),
-        *("progress", "record", "reference_protocol", "stage", "store", "summary", "tracking"),
+        *("progress", "record", "reference_protocol", "source_settings", "stage", "store", "student_settings", "summary", "tracking"),
     )
 )
 

@@ -12,7 +12,7 @@ from amalgam.history import Validation, score
 from amalgam.inference import device, predict_logits
 from amalgam.losses import Combination, Knowledge, LabelBlocks, teacher_weights, union_target
 from amalgam.models import Classifier
-from amalgam.params import Target
+from amalgam.student_settings import Target
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
 

@@ -20,8 +20,8 @@ from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device, predict_logits
 from amalgam.models import Classifier, Preprocessing, channel_statistics, load_classifier, save_weights, three, weights_file
 from amalgam.networks import PROGRAM, build_network, load_body
-from amalgam.params import SuppliedTeacher
 from amalgam.programs import read_program
+from amalgam.source_settings import SuppliedTeacher
 from amalgam.states import read_state
 from amalgam.teachers import OwnImages
 

@@ -25,8 +25,9 @@ from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_arrays, whole_folder, write_json
 from amalgam.inference import predict_logits
 from amalgam.models import Classifier
-from amalgam.params import Augmentation, StudentSettings
 from amalgam.provenance import code_hash, execution_record, fingerprint
+from amalgam.source_settings import Augmentation
+from amalgam.student_settings import StudentSettings
 from amalgam.team import SOLO, Team
 from amalgam.views import View, draw_view, plain_view
 

@@ -19,12 +19,13 @@ from amalgam.models import Classifier, Preprocessing, save_weights
 from amalgam.notes import changed_settings, run_name
 from amalgam.optimization import Optimization
 from amalgam.origin import code_is_dirty, committed_params, origin_tags, pinned
-from amalgam.params import Params, StudentSettings
+from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE
 from amalgam.progress import progress_bar
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.record import DataRecord, RunRecord
 from amalgam.store import STORE
+from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, epoch_row, new_student, write_student
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
