@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from amalgam.brought import CHECKPOINTS, refuse_changed
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
@@ -31,7 +32,6 @@ from amalgam.tracking.publish import attempt, publish_evaluation, publish_result
 PREPARED = Path("outputs/prepared")
 MODELS = Path("models")
 STUDENTS = Path("outputs/students")
-CHECKPOINTS = Path("fetched/checkpoints")
 EVALUATION = Path("outputs/evaluation")
 HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", "best epoch", "seconds", "MLflow run", "of experiment")
 
@@ -99,7 +99,9 @@ def show(tasks: list[str], evaluation: Path) -> None:
 
 def stage() -> None:
     """Evaluate every task, as a stage of the pipeline."""
-    tasks = stage_params().task_names
+    params = stage_params()
+    refuse_changed(params)
+    tasks = params.task_names
     configure_execution()
     for task in tasks:
         given = CHECKPOINTS / task

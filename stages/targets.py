@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from amalgam.brought import refuse_changed
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.params import Params
 from amalgam.processes import in_processes
@@ -21,6 +22,7 @@ def main() -> None:
     task = task_argument(__doc__)
     params = stage_params()
     check_task(task, params.task_names)
+    refuse_changed(params)
     configure_execution()
     with joined() as team:
         write(task, params, team)

@@ -4,6 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from amalgam.batches import steps_per_epoch
+from amalgam.brought import TEACHERS as SUPPLIED
+from amalgam.brought import refuse_changed
 from amalgam.checkpoint import Checkpoint, checkpoint
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
@@ -21,7 +23,6 @@ from amalgam.trainer import DivergedError, Fit, Hooks, epochs_done
 
 PREPARED = Path("outputs/prepared")
 TEACHERS = Path("outputs/teachers")
-SUPPLIED = Path("fetched/teachers")
 
 
 def recipe(params: Params) -> Recipe:
@@ -32,6 +33,7 @@ def recipe(params: Params) -> Recipe:
 def main() -> None:
     """A team's processes take turns at the teachers, and work at each alone: one is the same whoever trains it."""
     params = stage_params()
+    refuse_changed(params)
     configure_execution()
     prepared = {task: PREPARED / task / "trainval" for task in params.task_names}
     every = [(task, name) for task, folder in prepared.items() for name in LabelSets.read(folder).teachers]

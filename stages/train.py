@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from amalgam import reference_protocol
+from amalgam.brought import WEIGHTS as SUPPLIED
+from amalgam.brought import refuse_changed
 from amalgam.checkpoint import checkpoint, finish
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import brought_file, whole_folder
@@ -38,7 +40,6 @@ PREPARED = Path("outputs/prepared")
 TARGETS = Path("outputs/targets")
 MODELS = Path("models")
 STUDENTS = Path("outputs/students")
-SUPPLIED = Path("fetched/weights")
 LIVE = Path("outputs/live")
 
 
@@ -70,6 +71,7 @@ def stage(task: str, began: int, team: Team) -> None:
     """Train as a stage of the pipeline."""
     params = stage_params()
     check_task(task, params.task_names)
+    refuse_changed(params)
     configure_execution()
     job, changed = pipeline_job(task, params), changed_from_commit()
     if not team.is_first:

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
+from amalgam.brought import CHECKPOINTS, TEACHERS, WEIGHTS
 from amalgam.files import brought_file, sha256_of_file, whole_folder, write_json
 from amalgam.params import Evaluation
 from amalgam.source_settings import Source
 from amalgam.stage import run_stage, stage_params
 from amalgam.student_settings import StudentSettings
-
-WEIGHTS = Path("fetched/weights")
-TEACHERS = Path("fetched/teachers")
-CHECKPOINTS = Path("fetched/checkpoints")
 
 
 def supply(settings: StudentSettings, folder: Path) -> None:

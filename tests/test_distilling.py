@@ -267,6 +267,11 @@ def test_without_labels_and_validation_images_the_last_epoch_is_kept(
     assert (fit.best_epoch, fit.best_record.validation) == (2, None)
 
 
+def test_labels_alone_need_no_stored_answer(split: PreparedSplit) -> None:
+    _, fit = trained(split, StoredTargets(Path("nowhere"), VIEWS, "covering"), alpha=0.0)
+    assert fit.best_record.validation is not None
+
+
 def test_images_without_any_label_need_settings_without(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     bare = replace(split, validation=np.zeros_like(split.validation), labels=np.full_like(split.labels, -1))
     targets = stored(bare, teachers, tmp_path / "targets")

@@ -461,8 +461,12 @@ def test_a_student_starts_from_a_file_of_weights(finished: Repository) -> None:
     finished.set_params(**{f"taskA__{name}": value for name, value in settings.items()})
     assert finished.repro() == {"weights", "train-taskA", "evaluate"}
     assert read(finished, "fetched/weights/taskA/supplied.json")["file"] == "start.safetensors"
-    (finished.root / "start.safetensors").unlink()
+    save_weights(build_network("timm/test_efficientnet", 6).state_dict(), finished.root / "start.safetensors")
     finished.set_params(taskA__lr=1e-3)
+    stale = finished.run("dvc", "repro", check=False)
+    assert stale.returncode != 0
+    assert "start.safetensors is not the file any more that was copied from there" in stale.stderr
+    (finished.root / "start.safetensors").unlink()
     assert finished.repro() == {"train-taskA", "evaluate"}
     finished.set_params(taskA__student_weights="absent.pth")
     result = finished.run("dvc", "repro", check=False)

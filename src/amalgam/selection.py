@@ -64,8 +64,7 @@ def agreed_classes(
     targets: StoredTargets, label_sets: LabelSets, rules: SelectionRules, combine: Combination | None = None
 ) -> npt.NDArray[np.int64] | None:
     """The class of each validation image (N,) by all teachers together, where there are any and no label may choose; else None."""
-    stored = targets.validation_logits()
-    if rules.label_fraction > 0 or not len(stored):
+    if rules.label_fraction > 0 or not len(stored := targets.validation_logits()):
         return None
     logits = torch.from_numpy(stored).to(device())
     found: npt.NDArray[np.int64] = teachers_consensus(logits, label_sets, rules, combine).argmax(1).cpu().numpy()

@@ -1,0 +1,63 @@
+"""Files that become others under the same name."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from amalgam.brought import refuse_changed
+from amalgam.errors import UserError
+from amalgam.files import sha256_of_file
+from amalgam.params import Params
+from amalgam.params_file import load_params
+from conftest import ROOT
+
+TEACHER = """
+    taskA:
+      low:
+        weights: low.pt2
+        resolution: 8
+        mean: null
+        std: null
+        min_accuracy: 0
+"""
+NAMED = {
+    "student_weights of taskB": ("start.pth", "weights/taskB/supplied.json", "sha256"),
+    "digits.supplied.taskA.low": ("low.pt2", "teachers/taskA/low/manifest.json", "file_sha256"),
+    "evaluate.checkpoint.taskA": ("given.pth", "checkpoints/taskA/checkpoint.json", "sha256"),
+}
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Settings that name a file of each kind, in a folder where each was copied."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    text = (ROOT / "params.yaml").read_text().replace("  supplied: {}\n", f"  supplied:{TEACHER}", 1)
+    text = text.replace("\ntaskB:\n", "\ntaskB:\n  pretrained: true\n  student_weights: start.pth\n")
+    (tmp_path / "params.yaml").write_text(text.replace("    taskA: null\n", "    taskA: given.pth\n", 1))
+    for file, about, kept in NAMED.values():
+        (tmp_path / file).write_text(file)
+        (tmp_path / "fetched" / about).parent.mkdir(parents=True)
+        (tmp_path / "fetched" / about).write_text(json.dumps({"file": file, kept: sha256_of_file(tmp_path / file)}))
+    return load_params(tmp_path / "params.yaml")
+
+
+def test_what_is_as_it_was_copied_or_gone_is_fine(params: Params, tmp_path: Path) -> None:
+    refuse_changed(params)
+    for file, _, _ in NAMED.values():
+        (tmp_path / file).unlink()
+    refuse_changed(params)
+
+
+@pytest.mark.parametrize("what", NAMED)
+def test_a_file_that_became_another_is_refused_with_the_remedy(what: str, params: Params, tmp_path: Path) -> None:
+    (tmp_path / NAMED[what][0]).write_text("new")
+    with pytest.raises(UserError, match=f"{what}: .*/{NAMED[what][0]} is not the file any more .* dvc repro --force --single-item weights"):
+        refuse_changed(params)
+
+
+def test_before_anything_was_copied_nothing_can_have_changed(params: Params, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "fetched")
+    refuse_changed(params)
