@@ -30,7 +30,6 @@ import numpy as np
 import yaml
 from benchmarks.comparison import gain, packed, refuse_other_teachers, right_images, with_spread
 from filelock import FileLock
-from stages import teachers as teacher_stage
 
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
@@ -46,7 +45,7 @@ from amalgam.sources.raw import SPLITS, read_classes, read_split
 from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, load_student, new_student, write_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.teachers import OwnImages, load_hashed_teachers, load_teachers, provide_teacher, train_teacher
+from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers, load_teachers, provide_teacher, train_teacher
 from amalgam.training import optimization, teaching
 
 ROOT = Path(__file__).parent.parent
@@ -168,7 +167,7 @@ def prepared(seed: int, task: str) -> Path:
 
 def trained_teachers(folder: Path, seed: int, task: str) -> Path:
     label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
-    recipe = teacher_stage.recipe(parameters(seed))
+    recipe = Recipe.of(parameters(seed))
 
     def provide(work: Path) -> None:
         for name in label_sets.teachers:

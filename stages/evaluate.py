@@ -133,7 +133,7 @@ def by_hand(params: Params, named: str | None, checkpoint: str | None, resolutio
         folder = new_folder("evaluation", suffix)
         for task, (student, judged) in found.items():
             evaluate(task, student, judged, folder / task)
-            attempt(partial(publish, judged, folder / task))
+            attempt(partial(publish, judged, folder / task), folder, "the same command sends them when it answers")
     show(tasks, folder)
     print(f"results and pictures: {folder}")
 

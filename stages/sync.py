@@ -1,5 +1,9 @@
-"""Send to MLflow what it lacks of the students and evaluations in outputs/: after a server was away, or into another store."""
+"""Send to MLflow what it lacks of the students and evaluations in outputs/: after a server was away, or into another store.
 
+Of trainings by hand it sends those whose folders are named.
+"""
+
+import argparse
 import sys
 from pathlib import Path
 
@@ -15,7 +19,21 @@ EVALUATION = Path("outputs/evaluation")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path, help="folders below runs/ (default: the pipeline's students)")
+    folders = parser.parse_args().folders
     connect()
+    for folder in folders:
+        if not (folder / FILE).is_file():
+            raise UserError(f"{folder} holds no training: it has no {FILE}")
+        for line in publish_training(folder, restore=True):
+            print(line)
+    if not folders:
+        pipeline()
+
+
+def pipeline() -> None:
+    """Send the pipeline's students and what evaluation said of them."""
     for task in load_params().task_names:
         if not (STUDENTS / task / FILE).is_file():
             print(f"{task}: no student yet", file=sys.stderr)

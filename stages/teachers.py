@@ -11,7 +11,6 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json
 from amalgam.models import Classifier
-from amalgam.params import Params
 from amalgam.processes import in_processes
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
@@ -25,11 +24,6 @@ PREPARED = Path("outputs/prepared")
 TEACHERS = Path("outputs/teachers")
 
 
-def recipe(params: Params) -> Recipe:
-    augmentation = params.source_block.augmentation
-    return Recipe(**params.teacher.model_dump(), crop=augmentation.crop, flip=augmentation.flip)
-
-
 def main() -> None:
     """A team's processes take turns at the teachers, and work at each alone: one is the same whoever trains it."""
     params = stage_params()
@@ -40,7 +34,9 @@ def main() -> None:
     with joined() as team:
         for number, (task, name) in enumerate(every):
             if team.turn(number):
-                provide(task, name, recipe(params), OwnImages.of(name, LabelSets.read(prepared[task]), PreparedSplit.read(prepared[task])))
+                provide(
+                    task, name, Recipe.of(params), OwnImages.of(name, LabelSets.read(prepared[task]), PreparedSplit.read(prepared[task]))
+                )
 
 
 def provide(task: str, name: str, how: Recipe, own: OwnImages) -> None:

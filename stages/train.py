@@ -104,7 +104,7 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
     params = load_params(PARAMS_FILE, task, (reference_protocol.SETTINGS if reference else {}) | flags)
     settings = params.student(task)
     label_sets, split = prepared(PREPARED / task / "trainval")
-    check_made(PREPARED / task / "trainval", MODELS / task, params)
+    check_made(task, PREPARED / task / "trainval", MODELS / task, params)
     common, about = None, {}
     if reference:
         split = reference_protocol.joined(split, prepared(PREPARED / task / "test")[1])
@@ -131,7 +131,7 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
     chosen_by = f"accuracy on the {reference_protocol.SELECTED_ON}" if reference else "validation accuracy"
     report(task, result, record, chosen_by)
     print(f"evaluate it: python stages/evaluate.py --task {task} --checkpoint {export(folder, task)}", flush=True)
-    attempt(lambda: publish_training(folder))
+    attempt(lambda: publish_training(folder), folder, f"python stages/sync.py {folder} sends what is missing")
 
 
 def logged(live: LiveCurve, path: Path, epochs: int) -> Callable[[Epoch], None]:

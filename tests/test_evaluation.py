@@ -89,6 +89,11 @@ def test_teachers_and_classes_are_drawn_whatever_their_number(teachers: int, cla
         assert picture.size[0] < 3000
 
 
+def test_class_names_are_no_formulas(tmp_path: Path) -> None:
+    save_confusion_matrix(np.eye(2, dtype=np.int64), ["a$x_$", "$\\frac$"], "$^$", tmp_path / "matrix.png")
+    assert (tmp_path / "matrix.png").stat().st_size > 0
+
+
 def test_samples_are_drawn_for_few_images_too(tmp_path: Path) -> None:
     save_samples(np.zeros((2, 8, 8, 3), np.uint8), ["one", "two"], np.array([True, False]), tmp_path / "s.png")
     with Image.open(tmp_path / "s.png") as picture:

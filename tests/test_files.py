@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from amalgam.files import Lines
+import numpy as np
+
+from amalgam.files import Lines, new_array
 
 
 def test_lines_are_the_files(tmp_path: Path) -> None:
@@ -20,3 +22,11 @@ def test_lines_are_read_when_asked_for(tmp_path: Path) -> None:
     assert lines[0] == "one"
     (tmp_path / "names.txt").unlink()
     assert lines[0] == "one", "and kept"
+
+
+def test_a_new_array_has_all_its_space_on_disk(tmp_path: Path) -> None:
+    """Not a hole that a full disk would leave to a crash."""
+    array = new_array(tmp_path / "a.npy", np.float16, (1000, 1000))
+    assert array.shape == (1000, 1000)
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 2_000_000
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), 0)

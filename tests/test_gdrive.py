@@ -262,7 +262,7 @@ def test_a_file_comes_once_and_its_hash_is_told(server: Server, tmp_path: Path, 
     assert got(server.address, tmp_path, found) == path
     assert capsys.readouterr().out == ""
     assert len(server.requests) == 1
-    with pytest.raises(UserError, match=f"has the sha256 {found}, but gdrive.fetch.data_sha256 is {'0' * 64}"):
+    with pytest.raises(UserError, match=f"has the sha256 {found}, but gdrive.fetch.data_sha256 is {'0' * 64}.*; remove {path} to have it"):
         got(server.address, tmp_path, "0" * 64)
 
 

@@ -295,6 +295,18 @@ def test_a_training_by_hand_needs_images_and_teachers_that_the_parameters_descri
     told = finished.run("python", "stages/train.py", check=False)
     assert told.returncode == 1
     assert "outputs/prepared/taskB/trainval was made with data_seed 0, params.yaml says 7; run dvc repro models.dvc" in told.stderr
+    for change, message in (
+        ({"teacher__num_epochs": 400}, "teacher models/taskB/first was trained with num_epochs 2, params.yaml says 400"),
+        (
+            {"folder__tasks__taskB__second": ["blue", "grey"]},
+            "outputs/prepared/taskB/trainval was made for other teachers, or other",
+        ),
+    ):
+        before = (finished.root / "params.yaml").read_text()
+        finished.set_params(data_seed=0, **change)
+        told = finished.run("python", "stages/train.py", check=False)
+        assert message in told.stderr
+        (finished.root / "params.yaml").write_text(before)
     finished.repro("preprocess")
     told = finished.run("python", "stages/train.py", check=False)
     assert told.returncode == 1

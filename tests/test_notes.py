@@ -69,6 +69,8 @@ def test_the_commands_repeat_what_was_changed() -> None:
     words = shlex.split(commands[1])
     assert words[:3] == ["dvc", "exp", "run"]
     assert set(words[4::2]) == {f"{key}={value}" for key, value in changed.items()}
+    odd = SHIPPED.replace("low: [0, 1, 2, 3]\n", "low: ['a, b', c]\n").replace("run: ''", "run: it's (1)")
+    assert changed_settings(odd, SHIPPED) == {"run": r"'it\'s (1)'", "digits.tasks.taskA.low": "['a, b',c]"}
     assert changed_settings(SHIPPED, SHIPPED) == {}
     assert changed_settings(SHIPPED.replace("\nalpha: 0.5", "\nalpha:"), SHIPPED) == {"alpha": "null"}
     assert repeat(None, {}) == "dvc exp run"

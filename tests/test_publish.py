@@ -128,6 +128,13 @@ def test_a_student_of_other_images_is_not_judged_by_hand(finished: Repository) -
     told = finished.run("python", "stages/evaluate.py", "--task", "A", check=False, PYTHONPATH="src")
     assert told.returncode == 1
     assert "outputs/students/taskA was trained on other images, or another split, than outputs/prepared/taskA holds" in told.stderr
+    own = ("--checkpoint", "outputs/students/taskA/best.safetensors")
+    told = finished.run("python", "stages/evaluate.py", "--task", "A", *own, check=False, PYTHONPATH="src")
+    assert told.returncode == 1
+    assert "best.safetensors was trained on other images, or another split, than the pipeline has now" in told.stderr
+    shutil.copyfile(finished.root / own[1], finished.root / "copy.safetensors")
+    shutil.copyfile(finished.root / "outputs/students/taskA/student.json", finished.root / "student.json")
+    finished.run("python", "stages/evaluate.py", "--task", "A", "--checkpoint", "copy.safetensors", PYTHONPATH="src")
 
 
 def test_a_moved_stores_pictures_and_champions_open(tracked: Repository, tmp_path: Path) -> None:
@@ -237,7 +244,7 @@ def test_a_server_that_goes_away_costs_no_result(finished: Repository, server: W
         server.stop()
         output, errors = training.communicate()
     assert training.returncode == 0, output + errors
-    assert "training goes on, and afterwards make sync sends what is missing" in errors
+    assert "training goes on, and its end sends what is missing" in errors
     assert errors.count("MLflow does not take epoch") == 1
     assert "student taskA: epoch" in output
     server.start(server.folder / "log")

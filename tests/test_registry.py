@@ -78,6 +78,24 @@ def test_a_student_without_validation_accuracy_is_crowned_by_hand_alone(client: 
     assert row(client, "taskA")[3] == "–"
 
 
+def test_a_model_that_was_broken_off_is_none_and_is_logged_again(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The artifact store fails after MLflow has linked the model to its run."""
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_model_artifacts", fail)
+        with pytest.raises(OSError, match="disk full"):
+            trained(client, 80.0)
+    (run,) = client.search_runs([found.experiment_id for found in client.search_experiments()])
+    assert run.outputs.model_outputs
+    assert model_of(client, run.info.run_id) is None
+    log_model(client, run.info.run_id, student(), (8, 8))
+    assert consider(client, Candidate("taskA", run.info.run_id, 80.0, "images")) == "taskA: new champion, version 1: the first"
+    assert mlflow.pyfunc.load_model("models:/amalgam-taskA@champion") is not None
+
+
+def fail(*_: object, **__: object) -> None:
+    raise OSError("disk full")
+
+
 def test_what_cannot_be_crowned_is_refused(client: MlflowClient) -> None:
     without = trained(client, 80.0, model=False)
     for run_id, message in (("0" * 32, "there is no run"), (without.run_id, "has no model")):

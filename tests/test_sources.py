@@ -8,6 +8,7 @@ import re
 import shutil
 import tarfile
 import threading
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,20 @@ def test_common_formats_sizes_and_colour_modes_are_read() -> None:
         buffer = io.BytesIO()
         Image.fromarray(pixels).convert(mode).save(buffer, "TIFF" if mode == "CMYK" else "PNG")
         assert decode(buffer.getvalue(), mode).shape == (9, 13, 3)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4), "its values are fractions"),
+        (np.full((4, 4), 200, dtype=np.uint16), "sixteen bits, but no value above 200"),
+    ],
+)
+def test_an_image_of_which_nothing_would_be_left_is_refused(pixels: np.ndarray, message: str) -> None:
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "TIFF")
+    with pytest.raises(UserError, match=f"a.tif: not a readable image \\({message}"):
+        decode(encoded.getvalue(), "a.tif")
 
 
 def test_sixteen_bit_grey_keeps_its_high_byte() -> None:
@@ -186,6 +201,29 @@ def test_a_folder_that_would_be_left_out_for_its_spelling_is_named(spelled: str,
     shutil.copyfile(images_folder / "train" / "red" / "000.png", images_folder / spelled / "a.png")
     with pytest.raises(UserError, match=f"{spelled}/a.png' would be left out: images without label stand in unlabeled/, so spelled"):
         fetch(images_folder, tmp_path)
+
+
+@pytest.mark.parametrize("spelled", ["Train", "TEST"])
+def test_a_split_in_other_letters_is_named_and_not_left_out(spelled: str, images_folder: Path, tmp_path: Path) -> None:
+    """Above all where images without label would stand in for those of train."""
+    (images_folder / "unlabeled").mkdir()
+    shutil.copyfile(images_folder / "train" / "red" / "000.png", images_folder / "unlabeled" / "a.png")
+    (images_folder / spelled.lower()).rename(images_folder / "moved")
+    (images_folder / "moved").rename(images_folder / spelled)
+    with pytest.raises(UserError, match=f"'{spelled}/.*' would be left out: images stand in {spelled.lower()}/<class>/, so spelled"):
+        fetch(images_folder, tmp_path)
+
+
+def test_class_names_are_the_same_however_their_letters_are_composed(images_folder: Path, tmp_path: Path) -> None:
+    """As archives packed on a Mac have them, decomposed."""
+    for split in ("train", "test"):
+        (images_folder / split / "red").rename(images_folder / split / unicodedata.normalize("NFD", "café"))
+    assert unicodedata.normalize("NFC", "café") in read_classes(fetch(images_folder, tmp_path))
+
+
+def test_a_hidden_link_to_nothing_is_passed_over(images_folder: Path, tmp_path: Path) -> None:
+    (images_folder / "train" / "red" / ".#000.png").symlink_to("someone@somewhere")
+    fetch(images_folder, tmp_path)
 
 
 def test_images_too_deep_are_named(images_folder: Path, tmp_path: Path) -> None:

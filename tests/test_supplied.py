@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -244,6 +245,20 @@ def test_a_program_with_a_pickle_in_it_is_refused_and_the_pickle_not_read(progra
     assert not mark.exists()
     torch.load(io.BytesIO(trap), weights_only=False)
     assert mark.exists(), "the trap works"
+
+
+@pytest.mark.parametrize("name", ["data/weights/model_weights_config.json", "DATA/weights/weight_0", "../other/models/model.json"])
+def test_a_program_of_which_two_readers_might_see_two_things_is_refused(name: str, program: Path) -> None:
+    """The same name twice, up to its case, or a second program beside the first."""
+    with zipfile.ZipFile(program) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    top = next(iter(members)).partition("/")[0]
+    with zipfile.ZipFile(program, "w") as archive, warnings.catch_warnings(action="ignore"):
+        archive.writestr(name.removeprefix("../") if name.startswith("..") else f"{top}/{name}", b"{}")
+        for member, content in members.items():
+            archive.writestr(member, content)
+    with pytest.raises(UserError, match="it holds two files of one name, or two programs"):
+        read_program(program)
 
 
 def test_what_is_no_program_is_refused(tmp_path: Path) -> None:

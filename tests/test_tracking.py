@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import platform
+import re
 import subprocess
 import time
 import uuid
@@ -14,8 +15,9 @@ from mlflow import MlflowClient
 
 from amalgam.errors import UserError
 from amalgam.origin import code_is_dirty, committed_params, origin_tags
+from amalgam.tracking.publish import attempt
 from amalgam.tracking.run import training_run
-from amalgam.tracking.store import connect
+from amalgam.tracking.store import connect, tracking_uri
 
 
 @pytest.fixture
@@ -127,6 +129,64 @@ def test_any_name_of_a_teacher_or_class_can_be_logged(root: Path) -> None:
     with training_run("taskA", "name", {}, {}, "mark") as tracker:
         tracker.metrics({"teacher_weight/fruit+vegetables": 0.5, "test_accuracy/größe (m²)": 1.0})
     assert {"teacher_weight/fruit_vegetables", "test_accuracy/größe _m²_"} <= connect().get_run(tracker.run_id).data.metrics.keys()
+
+
+def test_names_that_mlflow_cannot_tell_apart_are_numbered_and_long_ones_cut(root: Path) -> None:
+    values = {"test_accuracy/C+": 10.0, "test_accuracy/C#": 90.0, "test_accuracy/" + 300 * "x": 1.0, "test_accuracy/" + 301 * "x": 2.0}
+    with training_run("taskA", "name", {}, {}, "mark") as tracker:
+        tracker.metrics(values)
+    found = connect().get_run(tracker.run_id).data.metrics
+    assert (found["test_accuracy/C_"], found["test_accuracy/C_ 2"]) == (10.0, 90.0)
+    assert sorted(found.values()) == [1.0, 2.0, 10.0, 90.0]
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///own.db", "own"])
+def test_a_relative_store_stands_in_the_repository_and_not_in_a_temporary_copy(
+    uri: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    with training_run("taskA", "name", {}, {}, "mark") as tracker:
+        Path("student.json").write_text("{}")
+        tracker.file(Path("student.json"))
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["student.json"]
+    assert [file.name for file in root.rglob("student.json")] == ["student.json"]
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("", None),
+        ("http://server:5000", "http://server:5000"),
+        ("postgresql+psycopg2://me@server/runs", "postgresql+psycopg2://me@server/runs"),
+        ("sqlite:////own/runs.db", "sqlite:////own/runs.db"),
+        ("sqlite:///runs.db", "sqlite:///{root}/runs.db"),
+        ("./own", "file://{root}/own"),
+        ("file:///own", "file:///own"),
+    ],
+)
+def test_where_a_store_of_ones_own_is(given: str, used: str | None, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert tracking_uri() == (used and used.format(root=root))
+
+
+def test_whoever_has_no_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert origin_tags()["mlflow.user"] == str(os.getuid())
+
+
+@pytest.mark.parametrize("error", [OSError("503 Server Error"), KeyError("region"), UserError("the store does not answer")])
+def test_whatever_a_store_raises_costs_no_result(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def send() -> list[str]:
+        raise error
+
+    attempt(send, Path("runs/a"), "a command sends it")
+    assert re.search(
+        rf"not in MLflow: .*{re.escape(str(error))}; the results stand in runs/a, and a command sends it", capsys.readouterr().err
+    )
 
 
 def test_a_deleted_experiment_says_how_to_restore_it(root: Path) -> None:

@@ -31,6 +31,16 @@ def brought_file(named: str) -> Path:
     return path if path.parts[:1] == (FETCHED,) else repository_root() / path
 
 
+def new_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[Any]]":
+    """An array in a new .npy file, memory-mapped, whose space the disk has set aside: a full one is an OSError here, and no crash while the
+    map is filled."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder beside ``target`` that takes its place only if the block ends without an error.

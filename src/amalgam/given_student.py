@@ -3,8 +3,8 @@
 ::
 
     fetched/checkpoints/<task>/weights.safetensors
-    fetched/checkpoints/<task>/checkpoint.json      file, sha256, architecture, resolution; classes, preprocessing and what chose the epoch,
-                                                    where a student.json beside the file said so
+    fetched/checkpoints/<task>/checkpoint.json      file, sha256, architecture, resolution; classes, preprocessing, what chose the epoch and
+                                                    the split's hash, where a student.json and a run.json beside the file said so
 """
 
 from pathlib import Path
@@ -25,6 +25,7 @@ from amalgam.students import is_chosen
 
 MANIFEST = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
+RECORD = "run.json"  # beside a student that was trained here
 
 
 def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder: Path) -> None:
@@ -38,7 +39,9 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(state, folder / WEIGHTS)
     told = {name: own.get(name) for name in ("classes", "preprocessing", "selected_on")}
-    entry = {"file": path.name, "sha256": sha256_of_file(path), "architecture": architecture, "resolution": resolution}
+    record = path.with_name(RECORD)
+    split = read_json(record)["data"]["content"] if own and record.is_file() and not told["selected_on"] else None
+    entry = {"file": path.name, "sha256": sha256_of_file(path), "architecture": architecture, "resolution": resolution, "split": split}
     write_json(folder / MANIFEST, entry | told)
 
 
@@ -78,6 +81,11 @@ def load_checkpoint(folder: Path, label_sets: LabelSets, training: PreparedSplit
     classes = tuple(entry["classes"] or label_sets.classes)
     if classes != label_sets.classes:
         raise UserError(f"{entry['file']} knows {', '.join(classes)}, but the task says {', '.join(label_sets.classes)}")
+    if entry["split"] not in (None, training.content):
+        raise UserError(
+            f"{entry['file']} was trained on other images, or another split, than the pipeline has now, and may know its test images; run "
+            f"dvc repro with the settings of its training, or, to evaluate it all the same, copy the file away from its {RECORD}"
+        )
     network = build_network(entry["architecture"], len(classes))
     inner = getattr(network, "backbone", network)
     load_body(inner, read_state(folder / WEIGHTS), architecture=entry["architecture"], origin=entry["file"])

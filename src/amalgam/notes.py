@@ -1,5 +1,6 @@
 """What people read of a run: its name, the commands that repeat it, the note on its page."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ NAMED = frozenset(
     ("student_model", "pretrained", "alpha", "temperature", "target", "objective", "standardize_logits", "label_fraction", "seed", "run")
 )
 MATRIX_UP_TO = 20  # classes; beyond, a table would be wider than the page
+UNQUOTED = re.compile(r"[\w./:+*%@?|-]+( [\w./:+*%@?|-]+)*")  # what DVC's -S takes as it is
 CONFUSIONS = 15  # the most frequent ones, listed instead
 
 
@@ -48,7 +50,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _argument(value: Any) -> str:
     if value is None:
         return "null"
-    return f"[{','.join(map(_argument, value))}]" if isinstance(value, list) else str(value) or "''"
+    if isinstance(value, list):
+        return f"[{','.join(map(_argument, value))}]"
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return str(value) if UNQUOTED.fullmatch(str(value)) else f"'{escaped}'"
 
 
 def repeat(commit: str | None, changed: Mapping[str, str]) -> str:

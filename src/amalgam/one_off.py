@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,7 @@ from amalgam.params import Params
 from amalgam.states import read_state
 from amalgam.student_settings import StudentSettings
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.teachers import OwnImages, load_hashed_teachers
+from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers
 from amalgam.team import Team
 
 RUNS = Path("runs")
@@ -60,7 +60,7 @@ def prepared(folder: Path) -> tuple[LabelSets, PreparedSplit]:
     return LabelSets.read(folder), PreparedSplit.read(folder)
 
 
-def check_made(folder: Path, models: Path, params: Params) -> None:
+def check_made(task: str, folder: Path, models: Path, params: Params) -> None:
     """Raises UserError unless the images in ``folder`` were prepared, and the teachers in ``models`` trained on them, as ``params`` say."""
     before = read_json(folder / MADE_WITH)
     for name, value in params.preparation.items():
@@ -69,12 +69,21 @@ def check_made(folder: Path, models: Path, params: Params) -> None:
     if not models.is_dir():
         raise UserError(f"{models} is missing; dvc repro models.dvc makes it")
     label_sets, split = prepared(folder)
+    said = {name: set(classes) for name, classes in params.source_block.tasks[task].items()}
+    if {name: set(classes) for name, classes in label_sets.teachers.items()} != said:
+        raise UserError(f"{folder} was made for other teachers, or other classes, than params.yaml says; run dvc repro models.dvc")
+    recipe = asdict(Recipe.of(params))
     for name in label_sets.teachers:
-        trained = read_json(models / name / "manifest.json").get("images")
-        if trained not in (None, OwnImages.of(name, label_sets, split).content()):
+        manifest = read_json(models / name / "manifest.json")
+        if manifest.get("images") not in (None, OwnImages.of(name, label_sets, split).content()):
             raise UserError(
                 f"teacher {models / name} was trained on other images, or another split, than {folder} holds; run dvc repro models.dvc"
             )
+        for setting, value in manifest.get("recipe", {}).items():
+            if value != (now := recipe[setting]):
+                raise UserError(
+                    f"teacher {models / name} was trained with {setting} {value}, params.yaml says {now}; run dvc repro models.dvc"
+                )
 
 
 @contextmanager

@@ -19,7 +19,15 @@ def origin_tags() -> dict[str, str]:
     if commit:
         tags |= {"git.commit": commit, "git.dirty": str(code_is_dirty()).lower(), "mlflow.source.git.commit": commit}
     tags |= {f"dvc.{name}": found for name, found in ((name, pinned(name)) for name in ("data", "models")) if found}
-    return tags | {"host": platform.node(), "mlflow.user": getpass.getuser(), "mlflow.source.type": "LOCAL"}
+    return tags | {"host": platform.node(), "mlflow.user": user(), "mlflow.source.type": "LOCAL"}
+
+
+def user() -> str:
+    """By name, or by number where there is none, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def code_commit() -> str | None:
@@ -34,7 +42,7 @@ def code_is_dirty() -> bool:
 
 def committed_params() -> str | None:
     """params.yaml as the commit holds it."""
-    return _git("show", f"{code_commit()}:{PARAMS_FILE}")
+    return _git("show", f"{code_commit()}:./{PARAMS_FILE}")
 
 
 def pinned(name: str) -> str | None:

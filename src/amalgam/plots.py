@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from amalgam.metrics import Reliability
 
+matplotlib.rcParams["text.parse_math"] = False  # a class may have a dollar sign in its name
 SAMPLES_A_ROW = 5
 WRITTEN_UP_TO = 30  # classes; beyond, counts in the cells could not be read
 NAMED_UP_TO = 130  # classes; beyond, nor could their names, and the picture grows no more

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from amalgam.dataset import validation_mask
 from amalgam.errors import UserError
-from amalgam.files import available_cores, sha256_of_arrays, whole_folder, write_json
+from amalgam.files import available_cores, new_array, sha256_of_arrays, whole_folder, write_json
 from amalgam.serving.pixels import fit
 from amalgam.sources.raw import UNLABELED, RawSplit
 
@@ -121,8 +121,7 @@ def _write_images(chosen: Sequence[Chosen], size: tuple[int, int], path: Path) -
     """Decode the chosen rows into one array on disk."""
     parts = _chunks(chosen)
     counts = [len(rows) for _, rows in parts]
-    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(sum(counts), *size, 3))
-    _claim_space(path)
+    images = new_array(path, np.uint8, (sum(counts), *size, 3))
     starts = np.cumsum([0, *counts[:-1]])
     with _processes(parts) as spread:
         for _ in spread(_decode, *zip(*parts, strict=True), starts, [path] * len(parts)):
@@ -144,10 +143,3 @@ def _write_names(chosen: Sequence[Chosen], path: Path) -> None:
             wanted = np.zeros(len(raw.labels), dtype=bool)
             wanted[rows] = True
             file.writelines(f"{name}\n" for name, kept in zip(raw.names, wanted, strict=True) if kept)
-
-
-def _claim_space(path: Path) -> None:
-    """Have the disk set aside what a new file will hold: a full one is then an OSError here, and no crash while the map is filled."""
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -67,7 +67,11 @@ def read_program(path: Path) -> Program:
 
 def _suspicious(archive: zipfile.ZipFile) -> Iterator[str]:
     """What a program of plain tensors and tensor operations would not hold."""
-    members = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    names = archive.namelist()
+    if len({name.casefold() for name in names}) < len(names) or len({name.partition("/")[0] for name in names}) > 1:
+        yield "two files of one name, or two programs"  # of which PyTorch might read the one that is not looked at here
+        return
+    members = {name.partition("/")[2]: archive.read(name) for name in names}
     yield from (f"the file {name}" for name in members if not MEMBERS.fullmatch(name))
     for kind in ("weights", "constants"):
         entries = json.loads(members[f"data/{kind}/model_{kind}_config.json"])["config"]

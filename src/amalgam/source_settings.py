@@ -1,5 +1,7 @@
 """Where images come from, which teachers each task has, and which of them the user brings."""
 
+import unicodedata
+from functools import partial
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -18,7 +20,7 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 TeacherName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w+.-]*$", max_length=60)]
-ClassName = Annotated[str, StringConstraints(min_length=1)]
+ClassName = Annotated[str, StringConstraints(min_length=1), AfterValidator(partial(unicodedata.normalize, "NFC"))]
 Classes = Annotated[list[ClassName], Field(min_length=2), AfterValidator(_distinct)]
 Teachers = Annotated[dict[TeacherName, Classes], Field(min_length=1)]
 Tasks = Annotated[dict[str, Teachers], Field(min_length=1)]

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from amalgam import store
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import read_json, sha256_of_arrays, whole_folder, write_json
+from amalgam.files import new_array, read_json, sha256_of_arrays, whole_folder, write_json
 from amalgam.inference import predict_logits
 from amalgam.models import Classifier
 from amalgam.provenance import code_hash, execution_record, fingerprint
@@ -156,7 +156,7 @@ def _write_side_by_side(path: Path, answers: list[Logits], covers: npt.NDArray[n
     widths = np.cumsum([0, *(part.shape[1] for part in answers)])
     images = covers.shape[1]
     before = np.zeros(len(answers), dtype=np.int64)  # answers used so far
-    whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(images, int(widths[-1])))
+    whole = new_array(path, np.float16, (images, int(widths[-1])))
     for start in range(0, images, ROWS_AT_A_TIME):
         shown = covers[:, start : start + ROWS_AT_A_TIME]
         block = np.full((shown.shape[1], whole.shape[1]), np.nan, dtype=np.float16)
@@ -186,7 +186,7 @@ def _view_logits(
 
     def make(folder: Path) -> None:
         view, shape = settings.view(index, len(split.images)), (len(rows), len(classifier.classes))
-        logits = np.lib.format.open_memmap(folder / "logits.npy", mode="w+", dtype=np.float16, shape=shape)
+        logits = new_array(folder / "logits.npy", np.float16, shape)
         for start in range(0, len(rows), ROWS_AT_A_TIME):
             some = slice(start, start + ROWS_AT_A_TIME)
             logits[some] = _storable(predict_logits(classifier, split.images, rows[some], view), classifier)

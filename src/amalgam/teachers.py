@@ -27,6 +27,7 @@ from amalgam.inference import device, predict_logits, resident, shown, taken
 from amalgam.models import Classifier, Preprocessing, channel_statistics, load_classifier, save_classifier, weights_file
 from amalgam.networks import build_network
 from amalgam.optimization import Optimization
+from amalgam.params import Params
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.team import SOLO
 from amalgam.trainer import Fit, Hooks, StepLoss, fit
@@ -50,6 +51,11 @@ class Recipe:
     seed: int
     crop: int
     flip: bool
+
+    @classmethod
+    def of(cls, params: Params) -> "Recipe":
+        augmentation = params.source_block.augmentation
+        return cls(**params.teacher.model_dump(), crop=augmentation.crop, flip=augmentation.flip)
 
 
 @dataclass(frozen=True)

@@ -54,13 +54,19 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
 def decode(encoded: bytes) -> npt.NDArray[np.uint8]:
     """One image file as uint8 RGB (height, width, 3), upright by its EXIF orientation.
 
-    Sixteen-bit greyscale keeps its high byte; transparency is dropped. Raises ValueError if the file is no readable image.
+    Sixteen-bit greyscale keeps its high byte; transparency is dropped. Raises ValueError if the file is no readable image, or one whose
+    values are fractions or too small for sixteen bits: nothing would be left of them.
     """
     with _opened(encoded) as image:
         image.load()
         upright = ImageOps.exif_transpose(image)
+    if upright.mode == "F":
+        raise ValueError("not a readable image (its values are fractions; save it with eight bits a channel)")
     if upright.mode.startswith("I"):
-        return np.repeat((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+        values = np.asarray(upright)
+        if 0 < values.max() < 256:
+            raise ValueError(f"not a readable image (sixteen bits, but no value above {values.max()}; save it with eight)")
+        return np.repeat((values >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
     return np.asarray(upright.convert("RGB"))
 
 

@@ -90,7 +90,7 @@ def _folder_members(path: Path) -> Iterator[Member]:
         raise error
 
     for folder, _, names in os.walk(path, onerror=stop, followlinks=True):
-        for name in names:
+        for name in (name for name in names if not name.startswith(".")):  # hidden, and maybe a link to nothing
             file = Path(folder, name)
             with file.open("rb") as stream:
                 yield Member(PurePosixPath(file.relative_to(path).as_posix()), stream)

@@ -36,8 +36,12 @@ def obtain(address: str, sha256: str | None, root: Path, parameter: str) -> Path
     Raises UserError, with what to do, if it cannot be had or has not the hash of ``<parameter>_sha256``. Where that is None, says which
     line pins what came.
     """
-    path = _downloaded(address, parameter) if urlsplit(address).scheme in ("http", "https") else _local(address, root, parameter)
-    check_hash(path, sha256, f"{parameter}_sha256")
+    remote = urlsplit(address).scheme in ("http", "https")
+    path = _downloaded(address, parameter) if remote else _local(address, root, parameter)
+    try:
+        check_hash(path, sha256, f"{parameter}_sha256")
+    except UserError as error:
+        raise UserError(f"{error}; remove {path} to have it fetched anew" if remote else str(error)) from error
     if sha256 is None and path.is_file():
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

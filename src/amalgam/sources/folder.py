@@ -3,6 +3,7 @@ without label may stand anywhere in ``unlabeled/``, and then ``train`` may be mi
 """
 
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -75,7 +76,10 @@ def _place(inside: PurePosixPath, path: Path) -> tuple[str, str] | None:
             if len(below) != 1:
                 problem = "belongs to no class" if not below else "lies too deep"
                 raise UserError(f"{path}: '{inside}' {problem}; images stand at {part}/<class>/<image>")
-            return part, below[0]
+            return part, unicodedata.normalize("NFC", below[0])
+    for part in folders:
+        if part.lower() in SPLITS:
+            raise UserError(f"{path}: '{inside}' would be left out: images stand in {part.lower()}/<class>/, so spelled")
     return None
 
 

@@ -22,7 +22,7 @@ from amalgam.provenance import fingerprint
 from amalgam.record import RunRecord
 from amalgam.students import is_chosen
 from amalgam.tracking.registry import DATA_TAG, Candidate, consider, rival
-from amalgam.tracking.run import SEND_LATER, Tracker
+from amalgam.tracking.run import Tracker
 from amalgam.tracking.store import connect, experiment
 
 TRAINING_TAG = "amalgam.training"  # complete: all of it is there
@@ -34,13 +34,15 @@ MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_
 PREDICTIONS = "predictions.csv"
 
 
-def attempt(send: Callable[[], list[str]]) -> None:
-    """Print what ``send`` says. If the store does not answer, say so; the results stand in the stage's files all the same."""
+def attempt(send: Callable[[], list[str]], place: Path = Path("outputs"), later: str = "make sync sends what is missing") -> None:
+    """Print what ``send`` says. Whatever goes wrong on the way to the store, say so and what to do ``later``: the results stand in
+    ``place`` all the same, and are worth more than their being shown."""
     try:
         for line in send():
             print(line)
-    except (UserError, MlflowException) as error:
-        print(f"not in MLflow: {error}; the results stand in outputs/, and {SEND_LATER}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 (each kind of store has errors of its own)
+        kind = "" if isinstance(error, UserError | MlflowException) else f"{type(error).__name__}: "
+        print(f"not in MLflow: {kind}{error}; the results stand in {place}, and {later}", file=sys.stderr)
 
 
 def publish_training(student: Path, restore: bool = False) -> list[str]:

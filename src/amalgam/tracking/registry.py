@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
@@ -32,9 +33,10 @@ def model_name(task: str) -> str:
 
 
 def model_of(client: MlflowClient, run_id: str) -> str | None:
-    """The id of the run's logged model."""
+    """The id of the run's logged model, one that was not broken off while it was logged."""
     outputs: Any = client.get_run(run_id).outputs
-    return str(outputs.model_outputs[0].model_id) if outputs and outputs.model_outputs else None
+    logged = [str(found.model_id) for found in outputs.model_outputs] if outputs else []
+    return next((model_id for model_id in logged if client.get_logged_model(model_id).status == LoggedModelStatus.READY), None)
 
 
 def champion(client: MlflowClient, task: str) -> ModelVersion | None:

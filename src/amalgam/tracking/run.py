@@ -1,8 +1,10 @@
 """A training's run in MLflow, while it goes on."""
 
+import hashlib
 import logging
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +19,9 @@ from mlflow.utils.time import get_current_time_millis
 from amalgam.tracking.store import connect, experiment
 
 SECONDS_BETWEEN_SAMPLES = 10  # of the machine's load
+LONGEST_NAME = 200  # characters of a metric's; MLflow takes 250, its own prefixes included
 NOTE_TAG = "mlflow.note.content"  # what MLflow shows as the run's description
 MARK_TAG = "amalgam.training_mark"  # by which a training that was broken off finds its run again
-SEND_LATER = "make sync sends what is missing"
 
 
 class Tracker:
@@ -32,10 +34,12 @@ class Tracker:
     def metrics(self, values: dict[str, float], step: int = 0, at: int | None = None) -> None:
         """Log values by name, ``at`` milliseconds of the epoch (now).
 
-        A character that MLflow does not allow in a name (as + in a teacher's) becomes an underscore.
+        A character that MLflow does not allow in a name (as + in a teacher's) becomes an underscore; names that would then be the same,
+        among ``values``, are numbered.
         """
         moment = get_current_time_millis() if at is None else at
-        self.client.log_batch(self.run_id, metrics=[Metric(allowed(name), value, moment, step) for name, value in values.items()])
+        named = zip(distinct(values), values.values(), strict=True)
+        self.client.log_batch(self.run_id, metrics=[Metric(name, value, moment, step) for name, value in named])
 
     def params(self, values: dict[str, Any]) -> None:
         self.client.log_batch(self.run_id, params=[Param(key, str(value)) for key, value in values.items()])
@@ -61,7 +65,10 @@ class LiveTracker(Tracker):
                 super().metrics(values, step, at)
             except MlflowException as error:
                 self.lost = True
-                print(f"MLflow does not take epoch {step} ({error}); training goes on, and afterwards {SEND_LATER}", file=sys.stderr)
+                print(
+                    f"MLflow does not take epoch {step} ({error}); training goes on, and what is missing is sent at its end",
+                    file=sys.stderr,
+                )
 
     def end(self, status: str) -> None:
         if not self.lost:
@@ -72,7 +79,19 @@ class LiveTracker(Tracker):
 
 
 def allowed(name: str) -> str:
-    return re.sub(r"[^-. :/\w]", "_", name)
+    """The name with MLflow's characters alone, and no longer than it takes them."""
+    plain = re.sub(r"[^-. :/\w]", "_", name)
+    return plain if len(plain) <= LONGEST_NAME else f"{plain[: LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Each name as MLflow allows it, the second of the same with a 2 behind it, and so on."""
+    found: list[str] = []
+    seen: Counter[str] = Counter()
+    for name in map(allowed, names):
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return found
 
 
 @contextmanager

@@ -6,6 +6,7 @@ repository, where ``mlflow ui`` looks, also for stages that run in a temporary c
 
 import logging
 import os
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +26,9 @@ from amalgam.files import repository_root
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 ARTIFACTS = "mlruns"
+SQLITE = "sqlite:///"
+SERVER = re.compile(r"(?!sqlite|file)\w[\w+]*:")  # the address of a server of MLflow's or of a database
+REMOTE = re.compile(r"(https?|databricks|uc)\b")
 ABSOLUTE = (  # where MLflow's database holds a folder of this store
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -39,7 +43,7 @@ def connect() -> MlflowClient:
 
     Raises UserError within seconds if the store does not answer.
     """
-    uri = os.environ.get(URI_VARIABLE)
+    uri = tracking_uri()
     if uri:
         return _reached(_client(uri), uri)
     for noisy in ("alembic", "mlflow.store"):
@@ -50,6 +54,17 @@ def connect() -> MlflowClient:
         client = _reached(_client(f"sqlite:///{database}"), str(database))
         relocate(database, root / ARTIFACTS)
     return client
+
+
+def tracking_uri() -> str | None:
+    """The user's own store, if one is named; a relative path counts from the repository, wherever this process runs."""
+    uri = os.environ.get(URI_VARIABLE)
+    if not uri or SERVER.match(uri):
+        return uri or None
+    kind, separator, path = uri.rpartition(SQLITE)
+    if separator:
+        return f"{kind}{SQLITE}{repository_root() / path}"
+    return (repository_root() / path).as_uri() if "://" not in uri and not uri.startswith("file:") else uri
 
 
 def _client(uri: str) -> MlflowClient:
@@ -80,7 +95,8 @@ def experiment(client: MlflowClient, name: str) -> str:
     with store_lock():
         found = client.get_experiment_by_name(name)
         if found is None:
-            location = None if os.environ.get(URI_VARIABLE) else (repository_root() / ARTIFACTS / name).as_uri()
+            its_own = REMOTE.match(os.environ.get(URI_VARIABLE, ""))  # a server knows where it keeps artifacts
+            location = None if its_own else (repository_root() / ARTIFACTS / name).as_uri()
             return str(client.create_experiment(name, artifact_location=location))
     if found.lifecycle_stage != "active":
         raise UserError(f"the MLflow experiment '{name}' was deleted; restore it (mlflow experiments restore -x {found.experiment_id})")
