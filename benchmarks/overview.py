@@ -26,6 +26,7 @@ STUDENTS = {
     "labels alone, as shipped otherwise (`alpha=0`)": ("all", "label-only", "label-only, 1"),
     "as shipped: `blocks`, T 4, α 0.5": ("all", "blocks", "blocks, 1"),
     "`stacked`, T 2, α 0.5": ("all", "stacked", "stacked, 1"),
+    "EfficientNet-Lite0 from ImageNet's weights, 96 × 96 pixels, 14 epochs, labels alone": ("all", "pre-trained, label-only"),
     "labels alone": ("a quarter", "label-only, 0.25"),
     "`stacked`": ("a quarter", "stacked, 0.25"),
     "labels alone ": ("a tenth", "label-only, 0.1"),

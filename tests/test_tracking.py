@@ -158,6 +158,7 @@ def test_a_relative_store_stands_in_the_repository_and_not_in_a_temporary_copy(
     [
         ("", None),
         ("http://server:5000", "http://server:5000"),
+        ("databricks", "databricks"),
         ("postgresql+psycopg2://me@server/runs", "postgresql+psycopg2://me@server/runs"),
         ("sqlite:////own/runs.db", "sqlite:////own/runs.db"),
         ("sqlite:///runs.db", "sqlite:///{root}/runs.db"),

@@ -27,8 +27,8 @@ from amalgam.files import repository_root
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 ARTIFACTS = "mlruns"
 SQLITE = "sqlite:///"
-SERVER = re.compile(r"(?!sqlite|file)\w[\w+]*:")  # the address of a server of MLflow's or of a database
-REMOTE = re.compile(r"(https?|databricks|uc)\b")
+SERVER = re.compile(r"(?!sqlite|file)\w[\w+]*:")  # addresses of servers, a database's too
+REMOTE = re.compile(r"(https?|databricks|uc)\b")  # those of MLflow's own
 ABSOLUTE = (  # where MLflow's database holds a folder of this store
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -59,7 +59,7 @@ def connect() -> MlflowClient:
 def tracking_uri() -> str | None:
     """The user's own store, if one is named; a relative path counts from the repository, wherever this process runs."""
     uri = os.environ.get(URI_VARIABLE)
-    if not uri or SERVER.match(uri):
+    if not uri or REMOTE.match(uri) or SERVER.match(uri):
         return uri or None
     kind, separator, path = uri.rpartition(SQLITE)
     if separator:
