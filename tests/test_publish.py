@@ -244,7 +244,7 @@ def test_a_server_that_goes_away_costs_no_result(finished: Repository, server: W
         server.stop()
         output, errors = training.communicate()
     assert training.returncode == 0, output + errors
-    assert "training goes on, and its end sends what is missing" in errors
+    assert "training goes on, and what is missing is sent at its end" in errors
     assert errors.count("MLflow does not take epoch") == 1
     assert "student taskA: epoch" in output
     server.start(server.folder / "log")
