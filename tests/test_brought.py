@@ -45,10 +45,16 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
 
 def test_what_is_as_it_was_copied_or_gone_is_fine(params: Params, tmp_path: Path) -> None:
+    """Each is refused once it is there again as another."""
     refuse_changed(params)
     for file, _, _ in NAMED.values():
         (tmp_path / file).unlink()
     refuse_changed(params)
+    for file, _, _ in NAMED.values():
+        (tmp_path / file).write_text("new")
+        with pytest.raises(UserError, match=file):
+            refuse_changed(params)
+        (tmp_path / file).unlink()
 
 
 @pytest.mark.parametrize("what", NAMED)
@@ -59,5 +65,8 @@ def test_a_file_that_became_another_is_refused_with_the_remedy(what: str, params
 
 
 def test_before_anything_was_copied_nothing_can_have_changed(params: Params, tmp_path: Path) -> None:
+    (tmp_path / "start.pth").write_text("new")
+    with pytest.raises(UserError, match=r"start\.pth"):
+        refuse_changed(params)
     shutil.rmtree(tmp_path / "fetched")
     refuse_changed(params)

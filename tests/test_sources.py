@@ -222,8 +222,9 @@ def test_class_names_are_the_same_however_their_letters_are_composed(images_fold
 
 
 def test_a_hidden_link_to_nothing_is_passed_over(images_folder: Path, tmp_path: Path) -> None:
+    before = files_of(fetch(images_folder, tmp_path))
     (images_folder / "train" / "red" / ".#000.png").symlink_to("someone@somewhere")
-    fetch(images_folder, tmp_path)
+    assert files_of(fetch(images_folder, tmp_path)) == before
 
 
 def test_images_too_deep_are_named(images_folder: Path, tmp_path: Path) -> None:

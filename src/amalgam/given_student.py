@@ -18,6 +18,7 @@ from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device
 from amalgam.models import Classifier, Preprocessing, channel_statistics, save_weights, three
 from amalgam.networks import build_network, load_body
+from amalgam.record import FILE as RECORD
 from amalgam.states import State, read_state
 from amalgam.student_settings import STUDENTS
 from amalgam.students import MANIFEST as STUDENT_MANIFEST
@@ -25,7 +26,6 @@ from amalgam.students import is_chosen
 
 MANIFEST = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
-RECORD = "run.json"  # beside a student that was trained here
 
 
 def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder: Path) -> None:
