@@ -14,12 +14,14 @@ from amalgam.models import (
     Preprocessing,
     channel_statistics,
     load_classifier,
+    resized,
     save_classifier,
     save_weights,
 )
 from amalgam.networks import build_network
 
 PLAIN = Preprocessing((16, 16), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+PLAIN_LARGER = Preprocessing((33, 33), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def classifier(architecture: str = "ReferenceCNN", seed: int = 0) -> Classifier:
@@ -46,6 +48,24 @@ def test_preprocessing_resizes_as_pillow_does(side: int) -> None:
     ours = Preprocessing((side, side), (0.0,) * 3, (1.0,) * 3)(pixels)[0].permute(1, 2, 0).numpy() * 255
     theirs = np.asarray(Image.fromarray(pixels[0].numpy()).resize((side, side), Image.Resampling.BILINEAR), dtype=float)
     assert np.abs(ours - theirs).max() <= 1.01  # Pillow rounds to bytes after each of its two passes
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((20, 12), (64, 31)), ((8, 8), (9, 8)), ((1, 3), (5, 7)), ((64, 64), (224, 224)), ((65, 9), (96, 96))]
+)
+def test_images_are_enlarged_as_torch_does(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    pixels = torch.randn(3, *size, 3, generator=torch.Generator().manual_seed(0))
+    theirs = torch.nn.functional.interpolate(pixels.permute(0, 3, 1, 2), wanted, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(resized(pixels, wanted).permute(0, 3, 1, 2), theirs, rtol=0, atol=1e-5)
+
+
+def test_an_enlargement_first_made_for_inference_serves_training_too() -> None:
+    pixels = images(2, 19)
+    with torch.inference_mode():
+        expected = PLAIN_LARGER(pixels)
+    layer = torch.nn.Conv2d(3, 1, 3)
+    layer(PLAIN_LARGER(pixels)).sum().backward()
+    torch.testing.assert_close(PLAIN_LARGER(pixels), expected)
 
 
 def test_channel_statistics_are_numpys() -> None:

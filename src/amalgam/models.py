@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from amalgam.programs import read_program
 from amalgam.views import Images
 
 STATISTICS_PIXELS = 1 << 20  # at a time
+ENLARGED_BY_PRODUCTS = 64  # side in pixels up to which that is the faster way
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,32 @@ class Preprocessing:
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised float (B, 3, *size), channels last, of uint8 images (B, height, width, 3)."""
         mean, std = (torch.tensor(values).to(images.device, non_blocking=True) for values in (self.mean, self.std))
-        pixels = torch.addcmul(-mean / std, images.float(), 1 / (255 * std)).permute(0, 3, 1, 2)  # of the stored size: it is the smaller
-        if pixels.shape[2:] != self.size:
-            shrinks = self.size[0] < pixels.shape[2] or self.size[1] < pixels.shape[3]
-            pixels = nn.functional.interpolate(pixels, self.size, mode="bilinear", antialias=shrinks, align_corners=False)
-        return pixels.contiguous(memory_format=torch.channels_last)
+        pixels = torch.addcmul(-mean / std, images.float(), 1 / (255 * std))  # of the stored size: it is the smaller, as a rule
+        return resized(pixels, self.size).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Float images (B, height, width, 3), bilinearly brought to ``size``; where they shrink, averaged (antialiased) too.
+
+    Small images are enlarged by two matrix products, for which a CPU needs half the time, or less, of torch's loop over three channels.
+    """
+    count, height, width, channels = pixels.shape
+    if (height, width) == size:
+        return pixels
+    shrinks = size[0] < height or size[1] < width
+    if shrinks or max(height, width) > ENLARGED_BY_PRODUCTS:
+        moved = nn.functional.interpolate(pixels.permute(0, 3, 1, 2), size, mode="bilinear", antialias=shrinks, align_corners=False)
+        return moved.permute(0, 2, 3, 1)
+    rows, columns = (_enlargement(*sides).to(pixels.device) for sides in ((height, size[0]), (width, size[1])))
+    wide = pixels.reshape(count * height, width * channels) @ torch.kron(columns, torch.eye(channels, device=pixels.device)).T
+    return (rows @ wide.reshape(count, height, -1)).reshape(count, *size, channels)
+
+
+@cache
+def _enlargement(own: int, wanted: int) -> Tensor:
+    """What bilinear interpolation makes of a line of ``own`` pixels, as a matrix (wanted, own)."""
+    lines = torch.eye(own)[None, None]
+    return nn.functional.interpolate(lines, (wanted, own), mode="bilinear", align_corners=False)[0, 0].contiguous()
 
 
 def channel_statistics(images: Images, rows: npt.NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
