@@ -20,9 +20,7 @@ from amalgam.files import brought_file, whole_folder
 from amalgam.flags import add_settings, given_settings
 from amalgam.history import Epoch
 from amalgam.live import LOG, PICTURE, LiveCurve, log_line
-from amalgam.notes import repeat
 from amalgam.one_off import check_made, export, in_pipeline, new_folder, prepared, targets_for
-from amalgam.origin import code_commit
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
 from amalgam.processes import in_processes
@@ -34,7 +32,7 @@ from amalgam.targets import StoredTargets
 from amalgam.team import Team, joined
 from amalgam.tracking.publish import attempt, publish_training
 from amalgam.trainer import Fit
-from amalgam.training import Job, assist, changed_from_commit, milliseconds, one_run, past_epochs, run_params
+from amalgam.training import Job, assist, changed_from_commit, commands_that_repeat, milliseconds, one_run, past_epochs, run_params
 
 PREPARED = Path("outputs/prepared")
 TARGETS = Path("outputs/targets")
@@ -73,7 +71,7 @@ def stage(task: str, began: int, team: Team) -> None:
     check_task(task, params.task_names)
     refuse_changed(params)
     configure_execution()
-    job, changed = pipeline_job(task, params), changed_from_commit()
+    job, changed, commands = pipeline_job(task, params), changed_from_commit(), commands_that_repeat()
     if not team.is_first:
         assist(job, team)
         return
@@ -81,7 +79,7 @@ def stage(task: str, began: int, team: Team) -> None:
         own.write(began=(*own.sessions.began, began))
         live = LiveCurve(LIVE / task / PICTURE, f"{task}: training", past_epochs(own))
         with whole_folder(STUDENTS / task) as work:
-            record, result = one_run(job, params.source, own, work, live.add, changed, repeat(code_commit(), changed), team)
+            record, result = one_run(job, params.source, own, work, live.add, changed, commands, team)
         finish(own, STUDENTS / task)
     live.remove()
     report(task, result, record, "validation accuracy")

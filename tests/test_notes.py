@@ -1,11 +1,15 @@
 """Names, commands and notes of runs."""
 
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from dvc.utils.cli_parse import to_path_overrides
+from dvc.utils.hydra import apply_overrides
 
-from amalgam.notes import changed_settings, repeat, run_name, run_note
+from amalgam.notes import arguments, changed_settings, repeat, run_name, run_note
 from amalgam.params_file import load_params
 from amalgam.student_settings import StudentSettings
 from conftest import ROOT
@@ -64,7 +68,7 @@ def test_the_commands_repeat_what_was_changed() -> None:
     )
     changed = changed_settings(now, SHIPPED)
     assert changed == {"alpha": "0.9", "run": "my run", "digits.tasks.taskA.low": "[0,1,no]"}
-    commands = repeat("a1b2c3", changed).splitlines()
+    commands = repeat("a1b2c3", arguments(now, SHIPPED)).splitlines()
     assert commands[0] == "git checkout a1b2c3"
     words = shlex.split(commands[1])
     assert words[:3] == ["dvc", "exp", "run"]
@@ -73,7 +77,29 @@ def test_the_commands_repeat_what_was_changed() -> None:
     assert changed_settings(odd, SHIPPED) == {"run": r"'it\'s (1)'", "digits.tasks.taskA.low": "['a, b',c]"}
     assert changed_settings(SHIPPED, SHIPPED) == {}
     assert changed_settings(SHIPPED.replace("\nalpha: 0.5", "\nalpha:"), SHIPPED) == {"alpha": "null"}
-    assert repeat(None, {}) == "dvc exp run"
+    assert repeat(None, []) == "dvc exp run"
+
+
+def test_dvc_repeats_keys_that_are_new_or_gone(tmp_path: Path) -> None:
+    """DVC's own reading of -S makes the settings of a run from those of its commit."""
+    tasks = "  tasks:\n    taskA:\n"
+    assert SHIPPED.count(tasks) > 1
+    changes = {
+        "a teacher more": SHIPPED.replace("      low: [0, 1, 2, 3]\n", "      low: [0, 1, 2, 3]\n      odd: [1, 3]\n"),
+        "a teacher less": SHIPPED.replace("      low: [0, 1, 2, 3]\n", ""),
+        "renamed, and another value": SHIPPED.replace("      low: [0,", "      small: [0,").replace("\nalpha: 0.5", "\nalpha: 0.9"),
+        "a task more": SHIPPED.replace("  tasks:\n    taskA:\n", "  tasks:\n    taskC:\n      x: [1, 2]\n      y: [3]\n    taskA:\n"),
+        "an empty block": SHIPPED.replace("\nalpha: 0.5", "\nalpha: {}"),
+        "a block for a value": SHIPPED.replace("\nalpha: 0.5", "\nalpha: {low: 1, high: 2}"),
+    }
+    for name, now in changes.items():
+        for then, wanted in ((SHIPPED, now), (now, SHIPPED)):
+            file = tmp_path / "params.yaml"
+            file.write_text(then)
+            settings = arguments(wanted, then)
+            assert settings, name
+            apply_overrides(file, to_path_overrides(settings)["params.yaml"])
+            assert yaml.safe_load(file.read_text()) == yaml.safe_load(wanted), name
 
 
 def test_the_note_holds_results_and_commands() -> None:

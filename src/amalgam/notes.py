@@ -40,26 +40,46 @@ def changed_settings(now: str, then: str) -> dict[str, str]:
     return {key: _argument(value) for key, value in after.items() if key not in before or before[key] != value}
 
 
+def arguments(now: str, then: str) -> list[str]:
+    """What DVC's ``-S`` is to be given to make the YAML text ``now`` of ``then``: ``key=value``, ``+new=value``, ``~removed``."""
+    before, after = (read_yaml(text, str(PARAMS_FILE))[0] for text in (then, now))
+    known, changed = _flat(before), changed_settings(now, then)
+    return [*(f"~{key}" for key in _removed(before, after)), *(f"{'' if key in known else '+'}{key}={changed[key]}" for key in changed)]
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in values.items():
-        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return leaves
+
+
+def _removed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys, blocks as a whole, that stand in ``before`` alone, or there for something of another kind."""
+    found: list[str] = []
+    for key, value in before.items():
+        if key not in after or bool(after[key] and isinstance(after[key], dict)) != bool(value and isinstance(value, dict)):
+            found.append(f"{prefix}{key}")
+        elif isinstance(value, dict):
+            found += _removed(value, after[key], f"{prefix}{key}.")
+    return found
 
 
 def _argument(value: Any) -> str:
     if value is None:
         return "null"
+    if value == {}:
+        return "{}"
     if isinstance(value, list):
         return f"[{','.join(map(_argument, value))}]"
     escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return str(value) if UNQUOTED.fullmatch(str(value)) else f"'{escaped}'"
 
 
-def repeat(commit: str | None, changed: Mapping[str, str]) -> str:
-    """The commands that repeat a run made from ``commit`` with ``changed`` settings."""
-    settings = "".join(f" -S {shlex.quote(f'{key}={value}')}" for key, value in changed.items())
-    return "\n".join([f"git checkout {commit}"] * bool(commit) + [f"dvc exp run{settings}"])
+def repeat(commit: str | None, settings: Sequence[str]) -> str:
+    """The commands that repeat a run made from ``commit`` with ``settings`` as ``arguments`` gives them."""
+    options = "".join(f" -S {shlex.quote(setting)}" for setting in settings)
+    return "\n".join([f"git checkout {commit}"] * bool(commit) + [f"dvc exp run{options}"])
 
 
 def run_note(

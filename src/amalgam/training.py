@@ -16,9 +16,9 @@ from amalgam.files import read_json, repository_root, sha256_of_file
 from amalgam.history import Epoch
 from amalgam.inference import device_name
 from amalgam.models import Classifier, Preprocessing, save_weights
-from amalgam.notes import changed_settings, run_name
+from amalgam.notes import arguments, changed_settings, repeat, run_name
 from amalgam.optimization import Optimization
-from amalgam.origin import code_is_dirty, committed_params, origin_tags, pinned
+from amalgam.origin import code_commit, code_is_dirty, committed_params, origin_tags, pinned
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE
 from amalgam.progress import progress_bar
@@ -160,6 +160,12 @@ def milliseconds() -> int:
 def changed_from_commit() -> dict[str, str]:
     committed = committed_params()
     return changed_settings(PARAMS_FILE.read_text(encoding="utf-8"), committed) if committed else {}
+
+
+def commands_that_repeat() -> str:
+    """A run of the code and the settings as they are now."""
+    committed = committed_params()
+    return repeat(code_commit(), arguments(PARAMS_FILE.read_text(encoding="utf-8"), committed) if committed else [])
 
 
 def epoch_times(result: Fit) -> list[dict[str, float]]:
