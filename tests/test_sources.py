@@ -293,7 +293,7 @@ def test_linked_class_folders_are_followed(images_folder: Path, tmp_path: Path) 
 
 def test_something_else_than_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_text("<html>quota exceeded</html>")
-    with pytest.raises(UserError, match=r"x\.zip is neither a folder nor a \.zip or \.tar\.\* archive"):
+    with pytest.raises(UserError, match=r"x\.zip is neither a folder nor a \.zip or \.tar\.\* archive.*remove it to have it fetched anew"):
         fetch(tmp_path / "x.zip", tmp_path)
 
 

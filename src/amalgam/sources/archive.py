@@ -20,6 +20,7 @@ from amalgam.files import sha256_of_file
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 IGNORED_FOLDERS = {"__MACOSX"}
 BLOCK = 1 << 20
+ANEW = "pack it again or, if it was downloaded here, remove it to have it fetched anew"
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile, RuntimeError)
 
 
@@ -61,7 +62,7 @@ def check_hash(path: Path, sha256: str | None, parameter: str) -> None:
 
 
 def damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is damaged or no archive that can be read ({error}); fetch or pack it again")
+    return UserError(f"{path} is damaged or no archive that can be read ({error}); {ANEW}")
 
 
 def members(path: Path) -> Iterator[Member]:
@@ -73,7 +74,7 @@ def members(path: Path) -> Iterator[Member]:
     elif tarfile.is_tarfile(path):
         found = _tar_members(path)
     else:
-        raise UserError(f"{path} is neither a folder nor a .zip or .tar.* archive that can be read")
+        raise UserError(f"{path} is neither a folder nor a .zip or .tar.* archive that can be read; {ANEW}")
     for member in found:
         inside = member.path
         if inside.is_absolute() or ".." in inside.parts:
