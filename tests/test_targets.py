@@ -1,0 +1,137 @@
+"""Stored targets: what the teachers say of each view, kept once and never mistaken for another's."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.errors import UserError
+from amalgam.inference import predict_logits
+from amalgam.models import Classifier, Preprocessing
+from amalgam.targets import StoredTargets, ViewSettings, write_targets
+from amalgam.views import draw_view
+from conftest import SETS, colour_split
+from untrained import VIEWS, Teachers, stored, untrained_teachers
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+@pytest.fixture
+def split() -> PreparedSplit:
+    return colour_split(10, 40, 5)
+
+
+@pytest.fixture
+def teachers() -> Teachers:
+    return untrained_teachers()
+
+
+def test_covering_stores_only_the_teachers_that_know_the_class(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    everyone = stored(split, teachers, tmp_path / "all")
+    covering = stored(split, teachers, tmp_path / "covering", covering=True)
+    labels = split.labels[split.training_rows]
+    for view in range(3):
+        known = np.repeat(SETS.covering().T, 2, axis=1)[labels]
+        assert np.isfinite(everyone.logits(view)).all()
+        np.testing.assert_array_equal(np.isfinite(covering.logits(view)), known)
+        np.testing.assert_allclose(covering.logits(view)[known], everyone.logits(view)[known], atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("covering", [True, False])
+def test_logits_are_written_a_few_rows_at_a_time(
+    split: PreparedSplit, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, covering: bool
+) -> None:
+    at_once = stored(split, teachers, tmp_path / "once" / "targets", covering=covering)
+    expected = [at_once.logits(0), at_once.validation_logits()]
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "few"))
+    monkeypatch.setattr("amalgam.targets.ROWS_AT_A_TIME", 5)
+    few = stored(split, teachers, tmp_path / "few" / "targets", covering=covering)
+    for found, whole in zip([few.logits(0), few.validation_logits()], expected, strict=True):
+        np.testing.assert_allclose(found, whole, atol=0.03, rtol=0.03)
+
+
+def test_more_views_cost_only_the_new_ones(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    stored(split, teachers, tmp_path / "three")
+    before = {file.parent.name: file.stat().st_mtime_ns for file in (tmp_path / ".amalgam" / "views").rglob("logits.npy")}
+    assert len(before) == 6 + 2, "two teachers on three views and on the validation images"
+    stored(split, teachers, tmp_path / "five", views=ViewSettings(5, 2, True, 5))
+    after = {file.parent.name: file.stat().st_mtime_ns for file in (tmp_path / ".amalgam" / "views").rglob("logits.npy")}
+    assert len(after) == 10 + 2
+    assert {key: after[key] for key in before} == before
+
+
+def test_whatever_determines_a_views_logits_is_in_its_key(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    (cold, sha256), bright = teachers["cold"], teachers["bright"]
+    other_input = Classifier(cold.architecture, cold.network, cold.classes, Preprocessing((8, 8), (0.4,) * 3, (0.2,) * 3))
+    other_images = PreparedSplit(split.images, split.labels, split.validation, split.names, "other content")
+
+    def entries() -> int:
+        return len(list((tmp_path / ".amalgam" / "views").glob("*/logits.npy")))
+
+    stored(split, teachers, tmp_path / "targets", views=ViewSettings(1, 2, True, 5))
+    for number, (images, changed, views) in enumerate(
+        (
+            (split, {"cold": (cold, "other weights"), "bright": bright}, ViewSettings(1, 2, True, 5)),
+            (split, {"cold": (other_input, sha256), "bright": bright}, ViewSettings(1, 2, True, 5)),
+            (other_images, teachers, ViewSettings(1, 2, True, 5)),
+            (split, teachers, ViewSettings(1, 1, True, 5)),
+            (split, teachers, ViewSettings(1, 2, False, 5)),
+            (split, teachers, ViewSettings(1, 2, True, 6)),
+            (split, teachers, ViewSettings(1, 2, True, 5, zoom=0.5)),
+            (split, teachers, ViewSettings(1, 2, True, 5, colour=0.1)),
+        )
+    ):
+        before = entries()
+        write_targets(tmp_path / f"targets{number}", images, SETS, changed, views, False)
+        assert entries() > before, f"change {number} went unnoticed"
+
+
+def test_the_targets_say_how_each_teacher_saw_the_images(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    """A training's checkpoint is told apart by what they say: the same weights, seen otherwise, are another teacher."""
+    cold, sha256 = teachers["cold"]
+    otherwise = replace(cold.preprocessing, std=(0.5, 0.5, 0.5))
+    changed = {"as it was": cold, "seen otherwise": replace(cold, preprocessing=otherwise), "other outputs": replace(cold, order=(1, 0))}
+    said = set()
+    for name, teacher in changed.items():
+        stored(split, teachers | {"cold": (teacher, sha256)}, tmp_path / name)
+        said.add((tmp_path / name / "targets.json").read_text())
+    assert len(said) == 3
+
+
+def test_targets_of_other_images_or_teachers_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    stored(split, teachers, tmp_path / "targets")
+    other = PreparedSplit(split.images, split.labels, split.validation, split.names, "other content")
+    with pytest.raises(UserError, match="other images or another split"):
+        StoredTargets.read(tmp_path / "targets", other, SETS)
+    with pytest.raises(UserError, match="other teachers or classes"):
+        StoredTargets.read(tmp_path / "targets", split, LabelSets(SETS.classes, {"cold": ("blue", "green")}))
+
+
+def test_the_student_is_shown_no_view_on_which_a_teacher_of_the_same_seed_was_trained() -> None:
+    """Teachers draw theirs by the same seed, for epochs from 0."""
+    theirs = [draw_view(60, epoch, VIEWS.data_seed, VIEWS.crop, VIEWS.flip) for epoch in range(3)]
+    mine = VIEWS.view(0, 60)
+    assert not any(np.array_equal(mine.shift_x, view.shift_x) for view in theirs)
+
+
+def test_a_logit_that_cannot_be_stored_is_named(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    with torch.no_grad():
+        for parameter in list(teachers["cold"][0].network.parameters())[-2:]:
+            parameter.mul_(1e8)
+    with pytest.raises(UserError, match=r"the teacher of blue, green gives a logit of \S+ \(ReferenceCNN\), and 65504 is the largest"):
+        stored(split, teachers, tmp_path / "targets")
+
+
+def test_stored_validation_logits_are_every_teachers_on_the_images_as_they_are(
+    split: PreparedSplit, teachers: Teachers, tmp_path: Path
+) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", covering=True)
+    rows = split.validation_rows
+    live = np.concatenate([predict_logits(teacher, split.images, rows) for teacher, _ in teachers.values()], axis=1)
+    np.testing.assert_allclose(targets.validation_logits(), live, atol=0.01, rtol=0.01)
