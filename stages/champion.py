@@ -1,17 +1,19 @@
 """Each task's champion: the student that models:/amalgam-<task>@champion loads; or make a run's student champion by hand."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from amalgam.params_file import load_params
 from amalgam.record import FILE, RunRecord
 from amalgam.stage import check_task, run_stage
 from amalgam.summary import table
-from amalgam.tracking.publish import data_key
+from amalgam.tracking.publish import data_key, find_run
 from amalgam.tracking.registry import champion, crown_by_hand
-from amalgam.tracking.store import connect
+from amalgam.tracking.store import connect, experiment
 
 STUDENTS = Path("outputs/students")
 HEADER = ("task", "version", "run", "val %", "test %", "because", "took over from")
@@ -21,15 +23,17 @@ def row(client: MlflowClient, task: str) -> list[str]:
     found = champion(client, task)
     if found is None:
         return [task, "none yet", *["–"] * (len(HEADER) - 2)]
-    run = client.get_run(found.run_id)
-    test = run.data.metrics.get("test_accuracy")
+    name, test = "deleted for good", None
+    with suppress(MlflowException):
+        run = client.get_run(found.run_id)
+        name, test = run.info.run_name, run.data.metrics.get("test_accuracy")
     numbers = [found.tags.get("val_accuracy", "–"), "–" if test is None else f"{test:g}"]
     return [
         task,
         str(found.version),
-        f"{run.info.run_name} ({found.run_id})",
+        f"{name} ({found.run_id})",
         *numbers,
-        found.tags["why"],
+        found.tags.get("why", "not crowned by this pipeline"),
         found.tags.get("took_over_from", "–"),
     ]
 
@@ -40,9 +44,11 @@ def remark(client: MlflowClient, task: str) -> str | None:
     if found is None or not (STUDENTS / task / FILE).is_file():
         return None
     record = RunRecord.read(STUDENTS / task)
-    if data_key(record) == found.tags["data"]:
+    if data_key(record) == found.tags.get("data"):
         return None
-    return f"{task}: the present student learnt from other images or classes; to crown it: make crown TASK={task} RUN={record.run_id}"
+    run = find_run(client, record.run_id, experiment(client, task))
+    crown = f"make crown TASK={task} RUN={run.info.run_id}" if run else "make sync brings its run back"
+    return f"{task}: the present student and the champion are not of the same images and classes; to crown it: {crown}"
 
 
 def main() -> None:

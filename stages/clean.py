@@ -1,9 +1,10 @@
 """Remove what broken-off, failed and finished trainings left: checkpoints, half-written folders; nothing that a running one holds."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
-from amalgam.cleaning import clean_checkpoints, clean_leftovers, clean_unused
+from amalgam.cleaning import any_checkpoints, clean_checkpoints, clean_leftovers, clean_unused
 from amalgam.files import repository_root
 from amalgam.params_file import load_params
 from amalgam.stage import run_stage
@@ -15,18 +16,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--days", type=float, help="also teachers, logits and downloads that were not used for so many days")
     days = parser.parse_args().days
-    broken_off = list(clean_checkpoints())
-    removed = [(path, size) for path, size, _ in broken_off] + list(clean_leftovers())
-    if days is not None:
-        removed += clean_unused(days)
-    for path, size in removed:
-        print(f"removed {shown(path)}, {size / 1e6:.1f} MB")
-    ended = end_marked(connect(), load_params().task_names, {mark for _, _, mark in broken_off}) if broken_off else 0
+    removed = list(clean_leftovers()) + list(clean_unused(days) if days is not None else [])
+    tell(removed)
+    ended = 0
+    if any_checkpoints():
+        client = connect()  # they alone know their runs: none goes while MLflow cannot be told
+        broken_off = list(clean_checkpoints())
+        tell(freed := [(path, size) for path, size, _ in broken_off])
+        removed += freed
+        ended = end_marked(client, load_params().task_names, {mark for _, _, mark in broken_off})
     print(f"{len(removed)} removed, {sum(size for _, size in removed) / 1e6:.1f} MB; {ended} runs in MLflow marked as killed")
 
 
-def shown(path: Path) -> str:
-    return str(path.relative_to(repository_root()))
+def tell(removed: Iterable[tuple[Path, int]]) -> None:
+    for path, size in removed:
+        print(f"removed {path.relative_to(repository_root())}, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

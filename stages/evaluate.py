@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pydantic import ValidationError
+
 from amalgam.brought import CHECKPOINTS, refuse_changed
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets
@@ -18,7 +20,7 @@ from amalgam.files import brought_file, read_json, sha256_of_file
 from amalgam.given_student import copy_checkpoint, described, load_checkpoint
 from amalgam.models import Classifier
 from amalgam.one_off import in_pipeline, new_folder, prepared
-from amalgam.params import Params
+from amalgam.params import Evaluation, Params
 from amalgam.params_file import load_params
 from amalgam.provenance import configure_execution
 from amalgam.record import FILE, RunRecord
@@ -153,6 +155,14 @@ def parser(resolution: int) -> argparse.ArgumentParser:
     return found
 
 
+def checked_resolution(side: int) -> int:
+    """Raises UserError unless params.yaml's setting of the same name might have this value."""
+    try:
+        return Evaluation(checkpoint={}, resolution=side).resolution
+    except ValidationError as error:
+        raise UserError(f"--resolution: {side} is refused: {error.errors()[0]['msg']}") from error
+
+
 def main() -> None:
     params = load_params()
     arguments = parser(params.evaluate.resolution).parse_args()
@@ -162,7 +172,7 @@ def main() -> None:
         stage()
     else:
         task = full_task_name(arguments.task) if arguments.task else None
-        by_hand(params, task, arguments.checkpoint, arguments.resolution, arguments.run)
+        by_hand(params, task, arguments.checkpoint, checked_resolution(arguments.resolution), arguments.run)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from amalgam.files import repository_root, whole_folder, write_json
 from amalgam.params import Params
-from amalgam.stage import run_stage, stage_params
+from amalgam.stage import no_arguments, run_stage, stage_params
 
 DATA = Path("fetched/data")
 MODELS = Path("fetched/models")
@@ -48,6 +48,7 @@ def fetch_weights(params: Params, folder: Path) -> None:
 
 
 def main() -> None:
+    no_arguments(__doc__)
     params = stage_params()
     with whole_folder(DATA) as work:
         fetch(params, work)

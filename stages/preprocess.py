@@ -6,13 +6,14 @@ from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
 from amalgam.files import write_json
 from amalgam.preparing import prepare_split, stored_size
 from amalgam.sources.raw import SPLITS, read_classes, read_split, read_unlabeled
-from amalgam.stage import run_stage, stage_params
+from amalgam.stage import no_arguments, run_stage, stage_params
 
 DATA = Path("data")
 PREPARED = Path("outputs/prepared")
 
 
 def main() -> None:
+    no_arguments(__doc__)
     params = stage_params()
     block = params.source_block
     available = read_classes(DATA)

@@ -14,7 +14,7 @@ from amalgam.models import Classifier
 from amalgam.processes import in_processes
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
-from amalgam.stage import run_stage, stage_params
+from amalgam.stage import no_arguments, run_stage, stage_params
 from amalgam.supplied import provide_supplied
 from amalgam.teachers import OwnImages, Recipe, provide_teacher, teacher_key, train_teacher
 from amalgam.team import joined
@@ -26,6 +26,7 @@ TEACHERS = Path("outputs/teachers")
 
 def main() -> None:
     """A team's processes take turns at the teachers, and work at each alone: one is the same whoever trains it."""
+    no_arguments(__doc__)
     params = stage_params()
     refuse_changed(params)
     configure_execution()

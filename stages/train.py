@@ -125,15 +125,17 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
             watch = logged(live, folder / LOG, settings.num_epochs)
             record, result = one_run(job, params.source, own, folder, watch, flags, command, team)
             live.draw()
+            exported = export(folder, task)
             own.remove()
     chosen_by = f"accuracy on the {reference_protocol.SELECTED_ON}" if reference else "validation accuracy"
     report(task, result, record, chosen_by)
-    print(f"evaluate it: python stages/evaluate.py --task {task} --checkpoint {export(folder, task)}", flush=True)
+    print(f"evaluate it: python stages/evaluate.py --task {task} --checkpoint {exported}", flush=True)
     attempt(lambda: publish_training(folder), folder, f"python stages/sync.py {folder} sends what is missing")
 
 
 def logged(live: LiveCurve, path: Path, epochs: int) -> Callable[[Epoch], None]:
-    """Show every epoch in the live picture and as a line of the file."""
+    """Show every epoch in the live picture and as a line of the file, those before a break included."""
+    path.write_text("".join(f"{log_line(record, epochs)}\n" for record in live.epochs), encoding="utf-8")
 
     def watch(record: Epoch) -> None:
         live.add(record)

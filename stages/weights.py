@@ -6,7 +6,7 @@ from amalgam.brought import CHECKPOINTS, TEACHERS, WEIGHTS
 from amalgam.files import brought_file, sha256_of_file, whole_folder, write_json
 from amalgam.params import Evaluation
 from amalgam.source_settings import Source
-from amalgam.stage import run_stage, stage_params
+from amalgam.stage import no_arguments, run_stage, stage_params
 from amalgam.student_settings import StudentSettings
 
 
@@ -47,6 +47,7 @@ def supply_checkpoints(evaluation: Evaluation, source: Source, folder: Path) -> 
 
 
 def main() -> None:
+    no_arguments(__doc__)
     params = stage_params()
     for task in params.task_names:
         with whole_folder(WEIGHTS / task) as work:

@@ -60,6 +60,17 @@ def test_a_killed_trainings_run_no_longer_counts_as_running(root: Path) -> None:
     assert statuses == ["KILLED", "RUNNING"]
 
 
+def test_no_checkpoint_goes_while_its_run_cannot_be_told(finished: Repository) -> None:
+    kept = finished.root / ".amalgam" / "checkpoints" / "0123"
+    kept.mkdir(parents=True)
+    failed = finished.run("python", "stages/clean.py", check=False, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert failed.returncode != 0
+    assert "http://127.0.0.1:9" in failed.stderr
+    assert kept.exists()
+    finished.run("python", "stages/clean.py")
+    assert not kept.exists()
+
+
 def test_the_command_says_what_it_removed(finished: Repository) -> None:
     (finished.root / "outputs" / ".x.0123.part").mkdir()
     said = finished.run("python", "stages/clean.py", "--days", "1000", PYTHONPATH="src").stdout.splitlines()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from amalgam import distilling
+from amalgam import distilling, selection
 from amalgam.balancing import fit_balancing
 from amalgam.batches import Batch
 from amalgam.dataset import PreparedSplit, visible_labels
@@ -315,8 +315,10 @@ def test_a_mixed_batchs_loss_is_the_mean_of_both_images_losses(split: PreparedSp
         torch.testing.assert_close(value, share * first[name] + (1 - share) * second[name])
 
 
-def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
-    """All: their accuracy. Some: the accuracy on these. None: agreement with the teachers' mean over the union."""
+def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(
+    split: PreparedSplit, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All: their accuracy. Some, or few: the accuracy on these. None: agreement with the teachers' mean over the union."""
     targets = stored(split, teachers, tmp_path / "targets")
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, 0)
     rows = split.validation_rows
@@ -329,6 +331,10 @@ def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(split: PreparedSplit
         assert result.accuracy == pytest.approx((logits.argmax(1) == labels).mean())
         return result
 
+    few = found(1.0)
+    assert few.score == pytest.approx(few.accuracy)
+    assert few.error > 0
+    monkeypatch.setattr(selection, "FEW", len(rows) - 1)
     assert found(1.0).score is None
     visible = visible_labels(labels, SETS.classes, 0.5, VIEWS.data_seed) >= 0
     some, share = found(0.5), (logits.argmax(1) == labels)[visible].mean()

@@ -226,6 +226,12 @@ def test_published_weights_are_copied_as_they_are(tmp_path: Path) -> None:
         assert (tmp_path / "models" / name).read_bytes() == content
 
 
+def test_two_weights_of_one_place_are_refused(tmp_path: Path) -> None:
+    files = {f"{folder}/{name}": content for folder in ("old", "new") for name, content in model_files().items()}
+    with pytest.raises(UserError, match="twice, the second time as new/"):
+        gdrive.fetch_weights(tmp_path / "models", write_zip(tmp_path / "models.zip", files), GIGABYTE)
+
+
 def test_an_archive_without_weights_is_refused(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no weights below best_models/ or weights/"):
         gdrive.fetch_weights(tmp_path, archive, GIGABYTE)

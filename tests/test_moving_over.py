@@ -106,6 +106,7 @@ def test_a_published_student_is_evaluated_in_place_of_the_trained_one(arrived: R
     assert run.data.tags["checkpoint.file"] == "student_model_epoch57_acc81.27.pth"
     assert run.data.metrics["test_accuracy"] == found["overall_accuracy"]
     assert f"| **student, test images** | **{found['overall_accuracy']:g}**" in run.data.tags["mlflow.note.content"]
+    assert f"evaluate.py --task taskA --checkpoint fetched/models/{STUDENT} --resolution 64\n" in run.data.tags["mlflow.note.content"]
     assert not (repository.root / "outputs/evaluation/taskA/learning_curve.png").exists()
     repository.run("python", "stages/sync.py")
     runs = runs_of(repository, "taskA")
@@ -270,6 +271,10 @@ def test_an_evaluation_by_hand_of_all_tasks(finished: Repository) -> None:
         (("evaluate.py", "--checkpoint", "x.pth"), "error: --checkpoint is a student of one task; say which"),
         (("evaluate.py", "--task", "A", "--checkpoint", "x.pth"), "x.pth do not exist"),
         (("evaluate.py", "--task", "Z"), "error: there is no taskZ"),
+        (
+            ("evaluate.py", "--task", "A", "--checkpoint", "x.pth", "--resolution", "8"),
+            "error: --resolution: 8 is refused: Input should be",
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named_and_leaves_nothing(words: tuple[str, ...], message: str, finished: Repository) -> None:
@@ -349,6 +354,7 @@ def test_a_training_by_hand_that_was_broken_off_goes_on(finished: Repository) ->
     assert re.search(r"goes on after epoch \d+ of 60", output)
     (whole,) = (path for path in log.iterdir() if path != broken and (path / "history.csv").exists())
     assert len((whole / "history.csv").read_text().splitlines()) == 61
+    assert len((whole / "training.log").read_text().splitlines()) == 60, "those before the break too"
     (run,) = runs_of(finished, "taskA")
     assert run.info.status == "FINISHED"
 

@@ -96,6 +96,17 @@ def fail(*_: object, **__: object) -> None:
     raise OSError("disk full")
 
 
+def test_a_champion_that_was_named_on_mlflows_page_is_one_of_other_images(client: MlflowClient) -> None:
+    foreign, own = trained(client, 80.0), trained(client, 90.0)
+    client.create_registered_model("amalgam-taskA")
+    version = client.create_model_version("amalgam-taskA", f"models:/{model_of(client, foreign.run_id)}", foreign.run_id)
+    client.set_registered_model_alias("amalgam-taskA", "champion", version.version)
+    assert "which was not crowned by this pipeline; to crown this one" in consider(client, own)
+    assert row(client, "taskA")[5] == "not crowned by this pipeline"
+    client.delete_run(foreign.run_id)
+    assert crown_by_hand(client, "taskA", own.run_id) == "taskA: new champion, version 2: by hand"
+
+
 def test_what_cannot_be_crowned_is_refused(client: MlflowClient) -> None:
     without = trained(client, 80.0, model=False)
     for run_id, message in (("0" * 32, "there is no run"), (without.run_id, "has no model")):
@@ -103,6 +114,18 @@ def test_what_cannot_be_crowned_is_refused(client: MlflowClient) -> None:
             crown_by_hand(client, "taskA", run_id)
     with pytest.raises(UserError, match="no finished training of taskB"):
         crown_by_hand(client, "taskB", without.run_id)
+    with_peeking = trained(client, 99.0)
+    client.set_tag(with_peeking.run_id, "selected_on", "test images")
+    with pytest.raises(UserError, match="chosen by the test images"):
+        crown_by_hand(client, "taskA", with_peeking.run_id)
+
+
+def test_a_champion_crowned_once_more_stays_compared_with_its_predecessor(client: MlflowClient) -> None:
+    first, second = (trained(client, accuracy) for accuracy in (80.0, 90.0))
+    for candidate in (first, second):
+        consider(client, candidate)
+    assert crown_by_hand(client, "taskA", second.run_id) == "taskA: champion already, version 2"
+    assert rival(client, "taskA", second.run_id).run_id == first.run_id  # type: ignore[union-attr]
 
 
 def test_a_run_is_compared_with_the_champion_or_its_predecessor(client: MlflowClient) -> None:

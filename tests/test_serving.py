@@ -78,6 +78,19 @@ def test_it_answers_as_the_student_does(student: Classifier, served: ServedStude
     assert set(found["probabilities"][0]) == set(CLASSES)
 
 
+def test_one_process_exports_several_students_of_the_same_sizes(tmp_path: Path) -> None:
+    """What the first export computes for itself is not taken for the second's, nor for live images."""
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, len(CLASSES)))
+    own = Classifier("MobileNetV3", network, CLASSES, Preprocessing((34, 38), (0.5, 0.4, 0.3), (0.2, 0.2, 0.3)))
+    images = torch.from_numpy(np.stack([random_image(17, 19, seed) for seed in range(3)]))
+    for number in range(2):
+        served = _load_pyfunc(str(export_student(own, (17, 19), tmp_path / str(number))[0]))
+        found = served.predict(pd.DataFrame({"image": list(images.numpy())}))
+        with torch.inference_mode():
+            expected = torch.softmax(own.logits(images), dim=1)
+        np.testing.assert_allclose([list(row.values()) for row in found["probabilities"]], expected, atol=1e-5)
+
+
 def test_every_way_to_give_an_image_is_the_same(served: ServedStudent) -> None:
     pixels = random_image(50, 70)
     png = file_of(pixels)

@@ -261,6 +261,22 @@ def test_a_program_of_which_two_readers_might_see_two_things_is_refused(name: st
         read_program(program)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        in_model('"schema_version": {"major": ', '"schema_version": {"major": 9'),
+        in_model("torch.ops.aten.mean.dim", "torch.ops.aten.of_the_future.default"),
+        lambda name, content: b"99" if name in ("archive_version", ".data/version") else content,
+    ],
+)
+def test_a_program_of_another_pytorch_is_refused_with_a_remedy(change: Callable[[str, bytes], bytes], program: Path) -> None:
+    rewrite(program, change)
+    with pytest.raises(
+        UserError, match=r"PyTorch \S+ cannot read the program .*; if another version exported it, export it again with this"
+    ):
+        read_program(program)
+
+
 def test_what_is_no_program_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt2").write_text("no program")
     torch.save({"a": torch.zeros(2)}, tmp_path / "state.pt2")

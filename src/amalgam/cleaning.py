@@ -10,8 +10,12 @@ from amalgam.checkpoint import Sessions
 from amalgam.files import PART, remove_abandoned, repository_root
 from amalgam.store import STORE, held
 
-WRITTEN_TO = (STORE, "outputs", "fetched")  # where stages write
+WRITTEN_TO = (STORE, "outputs", "fetched", "runs")  # where stages write
 SECONDS_A_DAY = 86_400
+
+
+def any_checkpoints() -> bool:
+    return bool(_entries(CHECKPOINTS))
 
 
 def clean_checkpoints() -> Iterator[tuple[Path, int, str]]:

@@ -43,7 +43,17 @@ def new_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> "np.m
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``target`` that takes its place only if the block ends without an error.
+    """Yield a new folder beside ``target`` that takes its place only if the block ends without an error."""
+    with scratch_folder(target) as work:
+        yield work
+        if target.exists():
+            shutil.rmtree(target)
+        work.rename(target)
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``target``, on the same disk, that is gone afterwards.
 
     What processes that were killed left of the same target is removed.
     """
@@ -56,9 +66,6 @@ def whole_folder(target: Path) -> Iterator[Path]:
     try:
         fcntl.flock(held, fcntl.LOCK_EX)  # let go by the system even if this process is killed
         yield work
-        if target.exists():
-            shutil.rmtree(target)
-        work.rename(target)
     finally:
         os.close(held)
         shutil.rmtree(work, ignore_errors=True)

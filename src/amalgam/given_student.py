@@ -3,8 +3,9 @@
 ::
 
     fetched/checkpoints/<task>/weights.safetensors
-    fetched/checkpoints/<task>/checkpoint.json      file, sha256, architecture, resolution; classes, preprocessing, what chose the epoch and
-                                                    the split's hash, where a student.json and a run.json beside the file said so
+    fetched/checkpoints/<task>/checkpoint.json      file, place in the repository, sha256, architecture, resolution; classes,
+                                                    preprocessing, what chose the epoch and the split's hash, where a
+                                                    student.json and a run.json beside the file said so
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.files import read_json, repository_root, sha256_of_file, write_json
 from amalgam.inference import device
 from amalgam.models import Classifier, Preprocessing, channel_statistics, save_weights, three
 from amalgam.networks import build_network, load_body
@@ -41,8 +42,21 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
     told = {name: own.get(name) for name in ("classes", "preprocessing", "selected_on")}
     record = path.with_name(RECORD)
     split = read_json(record)["data"]["content"] if own and record.is_file() and not told["selected_on"] else None
-    entry = {"file": path.name, "sha256": sha256_of_file(path), "architecture": architecture, "resolution": resolution, "split": split}
-    write_json(folder / MANIFEST, entry | told)
+    entry = {
+        "file": path.name,
+        "place": place(path),
+        "sha256": sha256_of_file(path),
+        "architecture": architecture,
+        "resolution": resolution,
+    }
+    write_json(folder / MANIFEST, entry | {"split": split} | told)
+
+
+def place(path: Path) -> str:
+    """Where the file lies in the repository; of one outside, its name alone."""
+    if not path.is_absolute():
+        return path.as_posix()
+    return path.relative_to(repository_root()).as_posix() if path.is_relative_to(repository_root()) else path.name
 
 
 def own_manifest(path: Path) -> dict[str, Any]:
@@ -106,5 +120,6 @@ def described(folder: Path) -> dict[str, str] | None:
     if not (folder / MANIFEST).is_file():
         return None
     entry = read_json(folder / MANIFEST)
-    about = {"file": entry["file"], "sha256": entry["sha256"], "architecture": entry["architecture"]}
+    about = {name: entry[name] for name in ("file", "place", "sha256", "architecture")}
+    about |= {} if entry["preprocessing"] else {"resolution": str(entry["resolution"])}
     return about | ({"selected_on": entry["selected_on"]} if entry["selected_on"] else {})

@@ -50,16 +50,21 @@ def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     if shrinks or max(height, width) > ENLARGED_BY_PRODUCTS:
         moved = nn.functional.interpolate(pixels.permute(0, 3, 1, 2), size, mode="bilinear", antialias=shrinks, align_corners=False)
         return moved.permute(0, 2, 3, 1)
-    rows, columns = (_enlargement(*sides).to(pixels.device) for sides in ((height, size[0]), (width, size[1])))
-    wide = pixels.reshape(count * height, width * channels) @ torch.kron(columns, torch.eye(channels, device=pixels.device)).T
+    products = (_enlargement(height, size[0], 1), _enlargement(width, size[1], channels))
+    rows, columns = (torch.from_numpy(product).to(pixels.device) for product in products)
+    wide = pixels.reshape(count * height, width * channels) @ columns.T
     return (rows @ wide.reshape(count, height, -1)).reshape(count, *size, channels)
 
 
 @cache
-def _enlargement(own: int, wanted: int) -> Tensor:
-    """What bilinear interpolation makes of a line of ``own`` pixels, as a matrix (wanted, own)."""
-    lines = torch.eye(own)[None, None]
-    return nn.functional.interpolate(lines, (wanted, own), mode="bilinear", align_corners=False)[0, 0].contiguous()
+def _enlargement(own: int, wanted: int, channels: int) -> npt.NDArray[np.float32]:
+    """What bilinear interpolation makes of a line of ``own`` pixels: a matrix (wanted · channels, own · channels).
+
+    No tensor: one made while a network is exported would be of no use to anything else.
+    """
+    places = (np.arange(wanted) + 0.5) * own / wanted - 0.5  # pixels' centres; beyond the first and last, these
+    line = np.stack([np.interp(places, np.arange(own), unit) for unit in np.eye(own)], axis=1)
+    return np.kron(line, np.eye(channels)).astype(np.float32)
 
 
 def channel_statistics(images: Images, rows: npt.NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
 from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.files import read_json, scratch_folder, sha256_of_file, whole_file, write_json
 from amalgam.models import Preprocessing
 from amalgam.params import Params
 from amalgam.states import read_state
@@ -105,8 +105,8 @@ def targets_for(
     if common is not None:
         known = {name: (replace(teacher, preprocessing=common), sha256) for name, (teacher, sha256) in known.items()}
     views = ViewSettings.of(settings, params.source_block.augmentation, params.data_seed)
-    with TemporaryDirectory(dir=place, prefix=".") if team.is_first else nullcontext("") as own:
-        folder = Path(team.first(own)) / "targets"
+    with scratch_folder(place / "targets") if team.is_first else nullcontext(Path()) as own:
+        folder = team.first(own) / "targets"
         write_targets(folder, split, label_sets, known, views, settings.stored_teachers == "covering", team=team)
         yield StoredTargets.read(folder, split, label_sets)
 
@@ -118,6 +118,8 @@ def export(folder: Path, task: str) -> Path:
     reached = "" if accuracy is None else f"_acc{accuracy:.2f}"
     path = folder / f"student_model_epoch{manifest['best_epoch']}{reached}.pth"
     state = read_state(folder / "best.safetensors")
-    torch.save({f"backbone.{name}": value for name, value in state.items()}, path)
+    content = BytesIO()
+    torch.save({f"backbone.{name}": value for name, value in state.items()}, content)
+    whole_file(path, content.getbuffer())
     write_json(folder / "student.json", manifest | {"exported": {path.name: sha256_of_file(path)}})
     return path

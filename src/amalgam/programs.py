@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from amalgam.errors import UserError
+from amalgam.states import first_line
 
 MEMBERS = re.compile(
     r"(data/(weights/(weight_\d+|model_weights_config\.json)|constants/(tensor_\d+|model_constants_config\.json)|sample_inputs/model\.pt)"
@@ -59,10 +60,16 @@ def read_program(path: Path) -> Program:
         raise UserError(f"{path} is damaged, or no program of torch.export.save ({error})") from error
     if problem:
         raise UserError(f"{path} is refused: it holds {problem}; export it again with torch.export.save, or supply a state dict")
-    program = torch.export.load(path)
-    if torch.cuda.is_available():  # a graph holds the devices of its constants, which moving the module would leave
-        program = move_to_device_pass(program, "cuda")
-    return Program(program.module())
+    try:
+        program = torch.export.load(path)
+        if torch.cuda.is_available():  # a graph holds the devices of its constants, which moving the module would leave
+            program = move_to_device_pass(program, "cuda")
+        return Program(program.module())
+    except Exception as error:
+        raise UserError(
+            f"PyTorch {torch.__version__} cannot read the program {path} ({type(error).__name__}: {first_line(error)}); "
+            "if another version exported it, export it again with this one"
+        ) from error
 
 
 def _suspicious(archive: zipfile.ZipFile) -> Iterator[str]:

@@ -16,6 +16,8 @@ from amalgam.student_settings import Target
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
 
+FEW = 500  # labels: among so many, chance moves the accuracy by two points
+
 
 @dataclass(frozen=True)
 class SelectionRules:
@@ -38,14 +40,15 @@ def validate(
     """Loss and accuracy on the validation images; the epoch is chosen by those labels alone that the student may use.
 
     Where it may use some, by the accuracy on these; where none, by the agreement with the teachers, none of them ruled out: the class
-    ``agreed`` on for each image (N,). Either is a small sample, so the latest epoch within one standard error of the best is kept.
+    ``agreed`` on for each image (N,). If these are some of the images alone, or few, the latest epoch within one standard error of the best
+    is kept.
     """
     rows = split.validation_rows
     if not len(rows):
         return None
     logits, labels = predict_logits(student, split.images, rows, team=team), split.labels[rows]
     found = score(logits, labels)
-    if rules.label_fraction == 1:
+    if rules.label_fraction == 1 and len(rows) > FEW:
         return found
     if rules.label_fraction > 0:
         visible = visible_labels(labels, label_sets.classes, rules.label_fraction, rules.data_seed)

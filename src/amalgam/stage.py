@@ -19,6 +19,7 @@ from amalgam.params_file import PARAMS_FILE, load_params
 from amalgam.processes import fail, is_worker
 
 PIPELINE_FILE = Path("dvc.yaml")
+ENDS = (signal.SIGTERM, signal.SIGHUP)
 SECONDS_BETWEEN_LOOKS = 0.5
 TRAINING = "train-"  # and the task: the name of a task's training stage
 
@@ -26,9 +27,13 @@ TRAINING = "train-"  # and the task: the name of a task's training stage
 def run_stage(main: Callable[[], None]) -> None:
     """Run ``main``; what a user can put right ends in one message and exit status 1, anything else in a traceback.
 
-    SIGTERM ends it as Ctrl-C does, in good order; so does the end of the ``dvc`` that started it.
+    SIGTERM, and the end of the terminal unless it is to be survived, end it as Ctrl-C does, in good order; so does the end of the ``dvc``
+    that started it.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.getsignal(number) for number in ENDS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupt)
     try:
         end_with_parent()
         main()
@@ -38,7 +43,8 @@ def run_stage(main: Callable[[], None]) -> None:
     except KeyboardInterrupt as interrupt:
         sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, _: object) -> None:
@@ -82,6 +88,11 @@ def _lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def no_arguments(description: str | None) -> None:
+    """Answer ``--help``, and refuse whatever else the command line holds."""
+    argparse.ArgumentParser(description=f"{description} Everything it needs stands in {PARAMS_FILE}.").parse_args()
 
 
 def task_argument(description: str | None) -> str:

@@ -14,6 +14,17 @@ from amalgam.errors import UserError
 State = dict[str, Tensor]
 
 PREFIXES = ("module.", "model.", "net.", "backbone.")  # of all names, where the network was part of a larger one
+UNREADABLE = (  # what torch.load raises, beside its own UnpicklingError, at a file that is cut short or damaged
+    RuntimeError,
+    ValueError,
+    TypeError,
+    EOFError,
+    OSError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    AssertionError,
+)
 WRAPPINGS = ("state_dict", "model_state_dict", "model")  # under which checkpoints keep a network's weights
 
 
@@ -31,14 +42,21 @@ def read_state(path: Path) -> State:
             f"{path} is damaged, or holds more than weights, a whole network say, which could run code; save "
             "network.state_dict(), or export the network with torch.export (README.md, Your own teachers)"
         ) from error
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is damaged, or no file of plain weights ({str(error).splitlines()[0]})") from error
+    except (SafetensorError, *UNREADABLE) as error:
+        raise UserError(f"{path} is damaged, or no file of plain weights ({first_line(error)})") from error
     for wrapping in WRAPPINGS:
         if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
             found = found[wrapping]
-    if not (isinstance(found, dict) and found and all(isinstance(value, Tensor) for value in found.values())):
+    if not (isinstance(found, dict) and found and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())):
         raise UserError(f"{path} holds no state dict: names with a tensor each")
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): value for name, value in found.items()}
     return {name: value.clone() for name, value in found.items()}  # names may share memory
+
+
+def first_line(error: Exception) -> str:
+    """What a reader of PyTorch's says is wrong, without the advice that it adds."""
+    text = str(error)
+    words = (text.partition("WeightsUnpickler error: ")[2] or text).split("\n")
+    return next((line.strip().partition(". ")[0] for line in words if line.strip()), type(error).__name__)

@@ -94,6 +94,7 @@ class Job:
     def key(self, processes: int = 1) -> str:
         return fingerprint(
             task=self.task,
+            by_hand="one_off" in self.about,
             settings=self.settings.model_dump(),
             params=self.values,
             classes=self.label_sets.classes,

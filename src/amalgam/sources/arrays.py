@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from amalgam.errors import UserError
+from amalgam.states import UNREADABLE, first_line
 
 COLOURS = 3
 
@@ -32,9 +33,9 @@ def read_images(path: Path, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArr
     try:
         with torch.serialization.safe_globals(_array_parts()):
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, EOFError, OSError, AttributeError, KeyError, IndexError) as error:
+    except (pickle.UnpicklingError, *UNREADABLE) as error:
         raise UserError(
-            f"{name} is damaged, or holds more than arrays and numbers, which could run code and is not read ({_first_line(error)})"
+            f"{name} is damaged, or holds more than arrays and numbers, which could run code and is not read ({first_line(error)})"
         ) from error
     if not isinstance(found, dict) or not {"data", "labels"} <= set(found):
         raise UserError(f"{name} is no dict of 'data' and 'labels'")
@@ -42,12 +43,6 @@ def read_images(path: Path, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArr
     if len(pixels) != len(labels):
         raise UserError(f"{name} has {len(pixels)} images and {len(labels)} labels")
     return pixels, labels
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error)
-    words = (text.partition("WeightsUnpickler error: ")[2] or text).split("\n")
-    return next((line.strip().partition(". ")[0] for line in words if line.strip()), type(error).__name__)
 
 
 def _as_array(values: Any, name: str) -> npt.NDArray[Any]:

@@ -1,6 +1,5 @@
 """``source: cifar100``: the 100 classes of CIFAR-100, 32 × 32 pixels, by torchvision's checked download."""
 
-import tempfile
 from pathlib import Path
 from urllib.error import URLError
 
@@ -8,6 +7,7 @@ import numpy as np
 from torchvision.datasets import CIFAR100
 
 from amalgam.errors import UserError
+from amalgam.files import scratch_folder
 from amalgam.sources.raw import array_images, write_raw
 
 
@@ -24,15 +24,18 @@ def fetch(folder: Path, url: str) -> None:
 
     Raises UserError if the address cannot be reached or what lies there is not CIFAR-100.
     """
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    with scratch_folder(folder) as scratch:
         try:
-            parts = {"train": Download(Path(scratch), True, url), "test": Download(Path(scratch), False, url)}
+            parts = {"train": Download(scratch, True, url), "test": Download(scratch, False, url)}
         except (URLError, TimeoutError, ConnectionError) as error:
             raise UserError(
                 f"cannot download CIFAR-100 from {url} ({error}); check the network, or download it elsewhere and set "
                 f"cifar100.fetch.url to file:///path/to/{CIFAR100.filename}"
             ) from error
         except RuntimeError as error:  # torchvision's word for a wrong hash
-            raise UserError(f"{url} is not the published CIFAR-100 archive ({error}); correct cifar100.fetch.url") from error
+            raise UserError(
+                f"what came from {url} is not the published CIFAR-100 archive ({error}); if the transfer broke off, repeat the command, "
+                "else correct cifar100.fetch.url"
+            ) from error
         splits = {name: array_images(part.data, np.array(part.targets), name) for name, part in parts.items()}
         write_raw(folder, "cifar100", parts["train"].classes, splits)

@@ -12,7 +12,6 @@ and the archive of weights state dicts: students below ``best_models/``, teacher
 """
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amalgam.errors import UserError
+from amalgam.files import scratch_folder
 from amalgam.sources.archive import DAMAGED, Budget, damaged, members
 from amalgam.sources.arrays import read_images
 from amalgam.sources.raw import SPLITS, RawImage, array_images, write_raw
@@ -82,9 +82,9 @@ def fetch(folder: Path, archive: Path, max_bytes: int) -> None:
 
     Raises UserError that names what is missing, broken, ambiguous or suspicious.
     """
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    with scratch_folder(folder) as scratch:
         try:
-            files = _unpack(archive, Path(scratch), max_bytes)
+            files = _unpack(archive, scratch, max_bytes)
         except DAMAGED as error:
             raise damaged(archive, error) from error
         names = [name for numbered in CLASSES.values() for name in numbered.values()]
@@ -155,6 +155,8 @@ def fetch_weights(folder: Path, archive: Path, max_bytes: int) -> list[PurePosix
             if match is None:
                 continue
             place = PurePosixPath(match[1])  # of words that the pattern allows, nothing that leads outside
+            if place in found:
+                raise UserError(f"{archive} has {place} twice, the second time as {member.path}; remove one")
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             with (folder / place).open("wb") as target:
                 budget.copy(member, target, archive)

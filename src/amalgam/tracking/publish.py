@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,14 +22,14 @@ from amalgam.notes import run_note
 from amalgam.provenance import fingerprint
 from amalgam.record import RunRecord
 from amalgam.students import is_chosen
-from amalgam.tracking.registry import DATA_TAG, Candidate, consider, rival
+from amalgam.tracking.registry import DATA_TAG, SELECTED_ON_TAG, Candidate, consider, rival
 from amalgam.tracking.run import Tracker
 from amalgam.tracking.store import connect, experiment
 
 TRAINING_TAG = "amalgam.training"  # complete: all of it is there
 EVALUATION_TAG = "amalgam.evaluation"  # the fingerprint of what is there
+BEGUN_TAG = "amalgam.evaluation_begun"  # the same, before it is there
 RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files name
-SELECTED_ON_TAG = "selected_on"  # what chose the epoch, where not the validation images
 FILES = ("best.safetensors", "last.safetensors", "student.json", "history.csv")
 MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy", "unrouted_teachers_joint")
 PREDICTIONS = "predictions.csv"
@@ -116,15 +117,15 @@ def publish_checkpoint(evaluation: Path) -> list[str]:
     mark = fingerprint(files={file.name: sha256_of_file(file) for file in files})
     if client.search_runs([place], f"tags.`{EVALUATION_TAG}` = '{mark}'", max_results=1):
         return []
-    about = {f"checkpoint.{name}": value for name, value in given.items()}
     name = f"{given['architecture']} from {given['file']}"
-    tracker = Tracker(
-        client, client.create_run(place, run_name=name, tags={"task": task, "mlflow.source.type": "LOCAL"} | about).info.run_id
-    )
+    begun = client.search_runs([place], f"tags.`{BEGUN_TAG}` = '{mark}'", max_results=1)  # it was broken off, and goes on
+    about = {f"checkpoint.{name}": value for name, value in given.items()} | {"task": task, "mlflow.source.type": "LOCAL", BEGUN_TAG: mark}
+    tracker = Tracker(client, (begun[0] if begun else client.create_run(place, run_name=name, tags=about)).info.run_id)
     tracker.metrics(_numbers(task, evaluation, found))
     for path in files:
         tracker.file(path, "evaluation")
-    command = f"python stages/evaluate.py --task {task} --checkpoint {given['file']}"
+    side = ["--resolution", given["resolution"]] if "resolution" in given else []
+    command = shlex.join(["python", "stages/evaluate.py", "--task", task, "--checkpoint", given["place"], *side])
     tracker.note(run_note(task, name, {}, found, _confusion(evaluation), command, dirty=False))
     tracker.tags({EVALUATION_TAG: mark})
     client.set_terminated(tracker.run_id, "FINISHED")
@@ -215,7 +216,7 @@ def _against_rival(tracker: Tracker, record: RunRecord, predictions: Path) -> di
     from amalgam.metrics import mcnemar  # for evaluations alone: a training need not wait for SciPy
 
     other = rival(tracker.client, record.task, tracker.run_id)
-    if other is None or other.tags["data"] != data_key(record):
+    if other is None or other.tags.get("data") != data_key(record):
         return {}
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -15,6 +15,7 @@ from amalgam.errors import UserError
 from amalgam.tracking.store import store_lock
 
 ALIAS = "champion"
+SELECTED_ON_TAG = "selected_on"  # of a run: what chose the epoch, where not the validation images
 DATA_TAG = "amalgam.data"  # of a run; equal where validation accuracies can be compared
 
 
@@ -66,10 +67,10 @@ def consider(client: MlflowClient, candidate: Candidate) -> str:
             return crown(client, candidate, None, "the first")
         if present.run_id == candidate.run_id:
             return f"{candidate.task}: champion, version {present.version}"
-        if present.tags["data"] != candidate.data:
+        if present.tags.get("data") != candidate.data:
+            what = "is of other images or classes" if "data" in present.tags else "was not crowned by this pipeline"
             return (
-                f"{candidate.task}: not compared with the champion (version {present.version}), which is of other images or classes; "
-                f"to crown this one: {by_hand}"
+                f"{candidate.task}: not compared with the champion (version {present.version}), which {what}; to crown this one: {by_hand}"
             )
         if "val_accuracy" not in present.tags:
             return f"{candidate.task}: the champion stays, version {present.version}, crowned by hand; to crown this one: {by_hand}"
@@ -111,8 +112,15 @@ def crown_by_hand(client: MlflowClient, task: str, run_id: str) -> str:
     data, accuracy = run.data.tags.get(DATA_TAG), run.data.metrics.get("best_val_accuracy")
     if run.data.tags.get("task") != task or data is None:
         raise UserError(f"run {run_id} is no finished training of {task}")
+    if SELECTED_ON_TAG in run.data.tags:
+        raise UserError(
+            f"run {run_id} was chosen by the {run.data.tags[SELECTED_ON_TAG]}: its accuracy on them says too much for a champion"
+        )
     with store_lock():
-        return crown(client, Candidate(task, run_id, accuracy, data), champion(client, task), "by hand")
+        present = champion(client, task)
+        if present is not None and present.run_id == run_id:
+            return f"{task}: champion already, version {present.version}"
+        return crown(client, Candidate(task, run_id, accuracy, data), present, "by hand")
 
 
 def rival(client: MlflowClient, task: str, run_id: str) -> ModelVersion | None:
