@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 from mlflow import MlflowClient
 
 from amalgam.stage import may_be_dvc
@@ -136,6 +137,27 @@ def test_a_teacher_that_was_killed_goes_on_and_ends_with_the_same_bits(finished:
             name = Path("outputs/teachers") / teacher / file
             assert (finished.root / name).read_bytes() == (undisturbed.root / name).read_bytes()
     assert set((finished.root / ".amalgam/checkpoints").glob("*/epoch.pt")) == before, "the teachers are in the store"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stage_that_is_told_to_end_ends_in_good_order(number: signal.Signals) -> None:
+    code = """
+import time
+from amalgam.stage import run_stage
+def main():
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+run_stage(main)
+"""
+    stage = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert stage.stdout is not None
+    assert stage.stdout.readline() == "begun\n"
+    stage.send_signal(number)
+    assert stage.communicate()[0] == "cleaned up\n"
+    assert stage.returncode == 128 + number
 
 
 def test_an_orphan_knows_that_its_new_parent_is_no_dvc() -> None:

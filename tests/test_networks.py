@@ -1,13 +1,18 @@
 """Networks by name: architectures, heads, and weights from files and libraries."""
 
+import io
 import os
 import pickle
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from amalgam.errors import UserError
@@ -187,17 +192,42 @@ def test_files_that_are_no_plain_weights_are_refused_and_nothing_in_them_is_run(
     (tmp_path / "page.pth").write_text("<html>moved</html>")
     (tmp_path / "page.safetensors").write_text("<html>moved</html>")
     torch.save({"epoch": 3, "note": "no weights"}, tmp_path / "other.pth")
+    torch.save({0: torch.zeros(2)}, tmp_path / "numbered.pth")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "text.pth").write_text("half a million images\n")
     for name, message in (
         ("evil.pth", "is damaged, or holds more than weights"),
         ("evil2.pth", "is damaged, or holds more than weights"),
         ("page.pth", "damaged"),
         ("page.safetensors", "damaged"),
         ("other.pth", "holds no state dict"),
+        ("numbered.pth", "holds no state dict"),
+        ("empty.pth", "damaged"),
+        ("text.pth", "damaged"),
         ("absent.pth", "do not exist"),
     ):
         with pytest.raises(UserError, match=message):
             read_state(tmp_path / name)
     assert not (tmp_path / "harmed").exists()
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_damaged_weights_are_named_whatever_is_damaged(data: st.DataObject) -> None:
+    """Cut short, or a byte changed, in either format of torch.save: read, or refused by name."""
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.ones(3, 2)}, buffer, _use_new_zipfile_serialization=data.draw(st.booleans()))
+    content = bytearray(buffer.getvalue())
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        del content[place:]
+    else:
+        content[place] ^= data.draw(st.integers(1, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pth"
+        path.write_bytes(content)
+        with suppress(UserError):
+            assert read_state(path)
 
 
 def test_statistics_are_those_of_the_weights() -> None:

@@ -2,6 +2,8 @@
 
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -264,3 +266,13 @@ def test_a_student_to_evaluate_must_be_of_a_task_that_exists(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"evaluate\.checkpoint\.taskC: there is no such task; the tasks are taskA, taskB"):
         load(SHIPPED.replace(entry, f"{entry}    taskC: student.pth\n"), tmp_path)
     assert load(SHIPPED.replace(entry, f"{entry}    taskC: null\n"), tmp_path).evaluate.checkpoint["taskC"] is None
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "stages").glob("*.py")))
+def test_every_stage_answers_help_and_does_nothing_else(script: str, tmp_path: Path) -> None:
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    command = [sys.executable, str(ROOT / "stages" / script), "--help"]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert answer.startswith("usage: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"params.yaml", "dvc.yaml"}

@@ -17,7 +17,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
+from amalgam.files import read_json, write_json
 from amalgam.metrics import mcnemar
+from amalgam.tracking.publish import publish_checkpoint
+from amalgam.tracking.run import Tracker
 from conftest import Repository, WebServer
 
 
@@ -120,6 +123,26 @@ def test_an_evaluation_is_of_the_student_that_it_judged(tracked: Repository) -> 
     assert run_id(tracked, "taskB") in second
     tracked.repro()
     assert "test_accuracy" in client(tracked).get_run(run_id(tracked)).data.metrics
+
+
+def test_an_evaluation_that_was_broken_off_on_its_way_goes_on_in_its_run(tracked: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tracked.root)
+    monkeypatch.setenv("DVC_ROOT", str(tracked.root))
+    evaluation = tracked.root / "outputs/evaluation/taskA"
+    given = {"file": "x.pth", "place": "x.pth", "sha256": "0" * 64, "architecture": "MobileNetV3", "resolution": "64"}
+    write_json(evaluation / "results.json", read_json(evaluation / "results.json") | {"checkpoint": given})
+    before = len(runs(client(tracked)))
+    with monkeypatch.context() as broken:
+        broken.setattr(Tracker, "file", lambda *_: (_ for _ in ()).throw(OSError("no route to host")))
+        with pytest.raises(OSError, match="no route"):
+            publish_checkpoint(evaluation)
+    (said,) = publish_checkpoint(evaluation)
+    assert publish_checkpoint(evaluation) == []
+    found = runs(client(tracked))
+    assert len(found) == before + 1
+    (run,) = (run for run in found if run.info.run_id in said)
+    assert run.info.status == "FINISHED"
+    assert "evaluation/results.json" in artifacts(client(tracked), run)
 
 
 def test_a_student_of_other_images_is_not_judged_by_hand(finished: Repository) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -14,17 +13,6 @@ from amalgam.errors import UserError
 State = dict[str, Tensor]
 
 PREFIXES = ("module.", "model.", "net.", "backbone.")  # of all names, where the network was part of a larger one
-UNREADABLE = (  # what torch.load raises, beside its own UnpicklingError, at a file that is cut short or damaged
-    RuntimeError,
-    ValueError,
-    TypeError,
-    EOFError,
-    OSError,
-    AttributeError,
-    KeyError,
-    IndexError,
-    AssertionError,
-)
 WRAPPINGS = ("state_dict", "model_state_dict", "model")  # under which checkpoints keep a network's weights
 
 
@@ -42,7 +30,7 @@ def read_state(path: Path) -> State:
             f"{path} is damaged, or holds more than weights, a whole network say, which could run code; save "
             "network.state_dict(), or export the network with torch.export (README.md, Your own teachers)"
         ) from error
-    except (SafetensorError, *UNREADABLE) as error:
+    except Exception as error:  # damage makes PyTorch's reader raise whatever its place leads to
         raise UserError(f"{path} is damaged, or no file of plain weights ({first_line(error)})") from error
     for wrapping in WRAPPINGS:
         if isinstance(found, dict) and isinstance(found.get(wrapping), dict):

@@ -2,7 +2,6 @@
 
 import codecs
 import importlib
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from amalgam.errors import UserError
-from amalgam.states import UNREADABLE, first_line
+from amalgam.states import first_line
 
 COLOURS = 3
 
@@ -33,7 +32,7 @@ def read_images(path: Path, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArr
     try:
         with torch.serialization.safe_globals(_array_parts()):
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, *UNREADABLE) as error:
+    except Exception as error:  # damage makes PyTorch's reader raise whatever its place leads to
         raise UserError(
             f"{name} is damaged, or holds more than arrays and numbers, which could run code and is not read ({first_line(error)})"
         ) from error
