@@ -97,8 +97,10 @@ def check(words: list[str], folder: Path) -> None:
     elif words[0] == "torchrun":
         launched = get_args_parser().parse_args(words[1:])
         check(["python", launched.training_script, *launched.training_script_args], folder)
-    elif words[0] in ("python", "git"):
-        assert (ROOT / words[-1 if words[0] == "git" else 1]).is_file()
+    elif words[0] == "git":
+        assert words[1] in ("commit", "push") or all((ROOT / word).is_file() for word in words[2:])
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file()
     else:
         assert words[0] in ("source", "mlflow", "curl", "wait")
 

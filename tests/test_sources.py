@@ -214,6 +214,17 @@ def test_a_split_in_other_letters_is_named_and_not_left_out(spelled: str, images
         fetch(images_folder, tmp_path)
 
 
+def test_a_folder_of_validation_images_is_said_not_to_be_read(
+    images_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(images_folder / "test", images_folder / "val")
+    fetch(images_folder, tmp_path)
+    count = sum(1 for path in (images_folder / "val").rglob("*") if path.is_file())
+    assert (
+        f"{count} files below val or valid or validation are not read; validation images are drawn from train/" in capsys.readouterr().out
+    )
+
+
 def test_class_names_are_the_same_however_their_letters_are_composed(images_folder: Path, tmp_path: Path) -> None:
     """As archives packed on a Mac have them, decomposed."""
     for split in ("train", "test"):

@@ -65,7 +65,7 @@ def read_program(path: Path) -> Program:
         if torch.cuda.is_available():  # a graph holds the devices of its constants, which moving the module would leave
             program = move_to_device_pass(program, "cuda")
         return Program(program.module())
-    except Exception as error:
+    except Exception as error:  # each version of PyTorch refuses what it does not know in a way of its own
         raise UserError(
             f"PyTorch {torch.__version__} cannot read the program {path} ({type(error).__name__}: {first_line(error)}); "
             "if another version exported it, export it again with this one"

@@ -13,6 +13,7 @@ from amalgam.sources.archive import DAMAGED, Budget, check_hash, damaged, member
 from amalgam.sources.raw import SPLITS, UNLABELED, UNLABELED_SPLIT, RawImage, decode, write_raw
 
 LIKE_UNLABELED = ("unlabeled", "unlabelled")
+LIKE_VALIDATION = frozenset(("val", "valid", "validation"))
 
 
 class Spooled(NamedTuple):
@@ -48,15 +49,18 @@ def fetch(folder: Path, root: Path, location: str | None, sha256: str | None, ma
 
 def _spool(path: Path, scratch: IO[bytes], max_bytes: int) -> list[Spooled]:
     """Copy every image to one scratch file, at most ``max_bytes``."""
-    spooled, position, budget = [], 0, Budget(max_bytes, "folder.fetch.max_gigabytes")
+    spooled, position, budget, passed = [], 0, Budget(max_bytes, "folder.fetch.max_gigabytes"), 0
     for member in members(path):
         place = _place(member.path, path)
         if place is None:
+            passed += bool(LIKE_VALIDATION.intersection(member.path.parts[:-1]))
             continue
         length = budget.copy(member, scratch, path)
         split, category = place
         spooled.append(Spooled(split, category, str(member.path), position, length))
         position += length
+    if passed:
+        print(f"{path}: {passed} files below {' or '.join(sorted(LIKE_VALIDATION))} are not read; validation images are drawn from train/")
     return spooled
 
 
