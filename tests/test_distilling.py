@@ -22,7 +22,7 @@ from amalgam.inference import predict_logits, resident
 from amalgam.losses import LabelBlocks
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
-from amalgam.selection import SelectionRules, agreed_classes, validate
+from amalgam.selection import SelectionRules, agreed_classes, scored, validate
 from amalgam.stacking import fit_stacking
 from amalgam.student_settings import FITTED_TARGETS, Objective, Target
 from amalgam.students import Architecture, new_student
@@ -333,19 +333,26 @@ def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(
 
     few = found(1.0)
     assert few.score == pytest.approx(few.accuracy)
-    assert few.error > 0
     monkeypatch.setattr(selection, "FEW", len(rows) - 1)
     assert found(1.0).score is None
     visible = visible_labels(labels, SETS.classes, 0.5, VIEWS.data_seed) >= 0
-    some, share = found(0.5), (logits.argmax(1) == labels)[visible].mean()
-    assert some.score == pytest.approx(share)
-    assert some.error == pytest.approx(math.sqrt(share * (1 - share) / visible.sum()))
+    some, right = found(0.5), (logits.argmax(1) == labels)[visible]
+    assert some.score == pytest.approx(right.mean())
+    likely = (right.sum() + 2) / (len(right) + 4)
+    assert some.error == pytest.approx(math.sqrt(likely * (1 - likely) / (len(right) + 4)))
     theirs = targets.validation_logits().astype(np.float64)
     padded = np.zeros((len(rows), 3))
     for columns, block in (([0, 1], theirs[:, :2]), ([1, 2], theirs[:, 2:])):
         shares = np.exp(block) / np.exp(block).sum(1, keepdims=True)
         padded[:, columns] += shares / 2
     assert found(0.0).score == pytest.approx((logits.argmax(1) == padded.argmax(1)).mean())
+
+
+def test_all_of_few_answers_right_are_not_told_from_all_but_one() -> None:
+    before, after = (scored(Validation(0.1, 1.0), np.arange(140) >= wrong) for wrong in (0, 1))
+    assert after.score is not None
+    assert before.score is not None
+    assert 0 < before.score - after.score < before.error
 
 
 def test_an_epoch_without_labels_is_chosen_by_the_target_that_was_fitted(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:

@@ -58,9 +58,13 @@ def validate(
 
 
 def scored(found: Validation, right: npt.NDArray[np.bool_]) -> Validation:
-    """``found``, chosen by how many of few answers (N,) are right; its binomial standard error goes with it."""
-    share = float(right.mean())
-    return found._replace(score=share, error=math.sqrt(share * (1 - share) / len(right)))
+    """``found``, chosen by how many of few answers (N,) are right, with their share's standard error.
+
+    It is that of Agresti and Coull (1998), who add two answers of either kind: where all are right it is not zero.
+    """
+    count = len(right) + 4
+    likely = (right.sum() + 2) / count
+    return found._replace(score=float(right.mean()), error=math.sqrt(likely * (1 - likely) / count))
 
 
 def agreed_classes(
