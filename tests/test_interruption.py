@@ -160,6 +160,28 @@ run_stage(main)
     assert stage.returncode == 128 + number
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_comes_while_a_destructor_runs_is_not_lost(number: signal.Signals) -> None:
+    """Python drops every exception of a destructor, an interruption too."""
+    code = f"""
+import os, signal, time
+from amalgam.stage import run_stage
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+class Resource:
+    def __del__(self):
+        os.kill(os.getpid(), {int(number)})
+        time.sleep(1)
+def main():
+    Resource()
+    for _ in range(300):
+        time.sleep(0.1)
+run_stage(main)
+"""
+    stage = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert stage.returncode == 128 + number, stage.stderr
+    assert stage.stderr == ""
+
+
 def test_an_orphan_knows_that_its_new_parent_is_no_dvc() -> None:
     assert may_be_dvc(psutil.Process())
     other = subprocess.Popen(["sleep", "60"])

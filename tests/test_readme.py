@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from benchmarks import overview
-from benchmarks.speed import forward
+from benchmarks.speed import experiments, forward
 from dvc.cli.parser import get_main_parser
 from stages import evaluate, train
 from torch.distributed.run import get_args_parser
@@ -176,6 +176,10 @@ def test_an_accuracy_table_is_what_the_results_say(arguments: tuple[str, ...]) -
 
 def test_readmes_table_is_what_the_results_say() -> None:
     assert overview.table() in (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_whole_experiments_is_what_the_results_say() -> None:
+    assert experiments.table(read_json(experiments.RESULTS)) in (ROOT / "README.md").read_text()
 
 
 def test_the_forward_table_is_what_the_results_say() -> None:

@@ -134,14 +134,14 @@ def table(entries: list[dict[str, Any]]) -> str:
         "shipped epoch, s",
         "of it not training, %",
         "once, s",
-        *(f"{name}, s: times" for name in EXPERIMENTS),
+        *(f"{name}, s (times faster)" for name in EXPERIMENTS),
     ]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for found in entries:
         ours = found["shipped"]
         theirs = ", ".join(f"{value:g}" for value in found["naive epochs"])
         cells = [found["student"], theirs, f"{ours['epoch']:g}", f"{ours['not training, %']:.1f}", f"{ours['once']:.0f}"]
-        cells += [f"{seconds['shipped']}: {seconds['naive'] / seconds['shipped']:.1f}" for seconds in found["experiments"].values()]
+        cells += [f"{seconds['shipped']} ({seconds['naive'] / seconds['shipped']:.1f})" for seconds in found["experiments"].values()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
