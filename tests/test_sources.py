@@ -7,14 +7,18 @@ import pickle
 import re
 import shutil
 import tarfile
+import tempfile
 import threading
 import unicodedata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -39,8 +43,8 @@ def files_of(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
-def pack_zip(images: Path, target: Path, prefix: str = "", reverse: bool = False) -> Path:
-    with zipfile.ZipFile(target, "w") as archive:
+def pack_zip(images: Path, target: Path, prefix: str = "", reverse: bool = False, compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(target, "w", compression) as archive:
         for file in sorted(images.rglob("*.png"), reverse=reverse):
             archive.write(file, prefix + str(file.relative_to(images)))
         archive.writestr(f"{prefix}__MACOSX/train/red/._000.png", b"resource fork")
@@ -286,6 +290,39 @@ def test_a_damaged_archive_is_named(name: str, damage: str, images_folder: Path,
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{re.escape(name)}.*(is damaged|is neither)|not a readable image"):
         fetch(tmp_path / name, tmp_path)
+
+
+PACKINGS: dict[str, Callable[[Path, Path], Any]] = {
+    "a.zip": lambda images, path: shutil.make_archive(str(path.with_suffix("")), "zip", images),
+    "stored.zip": lambda images, path: pack_zip(images, path),
+    "bzip2.zip": lambda images, path: pack_zip(images, path, compression=zipfile.ZIP_BZIP2),
+    "lzma.zip": lambda images, path: pack_zip(images, path, compression=zipfile.ZIP_LZMA),
+    "a.tar": lambda images, path: shutil.make_archive(str(path.with_suffix("")), "tar", images),
+    "b.tar.gz": lambda images, path: shutil.make_archive(str(path.with_name("b")), "gztar", images),
+    "c.tar.bz2": lambda images, path: shutil.make_archive(str(path.with_name("c")), "bztar", images),
+    "d.tar.xz": lambda images, path: shutil.make_archive(str(path.with_name("d")), "xztar", images),
+}
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("name", PACKINGS)
+@given(start=st.floats(0, 1), removed=st.integers(0, 300), put=st.binary(max_size=40))
+def test_whatever_the_damage_the_message_names_the_archive_or_the_image(
+    name: str, start: float, removed: int, put: bytes, images_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    PACKINGS[name](images_folder, path)
+    content = bytearray(path.read_bytes())
+    place = int(start * len(content))
+    content[place : place + removed] = put
+    path.write_bytes(content)
+    told = name  # the damage may lie where nothing is read
+    with tempfile.TemporaryDirectory(dir=tmp_path) as work:
+        try:
+            folder.fetch(Path(work) / "raw", tmp_path, str(path), None, 10**9)
+        except UserError as error:
+            told = str(error)
+    assert name in told or ".png" in told
 
 
 def test_a_name_that_is_no_text_is_refused(images_folder: Path, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ They are read as streams and never unpacked by their members' names, so nothing 
 tries is refused all the same.
 """
 
-import gzip
+import errno
 import lzma
 import os
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -21,7 +22,8 @@ IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 IGNORED_FOLDERS = {"__MACOSX"}
 BLOCK = 1 << 20
 ANEW = "pack it again or, if it was downloaded here, remove it to have it fetched anew"
-DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile, RuntimeError)
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+DAMAGED_ERRNO = (None, errno.EINVAL)  # gzip's and bzip2's, and of a jump before the file's begin
 
 
 class Member(NamedTuple):
@@ -61,8 +63,15 @@ def check_hash(path: Path, sha256: str | None, parameter: str) -> None:
         raise UserError(f"{path} has the sha256 {found}, but {parameter} is {sha256}; fetch the right archive or correct the hash")
 
 
-def damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is damaged or no archive that can be read ({error}); {ANEW}")
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what a damaged archive raises into a UserError that names it."""
+    try:
+        yield
+    except (*DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in DAMAGED_ERRNO:  # the disk's
+            raise
+        raise UserError(f"{path} is damaged or no archive that can be read ({error}); {ANEW}") from error
 
 
 def members(path: Path) -> Iterator[Member]:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from amalgam.errors import UserError
-from amalgam.sources.archive import DAMAGED, Budget, check_hash, damaged, members
+from amalgam.sources.archive import Budget, check_hash, members, reading
 from amalgam.sources.raw import SPLITS, UNLABELED, UNLABELED_SPLIT, RawImage, decode, write_raw
 
 LIKE_UNLABELED = ("unlabeled", "unlabelled")
@@ -38,10 +38,8 @@ def fetch(folder: Path, root: Path, location: str | None, sha256: str | None, ma
         raise UserError(f"folder.fetch.path: {path} does not exist")
     check_hash(path, sha256, "folder.fetch.sha256")
     with tempfile.TemporaryFile(dir=folder.parent) as scratch:
-        try:
+        with reading(path):
             spooled = _spool(path, scratch, max_bytes)
-        except DAMAGED as error:
-            raise damaged(path, error) from error
         classes = _classes(path, spooled)
         present = [*SPLITS, UNLABELED_SPLIT] if any(image.split == UNLABELED_SPLIT for image in spooled) else SPLITS
         write_raw(folder, "folder", classes, {split: _images(spooled, split, classes, scratch) for split in present})

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from amalgam.errors import UserError
 from amalgam.files import scratch_folder
-from amalgam.sources.archive import DAMAGED, Budget, damaged, members
+from amalgam.sources.archive import Budget, members, reading
 from amalgam.sources.arrays import read_images
 from amalgam.sources.raw import SPLITS, RawImage, array_images, write_raw
 from amalgam.states import read_state
@@ -83,10 +83,8 @@ def fetch(folder: Path, archive: Path, max_bytes: int) -> None:
     Raises UserError that names what is missing, broken, ambiguous or suspicious.
     """
     with scratch_folder(folder) as scratch:
-        try:
+        with reading(archive):
             files = _unpack(archive, scratch, max_bytes)
-        except DAMAGED as error:
-            raise damaged(archive, error) from error
         names = [name for numbered in CLASSES.values() for name in numbered.values()]
         write_raw(folder, "gdrive", names, {split: _split_images(files, split, names) for split in SPLITS})
 
@@ -149,7 +147,7 @@ def fetch_weights(folder: Path, archive: Path, max_bytes: int) -> list[PurePosix
     """
     found: list[PurePosixPath] = []
     budget = Budget(max_bytes, "gdrive.fetch.max_gigabytes")
-    try:
+    with reading(archive):
         for member in members(archive):
             match = WEIGHTS.search(str(member.path))
             if match is None:
@@ -161,8 +159,6 @@ def fetch_weights(folder: Path, archive: Path, max_bytes: int) -> list[PurePosix
             with (folder / place).open("wb") as target:
                 budget.copy(member, target, archive)
             found.append(place)
-    except DAMAGED as error:
-        raise damaged(archive, error) from error
     if not found:
         raise UserError(f"{archive} has no weights below best_models/ or weights/; is it the archive of models, in the published layout?")
     for place in found:
