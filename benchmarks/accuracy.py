@@ -21,21 +21,25 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 import yaml
 from benchmarks.comparison import gain, packed, refuse_other_teachers, right_images, with_spread
 from filelock import FileLock
 
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.distilling import train_student
+from amalgam.distilling import Pupils, fitted_target, train_student
 from amalgam.evaluation import predict
 from amalgam.files import available_cores, read_json, whole_file, whole_folder, write_json
+from amalgam.inference import device_name, predict_logits
 from amalgam.params import Params
 from amalgam.params_file import load_params
 from amalgam.preparing import prepare_split, stored_size
@@ -55,6 +59,7 @@ PROTOCOL = "ACCURACY_PROTOCOL"  # environment variables that tell trainings in o
 ARCHIVE = "ACCURACY_ARCHIVE"
 MOST_BYTES = 50_000_000_000
 UNROUTED = {"unrouted teachers": "right", "unrouted teachers, joint": "joint right"}  # names of rows to compare with, and their entries
+FITTED = "teachers right"  # of an entry: by the teachers, combined as its target, no student
 RATES = ("oracle-routed", "unrouted", "unrouted, joint")
 
 Settings = dict[str, Any]
@@ -213,7 +218,8 @@ def train(job: Job) -> float:
     accuracy = float(read_json(done / "metrics.json")[job.task]["val_accuracy"])
     seconds = read_json(done / "student.json")["seconds"]
     about = {"task": job.task, "row": job.row, "settings": job.settings, "seed": job.seed}
-    record(job.key, about | {"validation": accuracy, "seconds": seconds})
+    where = {"machine": device_name(), "date": datetime.now(UTC).date().isoformat()}
+    record(job.key, about | {"validation": accuracy, "seconds": seconds} | where)
     print(f"{job.task} {job.row} {job.settings} seed {job.seed}: validation {accuracy} %", flush=True)
     return accuracy
 
@@ -224,11 +230,26 @@ def architecture(settings: StudentSettings) -> Architecture:
 
 
 def test(job: Job) -> None:
-    """Look at the test images with a trained student."""
+    """Look at the test images with a trained student; and, where its target was fitted, with its teachers and this fit alone."""
     folder = prepared(job.seed, job.task)
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
     found = predict(load_student(job.folder, label_sets), split)
     record(job.key, {"images": len(found.labels), "right": packed(found.predicted == found.labels)})
+    if teaching(student_settings(job)).is_fitted:
+        predicted = combined_teachers(job, folder, label_sets, split)
+        record(job.key, {FITTED: packed(predicted == split.labels)})
+
+
+def combined_teachers(job: Job, folder: Path, label_sets: LabelSets, split: PreparedSplit) -> npt.NDArray[np.int64]:
+    """The class of each image of ``split`` (N,) by the teachers, combined as the row's target was fitted to the training images."""
+    settings, trainval = student_settings(job), PreparedSplit.read(folder / "trainval")
+    targets = stored_targets(folder, job, settings)
+    pupils = Pupils.of(trainval, label_sets.classes, targets, teaching(settings))
+    combine = fitted_target(label_sets, targets, pupils, settings.target)
+    teachers = load_teachers(trained_teachers(folder, job.seed, job.task), label_sets).values()
+    logits = np.concatenate([predict_logits(teacher, split.images, np.arange(len(split.images))) for teacher in teachers], axis=1)
+    predicted: npt.NDArray[np.int64] = combine(torch.from_numpy(logits)).argmax(1).numpy()
+    return predicted
 
 
 def recognised(task: str, seed: int) -> None:
@@ -314,6 +335,10 @@ def table(task: str, rows: dict[str, Settings], seeds: list[int]) -> str:
         known_rates = [name for name in RATES if all(name in found for found in teachers)]
         rates = {name: with_spread(np.array([found[name] for found in teachers])) for name in known_rates}
         lines += [f"| *teachers, {name}* | | | {rate} | | |" for name, rate in rates.items()]
+    for row, found in done.items():
+        if all(FITTED in run for run in found):
+            combined = 100 * np.stack([right_images(run, FITTED) for run in found]).mean(axis=1)
+            lines.append(f"| *teachers, combined as for {row}* | | | {with_spread(combined)} | | |")
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@
     python benchmarks/label_curve.py --task A docs/few_labels_taskA.png
 
 Draws, from benchmarks/accuracy.results.json, the lines that ``curves`` of benchmarks/labels.yaml names for the task: mean and range over
-the seeds that have been run. The teachers by themselves are the horizontal lines.
+the seeds; a point of fewer seeds than the protocol's is hollow. The teachers by themselves are the horizontal lines.
 """
 
 import argparse
@@ -32,13 +32,23 @@ def accuracies(task: str, row: str) -> list[float]:
 
 
 def draw_curve(axes: Axes, name: str, found: dict[float, list[float]], highest: dict[float, float]) -> None:
-    """One line, with the range over seeds; its numbers stand above the points that are the ``highest`` of all lines, below the others."""
-    places, means = [PLACES[share] for share in found], [np.mean(values) for values in found.values()]
-    ranges = [[mean - min(values) for mean, values in zip(means, found.values(), strict=True)]]
-    ranges.append([max(values) - mean for mean, values in zip(means, found.values(), strict=True)])
-    axes.errorbar(places, means, yerr=ranges, marker="o", capsize=3, label=name)
-    for place, mean, top in zip(places, means, (highest[share] for share in found), strict=True):
-        axes.annotate(f"{mean:.1f}", (place, mean), textcoords="offset points", xytext=(6, 5 if mean == top else -12), fontsize=8)
+    """One line; its numbers stand above the points that are the ``highest`` of all lines, below the others.
+
+    Points of fewer seeds than the others are hollow, and no line leads to them.
+    """
+    seeds = len(protocol()["seeds"])
+    whole = {share: values for share, values in found.items() if len(values) == seeds}
+    gap = [np.nan] * seeds
+    ranged = np.array([whole.get(share, gap) for share in PLACES])  # (shares, seeds)
+    means = ranged.mean(axis=1)
+    below, above = means - ranged.min(axis=1), ranged.max(axis=1) - means
+    colour = axes.errorbar(list(PLACES.values()), means, yerr=[below, above], marker="o", capsize=3, label=name)[0].get_color()
+    for share, values in found.items():
+        place, mean = PLACES[share], float(np.mean(values))
+        if share not in whole:
+            axes.plot(place, mean, marker="o", markerfacecolor="none", color=colour)
+        offset = (6, 5 if mean == highest[share] else -12)
+        axes.annotate(f"{mean:.1f}", (place, mean), textcoords="offset points", xytext=offset, fontsize=8)
 
 
 def draw_teachers(axes: Axes, task: str) -> None:
@@ -46,7 +56,7 @@ def draw_teachers(axes: Axes, task: str) -> None:
     every = [known for seed in protocol()["seeds"] if (known := results().get(f"teachers {task} seed {seed}"))]
     for name, style in (("oracle-routed", "--"), ("unrouted", ":"), ("unrouted, joint", "-.")):
         found = [known[name] for known in every if name in known]
-        if not found:
+        if len(found) < len(protocol()["seeds"]):
             continue
         mean = float(np.mean(found))
         axes.axhline(mean, color="grey", linestyle=style, linewidth=1)
