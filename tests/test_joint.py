@@ -16,7 +16,7 @@ from test_losses import B, Sets, components, example, label_sets, student_logits
 def estimate(logits: torch.Tensor, active: torch.Tensor, sets: Sets) -> torch.Tensor:
     classes, columns = sets
     blocks = LabelBlocks(columns, classes)
-    return joint_estimate(blocks.softmax(blocks.of_teachers(logits, active)), active, blocks.place)
+    return joint_estimate(blocks.log_softmax(blocks.of_teachers(logits, active)), active, blocks.place)
 
 
 def by_scipy(row: np.ndarray, active: np.ndarray, sets: Sets, ridge: float) -> np.ndarray:
@@ -63,16 +63,37 @@ def test_it_is_optimal_and_of_least_norm(sets: Sets, seed: int) -> None:
             assert abs(float(u[row, sorted(part)].sum())) < 1e-3
 
 
-@given(label_sets(), st.integers(0, 1000))
+@given(label_sets(), st.integers(0, 1000), st.sampled_from([1, 5, 10]))
 @settings(deadline=None)
-def test_teachers_that_are_conditionals_of_one_distribution_give_it_back_where_they_are_connected(sets: Sets, seed: int) -> None:
+def test_teachers_that_are_conditionals_of_one_distribution_give_it_back_where_they_are_connected(
+    sets: Sets, seed: int, scale: float
+) -> None:
+    """However sure they are: what little they leave to the classes that they share tells how they stand to each other."""
     classes, columns = sets
-    common = student_logits(classes, seed)
+    common = scale * student_logits(classes, seed)
     active = torch.ones(B, len(columns), dtype=torch.bool)
     u = estimate(torch.cat([common[:, own] for own in columns], dim=1), active, sets)
     for part in components(sets, list(range(len(columns)))):
         inside = sorted(part)
         torch.testing.assert_close(torch.softmax(u[:, inside], 1), torch.softmax(common[:, inside], 1), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("gap", [2, 12, 18, 30, 60, 100])
+def test_a_class_that_two_sure_teachers_share_ties_them_together_by_hand(gap: float) -> None:
+    """Odds of exp(gap) : 1 and 1 : exp(gap − 2), so those of the classes that are not shared are exp(2) : 1."""
+    u = estimate(torch.tensor([[gap, 0, 0, gap - 2]]), torch.tensor([[True, True]]), (3, [[0, 1], [1, 2]]))
+    torch.testing.assert_close(u[0, 0] - u[0, 2], torch.tensor(2.0), atol=1e-4, rtol=0)
+
+
+@given(label_sets(), st.integers(0, 1000), st.sampled_from([1, 5, 20]))
+@settings(deadline=None)
+def test_an_estimate_does_not_depend_on_the_other_images(sets: Sets, seed: int, scale: float) -> None:
+    """Nor is it undefined, however sure the teachers are and however much they disagree."""
+    logits, active = example(sets[1], seed)
+    whole = estimate(scale * logits, active, sets)
+    assert whole.isfinite().all()
+    for row in range(B):
+        torch.testing.assert_close(estimate(scale * logits[[row]], active[[row]], sets), whole[[row]], atol=1e-5, rtol=1e-5)
 
 
 def test_the_estimate_of_many_images_is_made_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,7 @@ def union_target(knowledge: Knowledge, target: Target, weight: Tensor) -> Tensor
     """One distribution over the union (B, C) from the teachers alone: weighted zero-padded distributions, or the joint estimate."""
     blocks = knowledge.blocks
     if target == "joint":
-        return torch.softmax(joint_estimate(blocks.softmax(knowledge.logits), knowledge.active, blocks.place), dim=1)
+        return torch.softmax(joint_estimate(blocks.log_softmax(knowledge.logits), knowledge.active, blocks.place), dim=1)
     return blocks.spread(blocks.softmax(knowledge.logits) * weight[..., None])
 
 
