@@ -14,15 +14,15 @@ from torch.nn import functional
 from amalgam import distilling, selection
 from amalgam.balancing import fit_balancing
 from amalgam.batches import Batch
-from amalgam.dataset import PreparedSplit, visible_labels
+from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.distilling import Pupils, Teaching, fitted_target, sampled, student_loss, train_student, view_of_epoch
 from amalgam.errors import UserError
 from amalgam.history import Validation
 from amalgam.inference import predict_logits, resident
-from amalgam.losses import LabelBlocks
+from amalgam.losses import LabelBlocks, distillation
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
-from amalgam.selection import SelectionRules, agreed_classes, scored, validate
+from amalgam.selection import SelectionRules, agreed_classes, scored, teachers_consensus, validate
 from amalgam.stacking import fit_stacking
 from amalgam.student_settings import FITTED_TARGETS, Objective, Target
 from amalgam.students import Architecture, new_student
@@ -31,6 +31,7 @@ from amalgam.trainer import Fit
 from conftest import SETS, colour_split
 from untrained import VIEWS, Teachers, stored, untrained_teachers
 
+SHARING = LabelSets(("a", "b", "c", "d", "e"), {"first": ("a", "b"), "second": ("b", "c", "d"), "third": ("a", "d", "e")})
 WITHOUT_LABELS = [target for target in get_args(Target) if target != "stacked"]
 TEACHING = Teaching(
     alpha=0.5,
@@ -365,6 +366,25 @@ def test_an_epoch_without_labels_is_chosen_by_the_target_that_was_fitted(split: 
     theirs = balancing(torch.from_numpy(targets.validation_logits())).argmax(1).numpy()
     assert found is not None
     assert found.score == pytest.approx((predict_logits(student, split.images, split.validation_rows).argmax(1) == theirs).mean())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_epoch_without_labels_agrees_with_teachers_whose_blocks_the_student_has_learnt(seed: int) -> None:
+    """The joint estimate minimises target blocks: a student that cannot do better agrees everywhere."""
+    logits, blocks = 3 * torch.randn(40, 8, generator=torch.Generator().manual_seed(seed)), LabelBlocks.of(SHARING)
+    student = torch.zeros(40, len(SHARING.classes), requires_grad=True)
+    search = torch.optim.LBFGS([student], max_iter=500, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe")
+    every, unknown = torch.ones(40, 3, dtype=torch.bool), torch.full((40,), -1)
+
+    def loss() -> torch.Tensor:
+        search.zero_grad()
+        value = distillation(student, logits, every, unknown, blocks, "blocks", "kl", 1.0).losses.sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    search.step(loss)  # type: ignore[no-untyped-call]
+    agreed = teachers_consensus(logits, SHARING, SelectionRules(0.0, "blocks", 1.0, 0))
+    assert torch.equal(agreed.argmax(1), student.argmax(1))
 
 
 def test_without_views_every_epoch_sees_the_images_as_they_are(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:

@@ -249,13 +249,42 @@ def test_dkd_teaches_the_other_classes_however_sure_the_teacher_is(target: Targe
     assert found.losses.item() == pytest.approx(-math.log(sure) * DKD_TARGET + among, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("teacher", "student"), [((60, 2, 0, -2), (0, -1, 1, 2)), ((1, 1.001, 0.999, 1.002), (150, 0, 1, 2)), ((0, 1, 2, 3), (3, 2, 1, 0))]
+)
+def test_dkd_is_exact_at_the_lowest_temperature(teacher: tuple[float, ...], student: tuple[float, ...]) -> None:
+    """Where logarithms of probabilities are tens of thousands; in double precision by hand, from logits."""
+    t, s = np.array(teacher) / 0.01, np.array(student) / 0.01
+
+    def logarithms(logits: np.ndarray) -> np.ndarray:
+        return np.asarray(logits - np.logaddexp.reduce(logits))
+
+    whole, mine = logarithms(t), logarithms(s)
+    rest, own = np.logaddexp.reduce(whole[1:]), np.logaddexp.reduce(mine[1:])
+    others, of_student = logarithms(t[1:]), logarithms(s[1:])
+    binary = np.exp(whole[0]) * (whole[0] - mine[0]) + np.exp(rest) * (rest - own)
+    by_hand = 0.01**2 * (DKD_TARGET * binary + DKD_OTHERS * float(np.exp(others) @ (others - of_student)))
+    sets, active = (4, [list(range(4))]), torch.tensor([[True]])
+    found = distilled(torch.tensor([student]), torch.tensor([teacher]), active, sets, "blocks", "dkd", 0.01, torch.tensor([0]))
+    assert found.losses.item() == pytest.approx(by_hand, rel=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 10.0, 100.0])
+def test_a_student_that_says_what_its_teacher_says_has_no_divergence_at_any_temperature(temperature: float) -> None:
+    logits = 4 * student_logits(100, 0)
+    found = distilled(logits, logits, torch.ones(B, 1, dtype=torch.bool), (100, [list(range(100))]), "blocks", "kl", temperature)
+    assert (found.losses == 0).all()
+    assert (found.divergence == 0).all()
+
+
 def test_confidence_is_that_of_the_logits_before_they_are_standardized() -> None:
     """Standardised, (10, 0, 1) and (.1, 0, .01) are equally sure."""
     logits, active = torch.tensor([[10.0, 0.0, 1.0, 0.1, 0.0, 0.01]]), torch.tensor([[True, True]])
     sets = (5, [[0, 1, 2], [2, 3, 4]])
-    weights = [distilled(torch.zeros(1, 5), logits, active, sets, "confidence", standardize=on).weight for on in (False, True)]
-    torch.testing.assert_close(weights[0], weights[1])
-    assert weights[0][0, 0] > 0.7
+    before, after = (distilled(torch.zeros(1, 5), logits, active, sets, "confidence", standardize=on).weight for on in (False, True))
+    torch.testing.assert_close(before, after)
+    assert before is not None
+    assert before[0, 0] > 0.7
 
 
 def _others(teacher: Tensor, log_student: Tensor, place: Tensor) -> Tensor:
@@ -303,6 +332,7 @@ def test_whoever_is_not_active_has_no_say_and_nothing_is_undefined(
         result.losses.mean().backward()  # type: ignore[no-untyped-call]
         assert student.grad is not None
         assert student.grad.isfinite().all()
+        assert result.weight is not None
         torch.testing.assert_close(result.weight.sum(1), torch.ones(B))
         assert (result.weight[~active] == 0).all()
         found.append((result.losses.mean().detach(), student.grad))
@@ -358,6 +388,7 @@ def test_agreement_and_weights_say_which_teacher() -> None:
     logits = torch.tensor([[2.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 3.0]])
     student = torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
     found = distilled(student, logits, torch.tensor([[True, True], [False, True]]), (3, [[0, 1], [1, 2]]), "blocks")
+    assert found.weight is not None
     assert found.weight.tolist() == [[0.5, 0.5], [0.0, 1.0]]
     assert found.agreement[0].tolist() == [True, True]
     assert found.agreement[1, 1]

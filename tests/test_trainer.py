@@ -15,6 +15,7 @@ from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epo
 from amalgam.history import Epoch, Validation, score
 from amalgam.models import Classifier, Preprocessing
 from amalgam.optimization import Optimization
+from amalgam.student_settings import SchedulerName
 from amalgam.trainer import DivergedError, Fit, Hooks, StepLoss, fit
 
 
@@ -165,6 +166,29 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_step() -> Non
         fit(toy(), HOW, 5, batches, breaking, lambda _: None)
     assert caught.value.result.best_epoch == 1
     assert all(tensor.isfinite().all() for tensor in caught.value.result.best.values())
+
+
+def test_weights_that_are_not_finite_after_the_last_step_end_the_training() -> None:
+    """A finite loss whose gradient is not: no later loss tells."""
+    steps = 0
+
+    def breaking(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        nonlocal steps
+        steps += 1
+        zero = logits.sum() * 0
+        return StepLoss(cross_entropy(logits, batch).terms | {"other": zero.sqrt() if steps == 10 else zero})
+
+    with pytest.raises(DivergedError, match="the weights are no longer finite after epoch 2") as caught:
+        fit(toy(), HOW, 5, batches, breaking, lambda _: None)
+    assert caught.value.result.best_epoch == 1
+    assert all(tensor.isfinite().all() for tensor in caught.value.result.best.values())
+
+
+@pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "step"])
+def test_the_learning_rate_on_record_is_that_of_the_epochs_last_step(scheduler: SchedulerName) -> None:
+    how = Optimization("adamw", 0.05, 0.0, scheduler, 4)
+    result = fit(toy(), how, 5, batches, cross_entropy, lambda _: None)
+    assert [record.lr for record in result.history] == pytest.approx(learning_rates(how, 5)[4::5])
 
 
 def test_the_cosine_schedule_warms_up_and_falls_to_nothing() -> None:

@@ -203,11 +203,11 @@ def student_loss(
 
 
 def by_teacher(names: list[str], active: torch.Tensor, found: Distilled) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """For the log: each teacher's weight in the target, over all images; its divergence from and agreement with the student, over those
-    on which it is active."""
+    """For the log: each teacher's weight in the target, over all images, where it has one; its divergence from and agreement with the
+    student, over those on which it is active."""
     every, counts = torch.tensor(len(active)), active.sum(0)
-    sums = {
-        "teacher_weight": (found.weight.detach().sum(0), every.expand(len(names))),
+    sums = {} if found.weight is None else {"teacher_weight": (found.weight.detach().sum(0), every.expand(len(names)))}
+    sums |= {
         "teacher_divergence": ((found.divergence * active).sum(0), counts),
         "teacher_agreement": ((found.agreement & active).sum(0), counts),
     }

@@ -33,7 +33,7 @@ class Epoch:
     """One row of the learning curve; accuracies are fractions, losses means over images."""
 
     epoch: int  # from 1
-    lr: float  # at the epoch's end
+    lr: float  # of the epoch's last step
     train_loss: float
     train_accuracy: float | None  # None if no label was used
     terms: dict[str, float]

@@ -22,7 +22,7 @@ DIST_ROWS, DIST_COLUMNS = 1.0, 1.0  # weights of DIST's two relations (Huang et 
 STANDARDIZE_EPSILON = 1e-7
 PEARSON_EPSILON = 1e-8
 TINY = 1e-12  # a probability below it is as good as none
-LOGARITHM_OF_NOTHING = -1e4  # finite, so that no gradient is undefined
+LOGARITHM_OF_NOTHING = -1e30  # finite, so that no gradient is undefined
 
 Combination = Callable[[Tensor], Tensor]  # from all teachers' logits (B, Σ|Lᵢ|) to logits over the union (B, C)
 
@@ -94,7 +94,7 @@ class Distilled:
     """The distillation loss and, for the record, what each teacher had to do with it."""
 
     losses: Tensor  # (B,), T² included; where an objective relates images to each other, each has an equal part
-    weight: Tensor  # (B, n): each teacher's share in an image's target; rows sum to one
+    weight: Tensor | None  # (B, n): each teacher's share in an image's target; rows sum to one; None if it was fitted to all of them
     divergence: Tensor  # (B, n): T² · KL inside each teacher's label set
     agreement: Tensor  # bool (B, n): whether teacher and student prefer the same class of that set
 
@@ -135,15 +135,15 @@ def distillation(
     else:
         whole = (standardized(logits) if standardize else logits) / temperature
         if combine is None:
-            wanted = union_target(knowledge, target, weight)
+            wanted = union_logarithms(knowledge, target, weight)
         else:
             combined = combine(teacher_logits)
-            wanted = torch.softmax((standardized(combined) if standardize else combined) / temperature, dim=1)
+            wanted = functional.log_softmax((standardized(combined) if standardize else combined) / temperature, dim=1)
         losses = union_objective(whole, wanted, labels, objective)
     with torch.no_grad():
         divergence = block_divergence(inside, knowledge)
         agreement = blocks.softmax(inside).argmax(2) == blocks.softmax(theirs).argmax(2)
-    return Distilled(temperature**2 * losses, weight, temperature**2 * divergence, agreement)
+    return Distilled(temperature**2 * losses, weight if combine is None else None, temperature**2 * divergence, agreement)
 
 
 def teacher_weights(knowledge: Knowledge, target: Target, confidence_temperature: float) -> Tensor:
@@ -158,26 +158,34 @@ def teacher_weights(knowledge: Knowledge, target: Target, confidence_temperature
 
 def union_target(knowledge: Knowledge, target: Target, weight: Tensor) -> Tensor:
     """One distribution over the union (B, C) from the teachers alone: weighted zero-padded distributions, or the joint estimate."""
+    return union_logarithms(knowledge, target, weight).exp()
+
+
+def union_logarithms(knowledge: Knowledge, target: Target, weight: Tensor) -> Tensor:
+    """Those of ``union_target`` (B, C), minus infinity where no teacher leaves a class anything."""
     blocks = knowledge.blocks
     if target == "joint":
-        return torch.softmax(joint_estimate(blocks.log_softmax(knowledge.logits), knowledge.active, blocks.place), dim=1)
-    return blocks.spread(blocks.softmax(knowledge.logits) * weight[..., None])
+        return functional.log_softmax(joint_estimate(blocks.log_softmax(knowledge.logits), knowledge.active, blocks.place), dim=1)
+    return blocks.spread(blocks.softmax(knowledge.logits) * weight[..., None]).log()
 
 
-def union_objective(logits: Tensor, target: Tensor, labels: Tensor, objective: Objective) -> Tensor:
-    """The objective (B,) between ``target`` (B, C) and the student's ``logits`` (B, C) / T, T² left out."""
-    every = torch.ones_like(target, dtype=torch.bool)
+def union_objective(logits: Tensor, log_target: Tensor, labels: Tensor, objective: Objective) -> Tensor:
+    """The objective (B,) between a target (B, C), by its logarithms, and the student's ``logits`` (B, C) / T, T² left out."""
+    every = torch.ones_like(log_target, dtype=torch.bool)
     if objective == "dist":
-        return dist(torch.softmax(logits, dim=1), target, every).expand(len(logits))
+        return dist(torch.softmax(logits, dim=1), log_target.exp(), every).expand(len(logits))
     log_student = functional.log_softmax(logits, dim=1)
     if objective == "kl":
-        return kl(target, log_student)
-    place = torch.where(labels < 0, target.argmax(1), labels)
-    return dkd(target.log().clamp(min=LOGARITHM_OF_NOTHING), log_student, functional.one_hot(place, target.shape[1]).bool(), every)
+        return kl(log_target, log_student)
+    place = torch.where(labels < 0, log_target.argmax(1), labels)
+    return dkd(log_target.clamp(min=LOGARITHM_OF_NOTHING), log_student, functional.one_hot(place, log_target.shape[1]).bool(), every)
 
 
 def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective) -> Tensor:
-    """The objective (B,) inside each active teacher's label set (B, n, K), mean over an image's active teachers; T² left out."""
+    """The objective (B,) inside each active teacher's label set (B, n, K), mean over an image's active teachers; T² left out.
+
+    That of dist, which relates images to each other, is a mean over all pairs of an image and an active teacher.
+    """
     blocks, active = knowledge.blocks, knowledge.active
     theirs = blocks.softmax(knowledge.logits)
     if objective == "dist":
@@ -196,12 +204,14 @@ def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective) 
 
 def block_divergence(logits: Tensor, knowledge: Knowledge) -> Tensor:
     """KL(pᵢ ‖ q̂ᵢ) inside each teacher's label set (B, n) (UHC's cross-entropy, Vongkulbhisal et al., CVPR 2019)."""
-    return kl(knowledge.blocks.softmax(knowledge.logits), knowledge.blocks.log_softmax(logits))
+    blocks = knowledge.blocks
+    return kl(blocks.log_softmax(knowledge.logits).masked_fill(~blocks.valid, -torch.inf), blocks.log_softmax(logits))
 
 
-def kl(target: Tensor, log_student: Tensor) -> Tensor:
-    """KL(target ‖ student) over the last dimension; entries of probability zero count nothing."""
-    return (torch.xlogy(target, target) - target * log_student).sum(-1)
+def kl(log_target: Tensor, log_student: Tensor) -> Tensor:
+    """KL(target ‖ student) over the last dimension, from logarithms; entries of probability zero count nothing."""
+    target = log_target.exp()
+    return torch.where(target > 0, target * (log_target - log_student), 0.0).sum(-1)
 
 
 def dkd(log_target: Tensor, log_student: Tensor, place: Tensor, valid: Tensor) -> Tensor:

@@ -82,11 +82,11 @@ def teachers_consensus(
     logits: torch.Tensor, label_sets: LabelSets, rules: SelectionRules, combine: Combination | None = None
 ) -> torch.Tensor:
     """What the teachers together say of images whose label is unknown (N, C): the student's own kind of target at temperature 1, fitted or
-    not; the mean where that is no distribution over all classes."""
+    not; for blocks the joint estimate, which minimises them."""
     if combine is not None:
         return torch.softmax(combine(logits), dim=1)
     blocks = LabelBlocks.of(label_sets, device())
     knowledge = Knowledge.of_every_teacher(blocks, logits)
-    target: Target = rules.target if rules.target in ("joint", "confidence") else "mean"
+    target: Target = "joint" if rules.target == "blocks" else rules.target
     weight = teacher_weights(knowledge, target, rules.confidence_temperature)
     return union_target(knowledge, target, weight)

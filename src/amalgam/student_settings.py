@@ -86,7 +86,7 @@ class StudentSettings(Section):
         "each teacher's classes), so that only relations count, not how sure a network is. Try it with a temperature around 2."
     )
     confidence_temperature: float = Field(
-        gt=0,
+        ge=0.001,
         le=100,
         description="Under target confidence, how evenly the teachers of an image are weighted: raise it towards equal weights, "
         "lower it, to 0.1 say, to follow the surest one.",
@@ -96,7 +96,7 @@ class StudentSettings(Section):
         le=1,
         description="Share of the labelled training images, stratified by class, whose label the student may use. The others are "
         "learnt from all teachers, whether they know the class or not (below 1 needs stored_teachers all). Lower it to see what labels "
-        "are worth, not because some images have none; at 0 no label is used at all.",
+        "are worth, not because some images have none; at 0 none is used in training.",
     )
     label_smoothing: float = Field(
         ge=0,

@@ -93,6 +93,7 @@ class StoredTargets:
 
 
 VALIDATION_FILE = "validation.npy"
+MOST_LOGIT = 1024.0  # beyond it float16 knows no halves; what a softmax makes of a constant added to all logits would differ
 ROWS_AT_A_TIME = 16_384  # of logits, whatever the number of images
 
 
@@ -169,12 +170,13 @@ def _write_side_by_side(path: Path, answers: list[Logits], covers: npt.NDArray[n
 
 
 def _storable(logits: npt.NDArray[np.float32], classifier: Classifier) -> Logits:
-    """As float16. Raises UserError if one is beyond it, or no number."""
-    largest, most = float(np.abs(logits).max(initial=0)), float(np.finfo(np.float16).max)
+    """As float16. Raises UserError if one is beyond what it holds precisely enough, or no number."""
+    largest, most = float(np.abs(logits).max(initial=0)), MOST_LOGIT
     if not largest <= most:
         raise UserError(
             f"the teacher of {', '.join(classifier.classes)} gives a logit of {largest:g} ({classifier.architecture}), and {most:g} is the "
-            "largest that can be stored; have it give logits, of which the softmax is its probabilities"
+            "largest that is stored precisely enough; have it give logits of which the softmax is its probabilities (what is added to all of "
+            "an image's changes nothing)"
         )
     return logits.astype(np.float16)
 

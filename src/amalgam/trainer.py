@@ -78,8 +78,8 @@ def fit(
     A score from few images chooses the latest epoch within one standard error of the best.
 
     ``batches(epoch)`` yields ``steps`` batches. With an average of the weights, it is what is validated and kept. A training that
-    goes on from what its hooks kept ends bit for bit as it would have without the break. Raises DivergedError if the loss stops
-    being finite. Every process of a team calls it, with the same arguments but for ``hooks`` and its share of the images.
+    goes on from what its hooks kept ends bit for bit as it would have without the break. Raises DivergedError if the loss or a weight
+    stops being finite. Every process of a team calls it, with the same arguments but for ``hooks`` and its share of the images.
     """
     hooks = hooks or Hooks()
     course = _Course(classifier, optimization, steps)
@@ -93,6 +93,8 @@ def fit(
             sums = _train_epoch(parallel, batches(number - 1), loss, course.update, hooks.on_step, team)
         except FloatingPointError as error:
             raise DivergedError(f"the loss is no longer finite in epoch {number}, {error}", course.result) from error
+        if not all(tensor.isfinite().all() for tensor in classifier.network.state_dict().values()):
+            raise DivergedError(f"the weights are no longer finite after epoch {number}", course.result)
         speed = sums.images / (time.perf_counter() - started)
         record = sums.epoch(number, course.lr, validate(course.average.classifier))
         seconds, now = time.perf_counter() - started, time.time_ns() // 1_000_000
@@ -116,11 +118,8 @@ class _Course:
         self.clip_norm = optimization.clip_norm
         self.optimizer, self.scheduler = optimization.build(classifier.network, steps)
         self.average = optimization.average(classifier)
+        self.lr = 0.0  # of the last step
         self.result = Fit()
-
-    @property
-    def lr(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
 
     def update(self, total: Tensor) -> None:
         """One step down the gradient of ``total``."""
@@ -129,6 +128,7 @@ class _Course:
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.classifier.network.parameters(), self.clip_norm)
         self.optimizer.step()
+        self.lr = float(self.optimizer.param_groups[0]["lr"])
         self.scheduler.step()
         self.average.update()
 
