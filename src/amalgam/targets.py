@@ -175,8 +175,8 @@ def _storable(logits: npt.NDArray[np.float32], classifier: Classifier) -> Logits
     if not largest <= most:
         raise UserError(
             f"the teacher of {', '.join(classifier.classes)} gives a logit of {largest:g} ({classifier.architecture}), and {most:g} is the "
-            "largest that is stored precisely enough; have it give logits of which the softmax is its probabilities (what is added to all of "
-            "an image's changes nothing)"
+            "largest that is stored precisely enough; have it give logits of which the softmax is its probabilities (a constant added to "
+            "all of an image's logits changes nothing)"
         )
     return logits.astype(np.float16)
 
