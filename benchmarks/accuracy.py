@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import yaml
+from benchmarks.apart import TEACHERS, part
 from benchmarks.comparison import gain, packed, refuse_other_teachers, right_images, with_spread
 from filelock import FileLock
 
@@ -77,7 +78,7 @@ class Job:
     @property
     def key(self) -> str:
         common = {name: protocol()[name] for name in ("teacher", "common")}
-        return fingerprint(task=self.task, settings=self.settings, seed=self.seed, **common)[:16]
+        return fingerprint(task=self.task, settings=self.settings, seed=self.seed, **common, **apart_settings())[:16]
 
     @property
     def folder(self) -> Path:
@@ -89,7 +90,9 @@ def workplace() -> Path:
     """Where everything is kept that comes of this archive and these teachers."""
     archive = Path(os.environ[ARCHIVE])
     about = archive.stat()
-    key = fingerprint(archive=str(archive), size=about.st_size, changed=about.st_mtime_ns, teacher=protocol()["teacher"])
+    key = fingerprint(
+        archive=str(archive), size=about.st_size, changed=about.st_mtime_ns, teacher=protocol()["teacher"], **apart_settings()
+    )
     return ROOT / ".amalgam" / "accuracy" / key[:12]
 
 
@@ -97,6 +100,16 @@ def workplace() -> Path:
 def protocol() -> dict[str, Any]:
     read: dict[str, Any] = yaml.safe_load(Path(os.environ[PROTOCOL]).read_text(encoding="utf-8"))
     return read
+
+
+def apart_settings() -> dict[str, float]:
+    """Of a protocol whose teachers learn from other images than its students."""
+    return {name: value for name, value in protocol().items() if name == "teachers_share"}
+
+
+def teachers_key(task: str, seed: int) -> str:
+    """The entry of what a seed's teachers reach."""
+    return f"teachers {task} seed {seed}" + "".join(f", {100 * share:g} % of the images" for share in apart_settings().values())
 
 
 def choice_file() -> Path:
@@ -166,12 +179,15 @@ def prepared(seed: int, task: str) -> Path:
         for split, name, fraction in zip(splits, ("trainval", "test"), (params.val_fraction, 0.0), strict=True):
             prepare_split([split], available, label_sets.classes, size, fraction, seed, work / name)
             label_sets.write(work / name)
+        for share in apart_settings().values():
+            part(work, share, seed)
 
     return once(workplace() / f"seed{seed}" / "prepared" / task, prepare)
 
 
 def trained_teachers(folder: Path, seed: int, task: str) -> Path:
-    label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
+    images = folder / (TEACHERS if apart_settings() else "trainval")
+    label_sets, split = LabelSets.read(images), PreparedSplit.read(images)
     recipe = Recipe.of(parameters(seed))
 
     def provide(work: Path) -> None:
@@ -265,7 +281,7 @@ def recognised(task: str, seed: int) -> None:
         write_json(work / "controls.json", {"own": measured.own} | rates | {"images": len(split.labels)} | right)
 
     found = read_json(once(workplace() / f"seed{seed}" / "controls" / task, measure) / "controls.json")
-    key = f"teachers {task} seed {seed}"
+    key = teachers_key(task, seed)
     refuse_other_teachers(results().get(key, {}), found, seed, task)
     record(key, found)
 
@@ -319,7 +335,7 @@ def table(task: str, rows: dict[str, Settings], seeds: list[int]) -> str:
             done.setdefault(job.row, []).append(known[job.key])
     done = {row: found for row, found in done.items() if len(found) == len(seeds)}
     right = {row: np.stack([right_images(run) for run in found]) for row, found in done.items()}
-    teachers = [known[key] for seed in seeds if (key := f"teachers {task} seed {seed}") in known]
+    teachers = [known[key] for seed in seeds if (key := teachers_key(task, seed)) in known]
     for name, kept in UNROUTED.items():
         if len(teachers) == len(seeds) and all(kept in found for found in teachers):
             right[name] = np.stack([right_images(found, kept) for found in teachers])

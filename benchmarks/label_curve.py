@@ -16,7 +16,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 
-from benchmarks.accuracy import PROTOCOL, final_jobs, protocol, results, tested
+from benchmarks.accuracy import PROTOCOL, final_jobs, protocol, results, teachers_key, tested
 from benchmarks.comparison import right_images
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def draw_curve(axes: Axes, name: str, found: dict[float, list[float]], highest: 
 
 def draw_teachers(axes: Axes, task: str) -> None:
     """What they reach without a student: told which of them knows the image, and not told."""
-    every = [known for seed in protocol()["seeds"] if (known := results().get(f"teachers {task} seed {seed}"))]
+    every = [known for seed in protocol()["seeds"] if (known := results().get(teachers_key(task, seed)))]
     for name, style in (("oracle-routed", "--"), ("unrouted", ":"), ("unrouted, joint", "-.")):
         found = [known[name] for known in every if name in known]
         if len(found) < len(protocol()["seeds"]):
