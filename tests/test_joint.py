@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import example as shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -64,6 +65,7 @@ def test_it_is_optimal_and_of_least_norm(sets: Sets, seed: int) -> None:
 
 
 @given(label_sets(), st.integers(0, 1000), st.sampled_from([1, 5, 10]))
+@shown((7, [[0, 1, 2], [2, 3, 6], [2, 6]]), 23, 10)
 @settings(deadline=None)
 def test_teachers_that_are_conditionals_of_one_distribution_give_it_back_where_they_are_connected(
     sets: Sets, seed: int, scale: float
@@ -83,6 +85,14 @@ def test_a_class_that_two_sure_teachers_share_ties_them_together_by_hand(gap: fl
     """Odds of exp(gap) : 1 and 1 : exp(gap − 2), so those of the classes that are not shared are exp(2) : 1."""
     u = estimate(torch.tensor([[gap, 0, 0, gap - 2]]), torch.tensor([[True, True]]), (3, [[0, 1], [1, 2]]))
     torch.testing.assert_close(u[0, 0] - u[0, 2], torch.tensor(2.0), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("gap", [2, 30, 60, 90])
+def test_a_weak_link_is_not_lost_beside_a_strong_one_by_hand(gap: float) -> None:
+    """Two teachers share what both find the likeliest; the third has in common with them what all three find the least likely."""
+    sets: Sets = (5, [[0, 1, 2], [2, 3, 4], [2, 4]])
+    u = estimate(torch.tensor([[1, 0, -gap, -gap, 2, 0, -gap, 0]]), torch.tensor([[True] * 3]), sets)
+    torch.testing.assert_close(u - u[0, 1], torch.tensor([[1.0, 0, -gap, 2, 0]]), atol=1e-4, rtol=0)
 
 
 @given(label_sets(), st.integers(0, 1000), st.sampled_from([1, 5, 20]))

@@ -24,7 +24,6 @@ PROPORTIONAL_STEPS = 5
 NEWTON_STEPS = 200
 TOLERANCE = 1e-9  # of a step's logarithms
 LEAST_LOGARITHM = -200.0  # a class that is impossible for a teacher would be at minus infinity
-RIDGE = 1e-15  # relative; a link between teachers that is weaker beside the others than this is lost to double precision
 MOST_ENTRIES = 1 << 20  # images × teachers × classes at a time: 8 MB a tensor
 
 
@@ -47,14 +46,14 @@ def _joint_estimate(logarithms: Tensor, active: Tensor, place: Tensor) -> Tensor
     p = torch.where(sets, said.exp(), 0.0)
     total, linked = p.sum(1), sets & (sets.sum(1, keepdim=True) > 1)
     components = _components(active, member)
-    z = _normalisers(torch.where(linked, p, 0.0), linked, _free(linked, components))
+    z = _normalisers(torch.where(linked, p, 0.0), linked)
     normaliser = torch.logsumexp((-z[..., None]).masked_fill(~sets, -torch.inf), dim=1)  # (B, C)
     u = torch.where(sets.any(1), total.log() - normaliser, 0.0)
     return _without_constants(u, components).to(logarithms.dtype)
 
 
-def _normalisers(p: Tensor, linked: Tensor, free: Tensor) -> Tensor:
-    """The z (B, n), from what teachers say of the classes that several know, p (B, n, C); those that are not ``free`` (B, n) hold still.
+def _normalisers(p: Tensor, linked: Tensor) -> Tensor:
+    """The z (B, n), from what teachers say of the classes that several know, p (B, n, C).
 
     First by steps in proportion, which are exact between two teachers; then Newton's, shortened where they are long, so that each brings
     the minimum nearer (Bach, *Self-concordant analysis for logistic regression*, 2010).
@@ -64,7 +63,7 @@ def _normalisers(p: Tensor, linked: Tensor, free: Tensor) -> Tensor:
     for _ in range(PROPORTIONAL_STEPS):
         z = z + torch.where(own > 0, ((weight * _shares(z, linked)).sum(2) / own).log(), 0.0)
     for _ in range(NEWTON_STEPS):
-        step = _newton_step(p, _shares(z, linked), free)
+        step = _newton_step(p, _shares(z, linked))
         length = step.abs().amax(1, keepdim=True)  # (B, 1)
         moving = length > TOLERANCE
         if not moving.any():
@@ -79,29 +78,30 @@ def _shares(z: Tensor, linked: Tensor) -> Tensor:
     return torch.softmax((-z[..., None]).masked_fill(~linked & known, -torch.inf), dim=1) * linked
 
 
-def _newton_step(p: Tensor, shares: Tensor, free: Tensor) -> Tensor:
-    """The gradient through the inverse of the second derivatives, scaled to a diagonal of ones: a strong link must not hide a weak one.
+def _newton_step(p: Tensor, shares: Tensor) -> Tensor:
+    """The gradient through the inverse of the second derivatives (B, n): a flow in a network whose nodes are the teachers.
 
-    Both are summed pair by pair, where each of them is a difference of nearly equal numbers as a whole.
+    Two teachers are linked by how much of the classes that both know is either's; what one says more of them than the other would have
+    to flow. Teachers are taken out one by one, their links and flows handed on to the others. No two numbers of like size are subtracted
+    (Grassmann, Taksar and Heyman, 1985), so that a strong link does not hide a weak one. The first of each connected component stays.
     """
     given = p @ shares.transpose(1, 2)  # (B, n, n)
-    gradient = torch.where(free, (given - given.transpose(1, 2)).sum(2), 0.0)
+    flows = given - given.transpose(1, 2)
     links = (p.sum(1, keepdim=True) * shares) @ shares.transpose(1, 2)
-    links.diagonal(dim1=1, dim2=2).zero_()
-    scale = torch.where(free, links.sum(2), 1.0).clamp(min=torch.finfo(p.dtype).tiny).rsqrt()
-    equations = torch.where(free[:, :, None] & free[:, None], -links * scale[:, :, None] * scale[:, None], 0.0)
-    equations.diagonal(dim1=1, dim2=2).fill_(1 + RIDGE)
-    step: Tensor = scale * torch.linalg.solve(equations, scale * gradient)
+    handed_on, moves = [], []
+    for last in range(p.shape[1] - 1, 0, -1):
+        link, flow = links[:, last, :last], flows[:, last, :last]  # (B, last)
+        strength = link.sum(1, keepdim=True)
+        part = torch.where(strength > 0, link / strength, 0.0)
+        handed_on.append(part)
+        moves.append(torch.where(strength > 0, flow.sum(1, keepdim=True) / strength, 0.0))
+        across = part[:, :, None] * flow[:, None]
+        flows = flows[:, :last, :last] + across - across.transpose(1, 2)
+        links = links[:, :last, :last] + part[:, :, None] * link[:, None]
+    step = torch.zeros_like(p[:, :1, 0])
+    for part, move in zip(reversed(handed_on), reversed(moves), strict=True):
+        step = torch.cat([step, move + (part * step).sum(1, keepdim=True)], dim=1)
     return step
-
-
-def _free(linked: Tensor, components: Tensor) -> Tensor:
-    """Which teachers (B, n) move: those that share classes, but the first of each connected component, for a constant is free."""
-    shares = linked.any(2)
-    first_class = linked.int().argmax(2)  # of each teacher's, one that it shares
-    of_teacher = torch.where(shares, components.gather(1, first_class), -1)
-    same = (of_teacher[:, :, None] == of_teacher[:, None]) & shares[:, :, None] & shares[:, None]
-    return shares & same.tril(-1).any(2)
 
 
 def _without_constants(u: Tensor, components: Tensor) -> Tensor:
