@@ -56,6 +56,13 @@ def write_images(folder: Path, count: dict[str, int], side: int = 12, seed: int 
 
 
 @pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of a repository of the test's own, where teachers, logits and checkpoints are kept."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
 def images_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     write_images(folder, {"train": 10, "test": 4})

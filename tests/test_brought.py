@@ -30,10 +30,9 @@ NAMED = {
 
 
 @pytest.fixture
-def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+def params(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """Settings that name a file of each kind, in a folder where each was copied."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(root)
     text = (ROOT / "params.yaml").read_text().replace("  supplied: {}\n", f"  supplied:{TEACHER}", 1)
     text = text.replace("\ntaskB:\n", "\ntaskB:\n  pretrained: true\n  student_weights: start.pth\n")
     (tmp_path / "params.yaml").write_text(text.replace("    taskA: null\n", "    taskA: given.pth\n", 1))

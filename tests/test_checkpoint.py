@@ -120,10 +120,9 @@ def test_what_is_kept_comes_before_what_is_shown() -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def root(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(root)
+    return root
 
 
 def test_a_training_finds_its_own_checkpoint_and_no_other(root: Path) -> None:

@@ -4,8 +4,6 @@ import os
 import time
 from pathlib import Path
 
-import pytest
-
 from amalgam.checkpoint import checkpoint
 from amalgam.cleaning import clean_checkpoints, clean_leftovers, clean_unused
 from amalgam.files import whole_folder
@@ -13,12 +11,6 @@ from amalgam.store import entry
 from amalgam.tracking.run import end_marked, training_run
 from amalgam.tracking.store import connect
 from conftest import Repository
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    return tmp_path
 
 
 def test_checkpoints_go_but_not_that_of_a_running_training(root: Path) -> None:

@@ -31,6 +31,8 @@ from amalgam.trainer import Fit
 from conftest import SETS, colour_split
 from untrained import VIEWS, Teachers, stored, untrained_teachers
 
+pytestmark = pytest.mark.usefixtures("root")
+
 SHARING = LabelSets(("a", "b", "c", "d", "e"), {"first": ("a", "b"), "second": ("b", "c", "d"), "third": ("a", "d", "e")})
 WITHOUT_LABELS = [target for target in get_args(Target) if target != "stacked"]
 TEACHING = Teaching(
@@ -46,11 +48,6 @@ TEACHING = Teaching(
     batch_size=8,
     seed=1,
 )
-
-
-@pytest.fixture(autouse=True)
-def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
 
 
 @pytest.fixture

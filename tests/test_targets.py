@@ -16,10 +16,7 @@ from amalgam.views import draw_view
 from conftest import SETS, colour_split
 from untrained import VIEWS, Teachers, stored, untrained_teachers
 
-
-@pytest.fixture(autouse=True)
-def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("root")
 
 
 @pytest.fixture

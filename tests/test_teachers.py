@@ -47,8 +47,7 @@ def test_a_teacher_learns_and_repeats_bit_for_bit(split: PreparedSplit) -> None:
     assert result.best_record.validation.accuracy == 1.0
 
 
-def test_replacing_a_teacher_trains_only_that_one(split: PreparedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+def test_replacing_a_teacher_trains_only_that_one(split: PreparedSplit, root: Path) -> None:
     trained: list[tuple[str, ...]] = []
 
     def provide(sets: LabelSets, target: str, recipe: Recipe = RECIPE) -> None:
@@ -59,7 +58,7 @@ def test_replacing_a_teacher_trains_only_that_one(split: PreparedSplit, tmp_path
                 trained.append(own.classes)
                 return train_teacher(own, recipe)
 
-            provide_teacher(own, recipe, tmp_path / target / name, train)
+            provide_teacher(own, recipe, root / target / name, train)
 
     provide(SETS, "first")
     assert trained == [("blue", "green"), ("green", "red")]
@@ -68,16 +67,15 @@ def test_replacing_a_teacher_trains_only_that_one(split: PreparedSplit, tmp_path
     provide(SETS, "third")
     assert len(trained) == 3
     for file in ("weights.safetensors", "manifest.json"):
-        assert (tmp_path / "first" / "bright" / file).read_bytes() == (tmp_path / "third" / "bright" / file).read_bytes()
+        assert (root / "first" / "bright" / file).read_bytes() == (root / "third" / "bright" / file).read_bytes()
     provide(LabelSets(SETS.classes, {"cold": ("blue", "green")}), "fourth", Recipe(None, 0.004, 8, 2, 0.05, 0.0, 0.0, 0, 1, True))
     assert trained[3:] == [("blue", "green")]
 
 
-def test_the_manifest_says_what_a_teacher_is(split: PreparedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+def test_the_manifest_says_what_a_teacher_is(split: PreparedSplit, root: Path) -> None:
     own = OwnImages.of("cold", SETS, split)
-    provide_teacher(own, RECIPE, tmp_path / "models" / "cold", lambda: train_teacher(own, RECIPE))
-    manifest = json.loads((tmp_path / "models" / "cold" / "manifest.json").read_text())
+    provide_teacher(own, RECIPE, root / "models" / "cold", lambda: train_teacher(own, RECIPE))
+    manifest = json.loads((root / "models" / "cold" / "manifest.json").read_text())
     assert manifest["classes"] == ["blue", "green"]
     assert manifest["architecture"] == "ReferenceCNN"
     assert manifest["origin"] == "trained"
@@ -86,21 +84,17 @@ def test_the_manifest_says_what_a_teacher_is(split: PreparedSplit, tmp_path: Pat
     assert manifest["execution"]["threads"] == 1
 
 
-def test_a_teacher_that_diverges_is_named_with_its_own_remedy(
-    split: PreparedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+def test_a_teacher_that_diverges_is_named_with_its_own_remedy(split: PreparedSplit, root: Path) -> None:
     own = OwnImages.of("cold", SETS, split)
     with pytest.raises(UserError, match=r"teacher taskX cold: the loss is no longer finite in epoch \d, .*; lower teacher\.lr"):
-        teacher_stage.provide_trained(replace(RECIPE, lr=1e30), own, "taskX cold", tmp_path / "cold")
+        teacher_stage.provide_trained(replace(RECIPE, lr=1e30), own, "taskX cold", root / "cold")
 
 
-def test_a_teacher_of_other_classes_is_refused(split: PreparedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+def test_a_teacher_of_other_classes_is_refused(split: PreparedSplit, root: Path) -> None:
     own = OwnImages.of("cold", SETS, split)
-    provide_teacher(own, RECIPE, tmp_path / "cold", lambda: train_teacher(own, RECIPE))
+    provide_teacher(own, RECIPE, root / "cold", lambda: train_teacher(own, RECIPE))
     with pytest.raises(UserError, match="knows blue, green, but the task says blue, red"):
-        load_teachers(tmp_path, LabelSets(("blue", "red"), {"cold": ("blue", "red")}))
+        load_teachers(root, LabelSets(("blue", "red"), {"cold": ("blue", "red")}))
 
 
 def test_mixing_keeps_the_share_of_image_and_label() -> None:
