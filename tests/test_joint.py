@@ -95,6 +95,19 @@ def test_a_weak_link_is_not_lost_beside_a_strong_one_by_hand(gap: float) -> None
     torch.testing.assert_close(u - u[0, 1], torch.tensor([[1.0, 0, -gap, 2, 0]]), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("count", "spread"), [(3, 10), (10, 40), (20, 40)])
+def test_a_chain_of_teachers_that_contradict_each_other_nowhere_is_exact(count: int, spread: float) -> None:
+    """Each shares its last class with the next one, so that the odds between any two classes are a product along the chain."""
+    columns = [[3 * i, 3 * i + 1, 3 * i + 2, 3 * i + 3] for i in range(count)]
+    logits = spread * torch.from_numpy(np.random.default_rng(0).normal(size=(100, 4 * count))).float()
+    expected = torch.zeros(100, 3 * count + 1)
+    for i, own in enumerate(columns):
+        said = logits[:, 4 * i : 4 * i + 4]
+        expected[:, own] = said + (expected[:, own[0]] - said[:, 0])[:, None]
+    u = estimate(logits, torch.full((100, count), True), (3 * count + 1, columns))
+    torch.testing.assert_close(torch.softmax(u, 1), torch.softmax(expected, 1), atol=1e-3, rtol=1e-3)
+
+
 @given(label_sets(), st.integers(0, 1000), st.sampled_from([1, 5, 20]))
 @settings(deadline=None)
 def test_an_estimate_does_not_depend_on_the_other_images(sets: Sets, seed: int, scale: float) -> None:

@@ -20,7 +20,6 @@ teacher leaves to shared classes still says how it stands to the others.
 import torch
 from torch import Tensor
 
-PROPORTIONAL_STEPS = 5
 NEWTON_STEPS = 200
 TOLERANCE = 1e-9  # of a step's logarithms
 LEAST_LOGARITHM = -200.0  # a class that is impossible for a teacher would be at minus infinity
@@ -55,13 +54,10 @@ def _joint_estimate(logarithms: Tensor, active: Tensor, place: Tensor) -> Tensor
 def _normalisers(p: Tensor, linked: Tensor) -> Tensor:
     """The z (B, n), from what teachers say of the classes that several know, p (B, n, C).
 
-    First by steps in proportion, which are exact between two teachers; then Newton's, shortened where they are long, so that each brings
-    the minimum nearer (Bach, *Self-concordant analysis for logistic regression*, 2010).
+    Newton's steps, shortened where they are long, so that each brings the minimum nearer (Bach, *Self-concordant analysis for logistic
+    regression*, 2010), from where teachers that agree have it.
     """
-    weight, own = p.sum(1, keepdim=True), p.sum(2)
-    z = torch.zeros_like(own)
-    for _ in range(PROPORTIONAL_STEPS):
-        z = z + torch.where(own > 0, ((weight * _shares(z, linked)).sum(2) / own).log(), 0.0)
+    z = _along_a_tree(p, linked)
     for _ in range(NEWTON_STEPS):
         step = _newton_step(p, _shares(z, linked))
         length = step.abs().amax(1, keepdim=True)  # (B, 1)
@@ -69,6 +65,24 @@ def _normalisers(p: Tensor, linked: Tensor) -> Tensor:
         if not moving.any():
             break
         z = torch.where(moving, z - step * torch.log1p(2 * length) / (2 * length).clamp(min=TOLERANCE), z)
+    return z
+
+
+def _along_a_tree(p: Tensor, linked: Tensor) -> Tensor:
+    """The z (B, n) of teachers that agree: exact between two, of more along a tree of those links that say the most."""
+    images, count = p.shape[:2]
+    common = (p @ linked.to(p.dtype).transpose(1, 2)).log()  # (B, n, n): what each says of the classes that it shares with another
+    strength = torch.minimum(common, common.transpose(1, 2))
+    z, reached = p.new_zeros(images, count), torch.zeros(images, count, dtype=torch.bool, device=p.device)
+    image = torch.arange(images, device=p.device)
+    for _ in range(count):
+        leaving = reached[:, :, None] & ~reached[:, None]
+        best, place = strength.masked_fill(~leaving, -torch.inf).flatten(1).max(1)
+        near, far = place // count, place % count
+        far = torch.where(best == -torch.inf, (~reached).int().argmax(1), far)  # the first of another component, or of all
+        value = z[image, near] + common[image, near, far] - common[image, far, near]
+        z[image, far] = torch.where(best == -torch.inf, 0.0, value)
+        reached[image, far] = True
     return z
 
 
