@@ -96,9 +96,13 @@ def workplace() -> Path:
     return ROOT / ".amalgam" / "accuracy" / key[:12]
 
 
-@cache
 def protocol() -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load(Path(os.environ[PROTOCOL]).read_text(encoding="utf-8"))
+    return read_protocol(Path(os.environ[PROTOCOL]))
+
+
+@cache
+def read_protocol(file: Path) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     return read
 
 
@@ -307,7 +311,9 @@ def tune(task: str, processes: int, rows: dict[str, Settings]) -> None:
     """Every row on the grid with the first seed; the best by validation goes into the choice."""
     grid, seed = protocol()["grid"], protocol()["seeds"][0]
     jobs = [Job(task, row, settings | point, seed) for row, settings in rows.items() for point in grid]
-    accuracies = work(train, jobs, processes)
+    work(train, [job for job in jobs if "validation" not in results().get(job.key, {})], processes)
+    known = results()
+    accuracies = [known[job.key]["validation"] for job in jobs]
     choices = chosen()
     for index, row in enumerate(rows):
         own = accuracies[index * len(grid) : (index + 1) * len(grid)]

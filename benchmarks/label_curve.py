@@ -10,6 +10,7 @@ the seeds; a point of fewer seeds than the protocol's is hollow. The teachers by
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,6 +22,8 @@ from benchmarks.comparison import right_images
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+LINES = {"oracle-routed": "--", "unrouted": ":", "unrouted, joint": "-."}  # of the teachers
+NEAR = 2.5  # points: the text of a line so close below another one stands below it
 PLACES = {0: 0, 0.1: 1, 0.25: 2, 1: 3}  # of the shares on the axis
 
 
@@ -54,15 +57,21 @@ def draw_curve(axes: Axes, name: str, found: dict[float, list[float]], highest: 
 def draw_teachers(axes: Axes, task: str) -> None:
     """What they reach without a student: told which of them knows the image, and not told."""
     every = [known for seed in protocol()["seeds"] if (known := results().get(teachers_key(task, seed)))]
-    for name, style in (("oracle-routed", "--"), ("unrouted", ":"), ("unrouted, joint", "-.")):
-        found = [known[name] for known in every if name in known]
-        if len(found) < len(protocol()["seeds"]):
+    above = np.inf
+    for name, style in sorted(LINES.items(), key=lambda line: -mean_of(every, line[0])):
+        if np.isnan(mean := mean_of(every, name)):
             continue
-        mean = float(np.mean(found))
         axes.axhline(mean, color="grey", linestyle=style, linewidth=1)
         share = axes.get_yaxis_transform()  # x as a share of the axis
-        text, left = f"teachers, {name}: {mean:.1f}", (0.01, mean)
-        axes.annotate(text, left, xycoords=share, xytext=(0, 3), textcoords="offset points", fontsize=8)
+        offset = (0, 3 if above - mean > NEAR else -10)
+        axes.annotate(f"teachers, {name}: {mean:.1f}", (0.01, mean), xycoords=share, xytext=offset, textcoords="offset points", fontsize=8)
+        above = mean
+
+
+def mean_of(every: list[dict[str, Any]], name: str) -> float:
+    """Of all seeds; not a number if one lacks it."""
+    found = [known[name] for known in every if name in known]
+    return float(np.mean(found)) if len(found) == len(protocol()["seeds"]) else float("nan")
 
 
 def main() -> None:

@@ -114,7 +114,8 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
         print(f"student {task}: everything goes into {folder}", flush=True)
     with targets_for(split, label_sets, MODELS / task, settings, params, common, folder, team) as targets:
         values = run_params(params, settings) | about
-        job = Job(task, settings, values, label_sets, split, targets, supplied, common, about | {"one_off": folder.name})
+        about = about | {"one_off": folder.name}
+        job = Job(task, settings, values, label_sets, split, targets, supplied, common, about, latest_of_few=not reference)
         if not team.is_first:
             assist(job, team)
             return

@@ -106,7 +106,7 @@ def test_labels_of_some_classes_only_are_refused(raw: tuple[RawSplit, list[str],
     _, available, tmp_path = raw
     (tmp_path / "images" / "train" / "red").rename(tmp_path / "images" / "unlabeled")
     splits = [fetched(tmp_path), *read_unlabeled(max(tmp_path.glob("raw*")))]
-    with pytest.raises(UserError, match="no labelled training image of red, but of blue and others: give some of every class"):
+    with pytest.raises(UserError, match="no labelled image of red, but of blue and others: give some of every class"):
         prepare_split(splits, available, ["blue", "red"], (12, 12), 0.4, 0, tmp_path / "out")
 
 

@@ -307,10 +307,14 @@ def test_a_mixed_batchs_loss_is_the_mean_of_both_images_losses(split: PreparedSp
     partner, share = batch.mixture
     logits, loss = torch.randn(24, 3), student_loss(SETS, teaching)
     assert batch.teacher_logits is not None
-    first = loss(logits, Batch(batch.images, batch.labels, batch.teacher_logits)).terms
-    second = loss(logits, Batch(batch.images, batch.labels[partner], batch.teacher_logits[partner])).terms
-    for name, value in loss(logits, batch).terms.items():
-        torch.testing.assert_close(value, share * first[name] + (1 - share) * second[name])
+    first = loss(logits, Batch(batch.images, batch.labels, batch.teacher_logits))
+    second = loss(logits, Batch(batch.images, batch.labels[partner], batch.teacher_logits[partner]))
+    whole = loss(logits, batch)
+    for name, value in whole.terms.items():
+        torch.testing.assert_close(value, share * first.terms[name] + (1 - share) * second.terms[name])
+    for name, found in whole.watched.items():
+        for value, one, other in zip(found, first.watched[name], second.watched[name], strict=True):
+            torch.testing.assert_close(value, share * one + (1 - share) * other)
 
 
 def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(
@@ -322,8 +326,8 @@ def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(
     rows = split.validation_rows
     logits, labels = predict_logits(student, split.images, rows), split.labels[rows]
 
-    def found(fraction: float) -> Validation:
-        rules = SelectionRules(fraction, "mean", 1.0, VIEWS.data_seed)
+    def found(fraction: float, latest_of_few: bool = True) -> Validation:
+        rules = SelectionRules(fraction, "mean", 1.0, VIEWS.data_seed, latest_of_few)
         result = validate(student, split, SETS, rules, agreed_classes(targets, SETS, rules))
         assert result is not None
         assert result.accuracy == pytest.approx((logits.argmax(1) == labels).mean())
@@ -331,6 +335,7 @@ def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(
 
     few = found(1.0)
     assert few.score == pytest.approx(few.accuracy)
+    assert found(1.0, latest_of_few=False).score is None
     monkeypatch.setattr(selection, "FEW", len(rows) - 1)
     assert found(1.0).score is None
     visible = visible_labels(labels, SETS.classes, 0.5, VIEWS.data_seed) >= 0

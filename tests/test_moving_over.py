@@ -1,5 +1,6 @@
 """Who comes from the reference system: its archives through the pipeline, its weights by their names, its commands by hand."""
 
+import csv
 import json
 import re
 import shutil
@@ -327,6 +328,8 @@ def test_the_reference_protocol_chooses_by_the_test_images_and_says_so(finished:
     folder = only_run(finished, "_taskA")
     student, metrics = read(folder / "student.json"), read(folder / "metrics.json")["taskA"]
     assert student["selected_on"] == "test images (optimistic)"
+    with (folder / "history.csv").open() as file:
+        assert metrics["val_accuracy"] == max(float(row["val_accuracy"]) for row in csv.DictReader(file)), "however few images choose"
     assert (student["settings"]["target"], student["settings"]["views"], student["settings"]["alpha"]) == ("mean", 0, 0.1)
     training = np.load(finished.root / "outputs/prepared/taskA/trainval/images.npy") / 255
     np.testing.assert_allclose(student["preprocessing"]["mean"], training.mean((0, 1, 2)), atol=1e-6)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from amalgam.contradictions import separate, strangers, too_few_classes
 from amalgam.errors import UserError
-from amalgam.params import Params, separate
+from amalgam.params import Params
 from amalgam.params_file import load_params, read_yaml
 from amalgam.student_settings import StudentSettings
 from conftest import ROOT, Repository, make_repository
@@ -197,6 +198,10 @@ def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
             "target blocks says nothing of one teacher's classes beside another's; middle, high share no class .* and with alpha 1",
         ),
         (
+            {"warmup_epochs: 0": "warmup_epochs: 30", "scheduler: one_cycle": "scheduler: cosine"},
+            "with warmup_epochs 30 of num_epochs 30 lr never reaches its value",
+        ),
+        (
             {"label_fraction: 1.0": "label_fraction: 0", "stored_teachers: covering": "stored_teachers: all"},
             "target blocks says nothing .* and with label_fraction 0",
         ),
@@ -240,24 +245,60 @@ def test_teachers_may_have_to_share_more_than_one_class() -> None:
     assert separate(sets, 2) is None
 
 
+NO_LABEL = "label_fraction: 0\n  stored_teachers: all"
+
+
 @pytest.mark.parametrize("setting", ["objective: dist", "standardize_logits: true"])
 def test_where_scales_are_free_one_shared_class_does_not_connect(setting: str, tmp_path: Path) -> None:
     """Digits: low and middle share two classes, middle and high two; photographs: every pair shares one."""
-    text = edited("taskB:\n", f"taskB:\n  alpha: 1\n  {setting}\n")
-    assert load(text, tmp_path).student("taskB").alpha == 1
+    text = edited("taskB:\n", f"taskB:\n  {NO_LABEL}\n  {setting}\n")
+    assert load(text, tmp_path).student("taskB").label_fraction == 0
     with pytest.raises(UserError, match=r"taskB: target blocks says nothing .*; savanna, forest share fewer than two classes"):
         load(text.replace("source: digits", "source: folder"), tmp_path)
 
 
+TWO = ("      high: [7, 8, 9]", "      high: [8, 9]")
+
+
 def test_two_classes_cannot_be_standardized(tmp_path: Path) -> None:
-    text = edited("      high: [7, 8, 9]", "      high: [8, 9]").replace("\nstandardize_logits: false", "\nstandardize_logits: true")
-    with pytest.raises(UserError, match="taskA: standardize_logits makes the same numbers of any two logits, and high knows two"):
+    text = edited(*TWO).replace("\nstandardize_logits: false", "\nstandardize_logits: true")
+    with pytest.raises(UserError, match="taskA: standardize_logits makes the same numbers of any two logits, and high has two"):
         load(text, tmp_path)
+    fitted = text.replace("\ntarget: blocks", "\ntarget: stacked").replace("\nstored_teachers: covering", "\nstored_teachers: all")
+    assert load(fitted, tmp_path).standardize_logits  # over all classes, of which there are nine
+
+
+def test_two_classes_cannot_be_correlated_where_no_label_says_which_is_which() -> None:
+    settings = load_params(ROOT / "params.yaml").student("taskA").model_copy(update={"objective": "dist", "alpha": 1})
+    teachers = {"first": ["a", "b"], "second": ["a", "b", "c"]}
+    assert too_few_classes(teachers, settings.model_copy(update={"alpha": 0.5})) is None
+    message = "objective dist makes the same numbers of any two logits, and {} has two classes; choose kl or dkd, or use labels too"
+    assert too_few_classes(teachers, settings) == message.format("first")
+    joint = settings.model_copy(update={"target": "joint"})
+    assert too_few_classes(teachers, joint) is None
+    assert too_few_classes({"first": ["a", "b"]}, joint) == message.format("the task")
 
 
 def test_blocks_need_no_label_where_shared_classes_connect_the_teachers(tmp_path: Path) -> None:
+    text = edited("taskB:\n", f"taskB:\n  {NO_LABEL}\n")
+    assert load(text, tmp_path).student("taskB").label_fraction == 0
+
+
+def test_blocks_alone_with_labels_need_teachers_that_know_what_an_image_is_not(tmp_path: Path) -> None:
+    """The labels say which teachers are asked: of an image of 0 never those that know 9."""
     text = edited("taskB:\n", "taskB:\n  alpha: 1\n")
-    assert load(text, tmp_path).student("taskB").alpha == 1
+    with pytest.raises(
+        UserError, match=r"taskB: target blocks with alpha 1 asks of an image of 0 the teachers alone .* none of them knows 5"
+    ):
+        load(text, tmp_path)
+    assert load(text.replace("  alpha: 1\n", "  alpha: 1\n  target: joint\n"), tmp_path).student("taskB").alpha == 1
+
+
+def test_strangers_are_classes_that_no_teacher_knows_together() -> None:
+    assert strangers({"a": ["1", "2"]}) is None
+    assert strangers({"a": ["1", "2"], "b": ["2", "1", "3"]}) is None
+    assert strangers({"a": ["1", "2"], "b": ["2", "3"], "c": ["3", "1"]}) is None
+    assert strangers({"a": ["1", "2"], "b": ["2", "3"]}) == ("1", "3")
 
 
 def test_a_student_to_evaluate_must_be_of_a_task_that_exists(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ PRETRAINED = ("--protocol", "benchmarks/pretrained.yaml")
 
 @pytest.mark.parametrize(
     "arguments",
-    [("A",), ("B",), ("A", *FEW_LABELS), ("A", *FEW_LABELS, "--seeds", "0"), ("B", *FEW_LABELS), ("A", *PRETRAINED)],
+    [("A",), ("B",), ("A", *FEW_LABELS), ("B", *FEW_LABELS), ("A", *PRETRAINED)],
     ids=" ".join,
 )
 def test_an_accuracy_table_is_what_the_results_say(arguments: tuple[str, ...]) -> None:

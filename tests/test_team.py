@@ -1,6 +1,7 @@
 """Several processes as one: real ones, started by PyTorch's launcher, against a single process."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,17 @@ def test_a_training_that_loses_a_process_ends_in_one_message_and_goes_on(finishe
         assert "goes on after epoch" in again
     assert {found.info.status for found in runs(finished)} == {"FINISHED"}
     assert all((finished.root / "outputs/students/taskA" / name).exists() for name in DETERMINISTIC)
+
+
+def test_a_training_in_two_processes_that_diverges_says_what_one_says(finished: Repository) -> None:
+    """The first process keeps what was reached, which takes a while, and the others let it."""
+    wild = ("--lr", "10", "--optimizer", "sgd", "--scheduler", "step", "--num_epochs", "60")
+    result = in_two(finished, "python", "stages/train.py", "--task", "A", *wild, check=False)
+    assert result.returncode == 1
+    told = r"error: student taskA: the \w+ (is|are) no longer finite .*; lower lr; (the best weights .* kept in|no epoch was finished)"
+    assert len(re.findall(told, result.stderr)) == 1, result.stderr
+    (found,) = runs(finished)
+    assert found.info.status == "FAILED"
 
 
 def test_a_one_off_in_two_processes_has_one_folder(finished: Repository) -> None:

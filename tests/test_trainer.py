@@ -66,7 +66,8 @@ def test_one_cycle_rises_to_lr_and_falls_to_almost_nothing() -> None:
 
 def test_a_single_step_is_taken_at_lr() -> None:
     """One cycle of one step would be its beginning alone, a millionth of lr."""
-    assert learning_rates(Optimization("adamw", 0.1, 0, "one_cycle", 1), 1) == [0.1]
+    for warmup in (0, 2):
+        assert learning_rates(Optimization("adamw", 0.1, 0, "one_cycle", 1, warmup_epochs=warmup), 1) == [0.1]
 
 
 class Linear(nn.Module):

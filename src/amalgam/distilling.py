@@ -47,8 +47,8 @@ class Teaching:
         """Whether the target has to be fitted to the teachers' answers first."""
         return self.target in FITTED_TARGETS and self.alpha > 0
 
-    def selection(self, data_seed: int) -> SelectionRules:
-        return SelectionRules(self.label_fraction, self.target, self.confidence_temperature, data_seed)
+    def selection(self, data_seed: int, latest_of_few: bool) -> SelectionRules:
+        return SelectionRules(self.label_fraction, self.target, self.confidence_temperature, data_seed, latest_of_few)
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def train_student(
     teaching: Teaching,
     hooks: Hooks | None = None,
     team: Team = SOLO,
+    latest_of_few: bool = True,
 ) -> Fit:
     """Train ``student`` in place; epoch e sees view e mod views (a new one at alpha 0), in an order that follows from (seed, e).
 
@@ -99,7 +100,7 @@ def train_student(
         raise UserError(f"batch_size {teaching.batch_size} leaves some of {team.size} processes without an image; raise it, or start fewer")
     images = resident(split.images)
     combine = fitted_target(label_sets, targets, pupils, teaching.target) if teaching.is_fitted else None
-    rules = teaching.selection(targets.settings.data_seed)
+    rules = teaching.selection(targets.settings.data_seed, latest_of_few)
     agreed = agreed_classes(targets, label_sets, rules, combine)
     return fit(
         student,
@@ -116,7 +117,8 @@ def train_student(
 def view_of_epoch(
     images: Stored, targets: StoredTargets, pupils: Pupils, teaching: Teaching, epoch: int, team: Team = SOLO
 ) -> Iterator[Batch]:
-    """The epoch's batches: images of its view with the logits that the teachers gave on exactly those pixels.
+    """The epoch's batches: images of its view with the logits that the teachers gave on exactly those pixels; of a mixed image, on those
+    of the two that it is made of.
 
     Without teachers (alpha 0) nothing limits the number of views, and every epoch sees a new one. In a team a process has its share of
     each batch's images, and all of its labels and logits.
@@ -135,7 +137,8 @@ def view_of_epoch(
 def fitted_target(label_sets: LabelSets, targets: StoredTargets, pupils: Pupils, target: Target) -> Combination:
     """How the teachers' answers belong together, from those about a sample of the images, in as many views as the fit can take.
 
-    Target stacked is fitted on the images whose label may be used, balanced on all, and without a label.
+    Target stacked is fitted on the images whose label may be used, balanced on all: of these a label, where it may be used, tells at the
+    most which are among a sample.
     """
     known = sampled(np.flatnonzero(pupils.labels >= 0) if target == "stacked" else np.arange(len(pupils.labels)), pupils.labels)
     views = range(min(targets.settings.stored, max(MOST_FITTED // len(known), 1)))
@@ -197,7 +200,13 @@ def student_loss(
         if batch.mixture is None:
             return first
         share, second = batch.mixture.share, single(logits, batch.partners())
-        return StepLoss({name: share * value + (1 - share) * second.terms[name] for name, value in first.terms.items()}, first.watched)
+
+        def mixed(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            return share * one + (1 - share) * other
+
+        terms = {name: mixed(value, second.terms[name]) for name, value in first.terms.items()}
+        pairs = {name: zip(values, second.watched[name], strict=True) for name, values in first.watched.items()}
+        return StepLoss(terms, {name: (mixed(*totals), mixed(*counts)) for name, (totals, counts) in pairs.items()})
 
     return loss
 

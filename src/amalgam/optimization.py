@@ -41,7 +41,12 @@ class Optimization:
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, steps))
 
     def factor(self, step: int, steps: int) -> float:
-        """The share of ``lr`` at a step, for the schedules step and cosine: a linear warm-up, then drops or half a cosine to zero."""
+        """The share of ``lr`` at a step, for the schedules step and cosine: a linear warm-up, then drops or half a cosine to zero.
+
+        Of one_cycle this is a training's only step.
+        """
+        if self.scheduler == "one_cycle":
+            return 1.0
         warmup, total = round(self.warmup_epochs * steps), self.epochs * steps
         if step < warmup:
             return (step + 1) / (warmup + 1)

@@ -1,13 +1,13 @@
 """The whole of ``params.yaml`` and what its parts ask of each other. ``params_file.py`` reads it."""
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
+from amalgam.contradictions import impossible, too_few_classes, unrelated
 from amalgam.source_settings import Cifar100, Digits, Folder, Gdrive, Source
-from amalgam.student_settings import Section, StudentSettings, impossible
+from amalgam.student_settings import Section, StudentSettings
 
 
 class TeacherSettings(Section):
@@ -135,26 +135,15 @@ class Params(StudentSettings):
     @model_validator(mode="after")
     def _something_relates_the_teachers(self) -> "Params":
         for task, teachers in self.source_block.tasks.items():
-            settings = self.student(task)
-            needed = 2 if settings.standardize_logits or settings.objective == "dist" else 1
-            no_label = settings.alpha == 1 or settings.label_fraction == 0
-            if settings.target == "blocks" and no_label and (alone := separate(teachers, needed)):
-                reason = "alpha 1" if settings.alpha == 1 else "label_fraction 0"
-                lacking = "no class" if needed == 1 else "fewer than two classes (one does not fix how far apart logits are)"
-                raise ValueError(
-                    f"{task}: target blocks says nothing of one teacher's classes beside another's; {alone} share {lacking} with the "
-                    f"others, and with {reason} no label says it either; choose another target, as mean or balanced, or use labels too"
-                )
+            if problem := unrelated(teachers, self.student(task)):
+                raise ValueError(f"{task}: {problem}")
         return self
 
     @model_validator(mode="after")
-    def _standardized_logits_say_something(self) -> "Params":
+    def _two_classes_are_enough(self) -> "Params":
         for task, teachers in self.source_block.tasks.items():
-            settings, pair = self.student(task), next((name for name, classes in teachers.items() if len(classes) == 2), None)
-            if settings.standardize_logits and settings.alpha > 0 and pair:
-                raise ValueError(
-                    f"{task}: standardize_logits makes the same numbers of any two logits, and {pair} knows two classes; set it to false"
-                )
+            if problem := too_few_classes(teachers, self.student(task)):
+                raise ValueError(f"{task}: {problem}")
         return self
 
     @model_validator(mode="after")
@@ -163,14 +152,3 @@ class Params(StudentSettings):
             if named is not None and task not in self.tasks:
                 raise ValueError(f"evaluate.checkpoint.{task}: there is no such task; the tasks are {', '.join(self.tasks)}")
         return self
-
-
-def separate(teachers: Mapping[str, Sequence[str]], needed: int = 1) -> str | None:
-    """Teachers, by name, whose classes no ``needed`` shared ones connect with the first one's, by however many others; None if there are
-    none."""
-    waiting = dict(teachers)
-    reached = set(waiting.pop(next(iter(waiting))))
-    while near := [name for name, classes in waiting.items() if len(reached & set(classes)) >= needed]:
-        for name in near:
-            reached |= set(waiting.pop(name))
-    return ", ".join(waiting) or None

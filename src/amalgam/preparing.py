@@ -81,7 +81,7 @@ def _check_labels(labels: npt.NDArray[np.int64], union: Sequence[str]) -> None:
     lacking = [name for name, count in zip(union, counts, strict=True) if not count]
     if lacking and counts.any():
         raise UserError(
-            f"no labelled training image of {', '.join(lacking)}, but of {union[int(counts.argmax())]} and others: give some of every "
+            f"no labelled image of {', '.join(lacking)}, but of {union[int(counts.argmax())]} and others: give some of every "
             "class of the task, or of none (all in unlabeled/)"
         )
 

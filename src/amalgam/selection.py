@@ -27,6 +27,7 @@ class SelectionRules:
     target: Target
     confidence_temperature: float
     data_seed: int
+    latest_of_few: bool = True
 
 
 def validate(
@@ -40,15 +41,15 @@ def validate(
     """Loss and accuracy on the validation images; the epoch is chosen by those labels alone that the student may use.
 
     Where it may use some, by the accuracy on these; where none, by the agreement with the teachers, none of them ruled out: the class
-    ``agreed`` on for each image (N,). If these are some of the images alone, or few, the latest epoch within one standard error of the best
-    is kept.
+    ``agreed`` on for each image (N,). If these are some of the images alone, or few (unless the rules say otherwise), the latest epoch
+    within one standard error of the best is kept.
     """
     rows = split.validation_rows
     if not len(rows):
         return None
     logits, labels = predict_logits(student, split.images, rows, team=team), split.labels[rows]
     found = score(logits, labels)
-    if rules.label_fraction == 1 and len(rows) > FEW:
+    if rules.label_fraction == 1 and (len(rows) > FEW or not rules.latest_of_few):
         return found
     if rules.label_fraction > 0:
         visible = visible_labels(labels, label_sets.classes, rules.label_fraction, rules.data_seed)

@@ -70,7 +70,8 @@ class StudentSettings(Section):
     )
     target: Target = Field(
         description="What the student learns from the teachers of an image. blocks: each teacher's distribution, inside its own classes; "
-        "how one teacher's compare with another's, labels or shared classes must tell. mean: the mean of their distributions, "
+        "how one teacher's compare with another's, labels (alpha below 1) or, of images without label, shared "
+        "classes must tell. mean: the mean of their distributions, "
         "padded with zeros to all classes. confidence: the same, weighted by how sure each teacher is, for images without "
         "label. joint: the one distribution over all classes that agrees best with them. stacked: what a linear classifier, "
         "fitted on the labelled images, makes of all teachers' logits (needs stored_teachers all and some labels). balanced: "
@@ -107,7 +108,8 @@ class StudentSettings(Section):
         ge=0,
         le=10,
         description="Strength of mixing each image with another of the batch (Beta distribution's parameter, usually 0.1 to 1), 0 "
-        "for none. Raise it when over-fitting and for long trainings.",
+        "for none; of a mixed image the teachers have been asked about either part. Raise it when over-fitting and for long "
+        "trainings.",
     )
     lr: float = Field(
         gt=0,
@@ -201,27 +203,3 @@ class StudentSettings(Section):
     stored_teachers: Literal["covering", "all"] = Field(
         description="covering stores, for each image, the logits of the teachers that know its class (cheap); all stores every teacher's."
     )
-
-
-def impossible(settings: StudentSettings) -> str | None:
-    """What in these settings contradicts itself, and the remedy."""
-    if settings.student_weights and not settings.pretrained:
-        return (
-            f"student_weights {settings.student_weights} is of no use with pretrained false; set that to true, or this to null (a task's "
-            "null takes the value of all tasks: name the file in the block of the task that starts from it)"
-        )
-    if settings.label_fraction < 1 and settings.alpha > 0 and settings.stored_teachers != "all":
-        return (
-            f"label_fraction {settings.label_fraction:g} learns unlabelled images from all teachers, but stored_teachers is "
-            f"{settings.stored_teachers}; set stored_teachers to all, or label_fraction to 1"
-        )
-    if settings.target == "stacked" and settings.alpha > 0 and (settings.stored_teachers != "all" or settings.label_fraction == 0):
-        return (
-            "target stacked learns from labels how all teachers belong together, but stored_teachers is "
-            f"{settings.stored_teachers} and label_fraction {settings.label_fraction:g}; set the first to all, the second above 0"
-        )
-    if settings.target == "balanced" and settings.alpha > 0 and settings.stored_teachers != "all":
-        return f"target balanced compares what all teachers say, but stored_teachers is {settings.stored_teachers}; set it to all"
-    if settings.label_fraction == 0 and settings.alpha == 0:
-        return "label_fraction 0 with alpha 0 leaves nothing to learn from; raise one of them"
-    return None

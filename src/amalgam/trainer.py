@@ -204,7 +204,7 @@ class _Sums:
     def epoch(self, number: int, lr: float, validation: Validation | None) -> Epoch:
         means = {name: float(value) / self.images for name, value in self.terms.items()}
         accuracy = int(self.correct) / int(self.labelled) if int(self.labelled) else None
-        watched = {name: float(total) / max(float(count), 1) for name, (total, count) in self.watched.items()}
+        watched = {name: float(total) / float(count) if count else 0.0 for name, (total, count) in self.watched.items()}
         return Epoch(number, lr, sum(means.values()), accuracy, means, watched, validation)
 
 

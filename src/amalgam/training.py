@@ -67,6 +67,7 @@ class Job:
     supplied: Path | None  # weights to start from
     preprocessing: Preprocessing | None = None  # the student's, where not its own
     about: dict[str, str] = field(default_factory=dict)  # what its manifest and its run's tags say besides
+    latest_of_few: bool = True  # which epoch is kept where few labels choose it (selection.py)
 
     def __post_init__(self) -> None:
         """Raises UserError if the images and the stored targets are not what these settings learn from."""
@@ -89,7 +90,7 @@ class Job:
     def fit(self, student: Classifier, hooks: Hooks, team: Team) -> Fit:
         settings = self.settings
         how, lesson = optimization(settings), teaching(settings)
-        return train_student(student, self.label_sets, self.split, self.targets, how, lesson, hooks, team)
+        return train_student(student, self.label_sets, self.split, self.targets, how, lesson, hooks, team, self.latest_of_few)
 
     def key(self, processes: int = 1) -> str:
         return fingerprint(
@@ -140,7 +141,11 @@ def train(
 def assist(job: Job, team: Team) -> None:
     """Be one of the processes of a team that train with the first, and write nothing."""
     student, saved = job.student(), team.first(None)
-    job.fit(student, Hooks(resume=saved), team)
+    try:
+        job.fit(student, Hooks(resume=saved), team)
+    except DivergedError:
+        team.wait()  # for the first, which tells and keeps what was reached: with its end the team's other processes end
+        raise
 
 
 def keep_best(result: Fit, run_id: str) -> str:

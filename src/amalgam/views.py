@@ -15,7 +15,7 @@ from torch.nn import functional
 DRAWN_AT_A_TIME = 1 << 16  # images
 DRAWS = 3  # random numbers an image: two shifts, one mirror
 STRONG_DRAWS = 6  # area, place (2), brightness, contrast, saturation
-STRONG = 1 << 32  # the strong draws' own keys: above every index of a view
+STRONG = 1 << 32  # the strong draws' own keys: between the views of teachers and those of students
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 Floats = npt.NDArray[np.float64]

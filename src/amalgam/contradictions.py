@@ -1,0 +1,91 @@
+"""Settings that contradict each other, or lack what they need of each other: each with the reason and the remedy."""
+
+from collections.abc import Mapping, Sequence
+
+from amalgam.student_settings import FITTED_TARGETS, StudentSettings
+
+
+def impossible(settings: StudentSettings) -> str | None:
+    """What in these settings contradicts itself, and the remedy."""
+    if settings.student_weights and not settings.pretrained:
+        return (
+            f"student_weights {settings.student_weights} is of no use with pretrained false; set that to true, or this to null (a task's "
+            "null takes the value of all tasks: name the file in the block of the task that starts from it)"
+        )
+    if settings.label_fraction < 1 and settings.alpha > 0 and settings.stored_teachers != "all":
+        return (
+            f"label_fraction {settings.label_fraction:g} learns unlabelled images from all teachers, but stored_teachers is "
+            f"{settings.stored_teachers}; set stored_teachers to all, or label_fraction to 1"
+        )
+    if settings.target == "stacked" and settings.alpha > 0 and (settings.stored_teachers != "all" or settings.label_fraction == 0):
+        return (
+            "target stacked learns from labels how all teachers belong together, but stored_teachers is "
+            f"{settings.stored_teachers} and label_fraction {settings.label_fraction:g}; set the first to all, the second above 0"
+        )
+    if settings.target == "balanced" and settings.alpha > 0 and settings.stored_teachers != "all":
+        return f"target balanced compares what all teachers say, but stored_teachers is {settings.stored_teachers}; set it to all"
+    if settings.warmup_epochs >= settings.num_epochs and settings.scheduler != "one_cycle":
+        return (
+            f"with warmup_epochs {settings.warmup_epochs:g} of num_epochs {settings.num_epochs} lr never reaches its value; lower the first"
+        )
+    if settings.label_fraction == 0 and settings.alpha == 0:
+        return "label_fraction 0 with alpha 0 leaves nothing to learn from; raise one of them"
+    return None
+
+
+def unrelated(teachers: Mapping[str, Sequence[str]], settings: StudentSettings) -> str | None:
+    """What nothing tells of one teacher's classes beside another's, under target blocks, and the remedy."""
+    if settings.target != "blocks" or (settings.alpha < 1 and settings.label_fraction > 0):
+        return None
+    needed = 2 if settings.standardize_logits or settings.objective == "dist" else 1
+    lacking = "no class" if needed == 1 else "fewer than two classes (one does not fix how far apart logits are)"
+    reason = "alpha 1" if settings.alpha == 1 else "label_fraction 0"
+    if alone := separate(teachers, needed):
+        return (
+            f"target blocks says nothing of one teacher's classes beside another's; {alone} share {lacking} with the others, and with "
+            f"{reason} no label says it either; choose another target, as mean or balanced, or use labels too"
+        )
+    if settings.label_fraction == 1 and (untold := strangers(teachers)):
+        own, foreign = untold
+        return (
+            f"target blocks with alpha 1 asks of an image of {own} the teachers alone that know it, and none of them knows {foreign}; "
+            "choose another target, as joint or mean, or an alpha below 1"
+        )
+    return None
+
+
+def strangers(teachers: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
+    """A class and another one that none of its teachers knows; None if there are none."""
+    for own in dict.fromkeys(name for classes in teachers.values() for name in classes):
+        known = {name for classes in teachers.values() if own in classes for name in classes}
+        for classes in teachers.values():
+            if foreign := next((name for name in classes if name not in known), None):
+                return own, foreign
+    return None
+
+
+def too_few_classes(teachers: Mapping[str, Sequence[str]], settings: StudentSettings) -> str | None:
+    """Whose logits say nothing once they are standardised or correlated: those of two classes are then always the same; and the remedy."""
+    if settings.alpha == 0:
+        return None
+    union = {"the task": {name for classes in teachers.values() for name in classes}}
+    own, no_label = settings.target == "blocks", settings.alpha == 1 or settings.label_fraction == 0
+    for applies, compared, problem, remedy in (
+        (settings.standardize_logits, union if settings.target in FITTED_TARGETS else teachers, "standardize_logits", "set it to false"),
+        (settings.objective == "dist" and no_label, teachers if own else union, "objective dist", "choose kl or dkd, or use labels too"),
+    ):
+        pair = next((name for name, classes in compared.items() if len(classes) == 2), None)
+        if applies and pair:
+            return f"{problem} makes the same numbers of any two logits, and {pair} has two classes; {remedy}"
+    return None
+
+
+def separate(teachers: Mapping[str, Sequence[str]], needed: int = 1) -> str | None:
+    """Teachers, by name, whose classes no ``needed`` shared ones connect with the first one's, by however many others; None if there are
+    none."""
+    waiting = dict(teachers)
+    reached = set(waiting.pop(next(iter(waiting))))
+    while near := [name for name, classes in waiting.items() if len(reached & set(classes)) >= needed]:
+        for name in near:
+            reached |= set(waiting.pop(name))
+    return ", ".join(waiting) or None
