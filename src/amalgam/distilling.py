@@ -199,16 +199,20 @@ def student_loss(
         first = single(logits, batch)
         if batch.mixture is None:
             return first
-        share, second = batch.mixture.share, single(logits, batch.partners())
-
-        def mixed(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-            return share * one + (1 - share) * other
-
-        terms = {name: mixed(value, second.terms[name]) for name, value in first.terms.items()}
-        pairs = {name: zip(values, second.watched[name], strict=True) for name, values in first.watched.items()}
-        return StepLoss(terms, {name: (mixed(*totals), mixed(*counts)) for name, (totals, counts) in pairs.items()})
+        return mixed(first, single(logits, batch.partners()), batch.mixture.share)
 
     return loss
+
+
+def mixed(first: StepLoss, second: StepLoss, share: float) -> StepLoss:
+    """The mean of a mixed batch's two losses, ``share`` of the first, and of what they watch."""
+
+    def mean(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return share * one + (1 - share) * other
+
+    terms = {name: mean(value, second.terms[name]) for name, value in first.terms.items()}
+    pairs = {name: zip(values, second.watched[name], strict=True) for name, values in first.watched.items()}
+    return StepLoss(terms, {name: (mean(*totals), mean(*counts)) for name, (totals, counts) in pairs.items()})
 
 
 def by_teacher(names: list[str], active: torch.Tensor, found: Distilled) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

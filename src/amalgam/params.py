@@ -140,7 +140,7 @@ class Params(StudentSettings):
         return self
 
     @model_validator(mode="after")
-    def _two_classes_are_enough(self) -> "Params":
+    def _logits_can_differ(self) -> "Params":
         for task, teachers in self.source_block.tasks.items():
             if problem := too_few_classes(teachers, self.student(task)):
                 raise ValueError(f"{task}: {problem}")
