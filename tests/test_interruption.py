@@ -14,6 +14,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from amalgam.interruption import interruptible, put_off
 from amalgam.stage import may_be_dvc
 from conftest import Repository
 
@@ -180,6 +181,70 @@ run_stage(main)
     stage = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert stage.returncode == 128 + number, stage.stderr
     assert stage.stderr == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_that_is_put_off_comes_when_the_block_has_ended(number: signal.Signals) -> None:
+    done = []
+
+    def work() -> None:
+        with put_off():
+            os.kill(os.getpid(), number)
+            done.append("in the block")
+        done.append("after it")
+
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        work()
+    assert done == ["in the block"]
+
+
+def test_a_second_interruption_is_not_put_off() -> None:
+    """What it waits for may never come: a server that is away."""
+    done = []
+
+    def work() -> None:
+        with put_off():
+            for number in (1, 2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append(number)
+
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        work()
+    assert done == [1]
+
+
+def test_an_ignored_hang_up_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible(), put_off():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_signals_are_handled_as_before_once_the_block_is_left() -> None:
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    with interruptible(), put_off():
+        pass
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_message_that_is_being_told_is_told_to_its_end() -> None:
+    code = """
+import os, signal
+from amalgam import stage
+from amalgam.errors import UserError
+class Late(UserError):
+    def __str__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "told"
+def main():
+    raise Late
+stage.run_stage(main)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "error: told\n")
 
 
 def test_an_orphan_knows_that_its_new_parent_is_no_dvc() -> None:

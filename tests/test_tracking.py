@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import platform
 import re
+import signal
 import subprocess
 import time
 import uuid
@@ -14,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from amalgam.errors import UserError
+from amalgam.interruption import interruptible
 from amalgam.origin import code_is_dirty, committed_params, origin_tags
 from amalgam.tracking.publish import attempt
 from amalgam.tracking.run import training_run
@@ -61,6 +63,23 @@ def test_store_and_artifacts_stand_in_the_users_repository(root: Path) -> None:
 def test_a_training_that_fails_is_marked_failed(root: Path) -> None:
     with pytest.raises(UserError), training_run("taskA", "name", {}, {}, "mark") as tracker:
         raise UserError("the loss is no longer finite")
+    assert connect().get_run(tracker.run_id).info.status == "FAILED"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_is_told_to_end_while_it_says_that_it_failed_has_said_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """As the launcher does with the process that has just lost another."""
+    original = MlflowClient.set_terminated
+
+    def interrupted(client: MlflowClient, run_id: str, status: str) -> None:
+        os.kill(os.getpid(), number)
+        original(client, run_id, status)
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", interrupted)
+    with pytest.raises(KeyboardInterrupt), interruptible(), training_run("taskA", "name", {}, {}, "mark") as tracker:
+        raise RuntimeError("connection closed by peer")
     assert connect().get_run(tracker.run_id).info.status == "FAILED"
 
 

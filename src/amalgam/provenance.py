@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parent
 # Modules that cannot change what a stage writes: parameters count by their values, the others only show or report.
 NEUTRAL = frozenset(
     (
-        *("brought", "checkpoint", "contradictions", "errors", "export", "flags", "live", "notes", "one_off", "origin"),
+        *("brought", "checkpoint", "contradictions", "errors", "export", "flags", "interruption", "live", "notes", "one_off", "origin"),
         *("params", "params_file", "processes", "progress", "record", "reference_protocol", "source_settings", "stage", "store"),
         *("student_settings", "summary", "tracking"),
     )

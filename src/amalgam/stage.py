@@ -8,21 +8,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import psutil
 import yaml
 
 from amalgam.errors import UserError
+from amalgam.interruption import interruptible, put_off
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
 from amalgam.processes import fail, is_worker
 
 PIPELINE_FILE = Path("dvc.yaml")
-ENDS = (signal.SIGTERM, signal.SIGHUP)
 SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_BEFORE_REPEAT = 0.1
 TRAINING = "train-"  # and the task: the name of a task's training stage
 
 
@@ -32,38 +30,16 @@ def run_stage(main: Callable[[], None]) -> None:
     SIGTERM, and the end of the terminal unless it is to be survived, end it as Ctrl-C does, in good order; so does the end of the ``dvc``
     that started it.
     """
-    before, hook = {number: signal.getsignal(number) for number in ENDS}, sys.unraisablehook
-    sys.unraisablehook = partial(_interrupt_again, hook)
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, _interrupt)
-    try:
-        end_with_parent()
-        main()
-    except (UserError, OSError) as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        fail(f"{error}" + ("; free some space (make clean), then repeat the command" if full else ""))
-    except KeyboardInterrupt as interrupt:
-        sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
-    finally:
-        sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, _: object) -> None:
-    raise KeyboardInterrupt(number)
-
-
-def _interrupt_again(hook: Callable[["sys.UnraisableHookArgs"], object], dropped: "sys.UnraisableHookArgs") -> None:
-    """Repeat an interruption that came while a destructor or another callback ran, whose exceptions Python drops."""
-    if not isinstance(dropped.exc_value, KeyboardInterrupt):
-        hook(dropped)
-        return
-    number = dropped.exc_value.args[0] if dropped.exc_value.args else signal.SIGINT
-    again = threading.Timer(SECONDS_BEFORE_REPEAT, os.kill, (os.getpid(), number))
-    again.daemon = True
-    again.start()
+    with interruptible():
+        try:
+            end_with_parent()
+            main()
+        except (UserError, OSError) as error:
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            with put_off():
+                fail(f"{error}" + ("; free some space (make clean), then repeat the command" if full else ""))
+        except KeyboardInterrupt as interrupt:
+            sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
 
 
 def end_with_parent() -> None:

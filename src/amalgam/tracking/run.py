@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.time import get_current_time_millis
 
+from amalgam.interruption import put_off
 from amalgam.tracking.store import connect, experiment
 
 SECONDS_BETWEEN_SAMPLES = 10  # of the machine's load
@@ -112,7 +113,8 @@ def training_run(task: str, name: str, params: dict[str, Any], tags: dict[str, s
         with _system_metrics(tracker.run_id, client.tracking_uri, goes_on=earlier is not None):
             yield tracker
     except BaseException as error:
-        tracker.end("FAILED" if isinstance(error, Exception) else "KILLED")
+        with put_off():
+            tracker.end("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     tracker.end("FINISHED")
 
