@@ -32,7 +32,8 @@ refetch: $(STAMP)  ## look at the source again (a changed archive or folder), th
 results: $(STAMP)  ## print the last evaluation's table
 	PYTHONPATH=src python stages/evaluate.py --show
 
-ui: sync  ## show MLflow's pages at http://127.0.0.1:5000
+ui: $(STAMP)  ## show MLflow's pages at http://127.0.0.1:5000
+	-PYTHONPATH=src python stages/sync.py
 	@echo 'In the page, choose "Model training" at the top left once: the browser remembers it.'
 	mlflow ui
 

@@ -17,8 +17,8 @@ import numpy as np
 
 matplotlib.use("Agg")
 
-from benchmarks.accuracy import PROTOCOL, final_jobs, protocol, results, teachers_key, tested
 from benchmarks.comparison import right_images
+from benchmarks.protocol import PROTOCOL, final_jobs, protocol, results, teachers_key, tested
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.accuracy import FITTED, PROTOCOL, final_jobs, protocol, results
 from benchmarks.comparison import right_images, with_spread
+from benchmarks.protocol import FITTED, PROTOCOL, final_jobs, protocol, results
 
 TASKS = ("taskA", "taskB")
 SEEDS = 3

@@ -4,7 +4,8 @@
 
 Synthetic PNG images of 64 x 64 pixels, a thousand different ones over and over. The teachers see 16 pixels, the student 32: what is
 measured is the way of the images, not the networks. Each step is a process of its own, whose peak of memory (its children's
-included) leaves out the pages of files, which the system may take back. Prints a Markdown table and writes
+included) leaves out the pages of files, which the system may take back. What a larger number of images takes longer than the one before
+it gives the speed of the images beyond, free of what starting takes. Prints a Markdown table and writes
 benchmarks/scale.results.json. A million images need 40 GB of disk. Nothing else should run on the machine.
 
 What imports torch is imported where it is used: the processes that decode import this module, and need no torch.
@@ -105,7 +106,7 @@ class EnoughError(Exception):
 
 
 def training(folder: Path, sets: LabelSets) -> float:
-    """Seconds that an epoch would take, from some of its steps."""
+    """Seconds that an epoch would take, from as many steps whatever the number of images."""
     from amalgam.distilling import Teaching, train_student
     from amalgam.optimization import Optimization
     from amalgam.students import Architecture, new_student
@@ -117,17 +118,17 @@ def training(folder: Path, sets: LabelSets) -> float:
     stored = StoredTargets.read(folder / "targets", split, sets)
     student = new_student(Architecture("MobileNetV3", STUDENT_SIDE, False), sets, split, 0)
     teaching = Teaching(0.5, 4.0, "blocks", "kl", False, 1.0, 1.0, 0.0, 0.0, BATCH_SIZE, 0)
-    steps = min(STEPS, len(split.images) // BATCH_SIZE)
+    epochs = -(-STEPS * BATCH_SIZE // len(split.images))
     times: list[float] = []
 
     def tick() -> None:
         times.append(time.perf_counter())
-        if len(times) == steps:
+        if len(times) == STEPS:
             raise EnoughError
 
     with suppress(EnoughError):
-        train_student(student, sets, split, stored, Optimization("adamw", 1e-3, 0.05, "one_cycle", 1), teaching, Hooks(on_step=tick))
-    first = steps // 10
+        train_student(student, sets, split, stored, Optimization("adamw", 1e-3, 0.05, "one_cycle", epochs), teaching, Hooks(on_step=tick))
+    first = STEPS // 10
     return (times[-1] - times[first]) / (len(times) - 1 - first) * len(split.images) / BATCH_SIZE
 
 
@@ -167,12 +168,15 @@ def size_of(folder: Path) -> int:
     return sum(found.values())
 
 
-def measure(count: int, sets: LabelSets, folder: Path) -> dict[str, Any]:
+def measure(count: int, sets: LabelSets, folder: Path, smaller: dict[str, Any] | None) -> dict[str, Any]:
+    """All steps with so many images; of their speed, what a ``smaller`` number of them took is taken off, if it is given."""
     write_images(folder, count, sets)
     entry: dict[str, Any] = {"images": count, "classes": len(sets.classes), "teachers": len(sets.teachers)}
     for step in (preprocess, targets, training, hashing):
         seconds, megabytes = apart(step, folder, sets)
-        entry[step.__name__] = {"images_per_second": round(count / seconds, 1), "seconds": round(seconds, 1), "peak_mb": round(megabytes)}
+        known = (smaller["images"], smaller[step.__name__]["seconds"]) if smaller else (0, 0.0)
+        speed = (count - known[0]) / (seconds - known[1])
+        entry[step.__name__] = {"images_per_second": round(speed, 1), "seconds": round(seconds, 2), "peak_mb": round(megabytes)}
         print(count, step.__name__, entry[step.__name__], flush=True)
     disk = {name: round(size_of(folder / name) / 1e9, 2) for name in ("raw", "prepared", "targets", ".amalgam")}
     from amalgam.inference import device_name
@@ -199,10 +203,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where there is room (default: the system's temporary folder)")
     arguments = parser.parse_args()
     cases = [(count, label_sets(15, 3)) for count in arguments.images] + [(min(arguments.images), label_sets(100, 20))]
-    entries = []
+    entries: list[dict[str, Any]] = []
     for count, sets in cases:
+        smaller = entries[-1] if entries and entries[-1]["images"] < count else None
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            entries.append(measure(count, sets, Path(folder)))
+            entries.append(measure(count, sets, Path(folder), smaller))
         write_json(RESULTS, entries)
     print(table(entries))
 

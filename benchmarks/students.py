@@ -1,4 +1,4 @@
-"""Accuracy and time of students trained from scratch on an archive of images: the table in README.
+"""Accuracy and time of students trained from scratch on an archive of images: the short run of docs/experiments.md.
 
     python benchmarks/students.py path/to/images.zip
 

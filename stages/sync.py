@@ -5,7 +5,10 @@ Of trainings by hand it sends those whose folders are named.
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from mlflow.exceptions import MlflowException
 
 from amalgam.errors import UserError
 from amalgam.params_file import load_params
@@ -33,19 +36,33 @@ def main() -> None:
 
 
 def pipeline() -> None:
-    """Send the pipeline's students and what evaluation said of them."""
+    """Send the pipeline's students and what evaluation said of them; what stops one task does not stop the others."""
+    lacking = False
     for task in load_params().task_names:
         if not (STUDENTS / task / FILE).is_file():
             print(f"{task}: no student yet", file=sys.stderr)
             continue
         try:
-            for line in publish_training(STUDENTS / task, restore=True):
+            for line in send(task):
                 print(line)
-            if (EVALUATION / task).is_dir():
-                for line in publish_result(STUDENTS / task, EVALUATION / task):
-                    print(line)
         except FileNotFoundError as error:
-            raise UserError(f"{task}: {error.filename} is missing; dvc repro makes it, dvc pull fetches it") from error
+            lacking = told(task, f"{error.filename} is missing; dvc repro makes it, dvc pull fetches it")
+        except (UserError, MlflowException) as error:
+            lacking = told(task, str(error))
+    if lacking:
+        sys.exit(1)
+
+
+def told(task: str, problem: str) -> bool:
+    print(f"error: {task}: {problem}", file=sys.stderr)
+    return True
+
+
+def send(task: str) -> Iterator[str]:
+    """Says what came of it."""
+    yield from publish_training(STUDENTS / task, restore=True)
+    if (EVALUATION / task).is_dir():
+        yield from publish_result(STUDENTS / task, EVALUATION / task)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torchdistill.losses.mid_level import DISTLoss, KDLoss, LogitStdKDLoss
@@ -205,6 +205,97 @@ def dkd_by_hand(teacher: np.ndarray, student: np.ndarray, place: int) -> float:
     return float(DKD_TARGET * target_part + DKD_OTHERS * sum(t * math.log(t / s) for t, s in zip(p, q, strict=True)))
 
 
+def known_images(sets: Sets, seed: int, labelled: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Teacher logits (B, Σ|Lᵢ|), who is active and the labels: those that know the class of an image, or without labels anyone."""
+    columns = sets[1]
+    if not labelled:
+        return *example(columns, seed), torch.full((B,), -1)
+    random = np.random.default_rng([seed, 2])
+    labels = random.choice(sorted(set().union(*columns)), B)
+    active = np.array([[label in own for own in columns] for label in labels])
+    return torch.from_numpy(random.normal(0, 3, (B, sum(map(len, columns))))).float(), torch.from_numpy(active), torch.from_numpy(labels)
+
+
+def pairs_by_hand(
+    student: np.ndarray, logits: np.ndarray, active: np.ndarray, columns: list[list[int]], temperature: float, standardize: bool
+) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
+    """By image and active teacher: its distribution and the student's inside its label set, in double precision."""
+
+    def softened(values: np.ndarray) -> np.ndarray:
+        return softmax(((values - values.mean()) / values.std(ddof=1) if standardize else values) / temperature)
+
+    starts = np.cumsum([0, *map(len, columns)])
+    return {
+        (row, i): (softened(logits[row, starts[i] : starts[i + 1]]), softened(student[row, columns[i]]))
+        for row, i in np.argwhere(active).tolist()
+    }
+
+
+def unlike(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean over rows of 1 − correlation."""
+    return float(np.mean([1 - np.corrcoef(one, other)[0, 1] for one, other in zip(first, second, strict=True)]))
+
+
+def dist_by_hand(pairs: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]], teachers: int) -> float:
+    """DIST inside each teacher's label set, over its images alone, in the mean over all pairs."""
+    total = 0.0
+    for i in range(teachers):
+        own = [pair for (_, teacher), pair in pairs.items() if teacher == i]
+        if own:
+            p, q = (np.stack(part) for part in zip(*own, strict=True))
+            total += len(own) * (unlike(p, q) + (unlike(p.T, q.T) if len(own) > 1 else 0.0))
+    return total / len(pairs)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@given(sets=label_sets(), seed=st.integers(0, 1000), labelled=st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_blocks_agree_with_double_precision_by_hand(objective: Objective, standardize: bool, sets: Sets, seed: int, labelled: bool) -> None:
+    """T² times the mean over an image's active teachers, at T 3; and what is logged of each."""
+    classes, columns = sets
+    assume(min(map(len, columns)) > 2 or not (standardize or objective == "dist"))  # of two, nothing is left of the logits
+    logits, active, labels = known_images(sets, seed, labelled)
+    student = student_logits(classes, seed).requires_grad_()
+    found = distilled(student, logits, active, sets, "blocks", objective, 3.0, labels, standardize)
+    pairs = pairs_by_hand(student.detach().double().numpy(), logits.double().numpy(), active.numpy(), columns, 3.0, standardize)
+    divergence = {key: 9 * float(np.sum(p * np.log(p / q))) for key, (p, q) in pairs.items()}
+
+    def by_hand(row: int, i: int) -> float:
+        p, q = pairs[row, i]
+        place = columns[i].index(int(labels[row])) if labelled else int(p.argmax())
+        return 9 * dkd_by_hand(p, q, place) if objective == "dkd" else divergence[row, i]
+
+    for row in range(B):
+        own = torch.nonzero(active[row]).flatten().tolist()
+        expected = 9 * dist_by_hand(pairs, len(columns)) if objective == "dist" else np.mean([by_hand(row, i) for i in own])
+        assert found.losses[row].item() == pytest.approx(expected, abs=1e-3, rel=1e-3)
+    for (row, i), (p, q) in pairs.items():
+        assert found.divergence[row, i].item() == pytest.approx(divergence[row, i], abs=1e-4, rel=1e-3)
+        assert found.agreement[row, i].item() == (p.argmax() == q.argmax())
+    found.losses.mean().backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    for row in range(B):
+        known = set().union(*(columns[i] for i in torch.nonzero(active[row]).flatten().tolist()))
+        assert (student.grad[row, [c for c in range(classes) if c not in known]] == 0).all()
+
+
+@given(sets=label_sets(), seed=st.integers(0, 1000))
+@settings(deadline=None)
+def test_confidence_agrees_with_double_precision_by_hand(sets: Sets, seed: int) -> None:
+    """At T 3, in label sets of different sizes, over the active teachers alone."""
+    classes, columns = sets
+    logits, active = example(columns, seed)
+    student = student_logits(classes, seed)
+    found = distilled(student, logits, active, sets, "confidence", temperature=3.0).weight
+    assert found is not None
+    pairs = pairs_by_hand(student.double().numpy(), logits.double().numpy(), active.numpy(), columns, 3.0, False)
+    sure = np.full((B, len(columns)), -np.inf)
+    for (row, i), (p, _) in pairs.items():
+        sure[row, i] = 1 + float(np.sum(p * np.log(p))) / math.log(len(p))
+    np.testing.assert_allclose(found.numpy(), np.stack([softmax(row) for row in sure]), atol=1e-5)
+
+
 def test_dkd_agrees_with_double_precision_by_hand() -> None:
     random, temperature = np.random.default_rng(4), 2.0
     student, teacher, labels = random.normal(0, 2, (B, 5)), random.normal(0, 2, (B, 5)), random.integers(0, 5, B)
@@ -384,13 +475,13 @@ def test_blocks_are_satisfied_by_the_joint_distribution_whose_conditionals_the_t
 
 
 def test_agreement_and_weights_say_which_teacher() -> None:
-    """Two images, two teachers of {a, b} and {b, c}; the student prefers a, then c."""
+    """Two images, two teachers of {a, b} and {b, c}; the student prefers a, and c to b, then c."""
     logits = torch.tensor([[2.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 3.0]])
-    student = torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    student = torch.tensor([[3.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
     found = distilled(student, logits, torch.tensor([[True, True], [False, True]]), (3, [[0, 1], [1, 2]]), "blocks")
     assert found.weight is not None
     assert found.weight.tolist() == [[0.5, 0.5], [0.0, 1.0]]
-    assert found.agreement[0].tolist() == [True, True]
+    assert found.agreement[0].tolist() == [True, False]
     assert found.agreement[1, 1]
 
 

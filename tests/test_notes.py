@@ -9,7 +9,7 @@ import yaml
 from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides
 
-from amalgam.notes import arguments, changed_settings, repeat, run_name, run_note
+from amalgam.notes import arguments, changed_settings, repeat, run_name, run_note, told
 from amalgam.params_file import load_params
 from amalgam.student_settings import StudentSettings
 from conftest import ROOT
@@ -31,6 +31,21 @@ CONFUSION = [["actual", "cat", "dog"], ["cat", "9", "1"], ["dog", "0", "7"]]
 
 def settings(**changes: object) -> StudentSettings:
     return load_params(ROOT / "params.yaml").student("taskA").model_copy(update={"alpha": 0.5, "temperature": 4.0, "seed": 42} | changes)
+
+
+def test_what_is_told_of_a_run_does_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of a file of weights its place in the repository or, outside of it, its name."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repository"))
+    for given, said in (
+        (str(tmp_path / "repository" / "weights" / "lite0.pth"), "weights/lite0.pth"),
+        ("weights/lite0.pth", "weights/lite0.pth"),
+        (str(tmp_path / "elsewhere" / "lite0.pth"), "lite0.pth"),
+        ("~/lite0.pth", "lite0.pth"),
+        (None, None),
+    ):
+        values = settings(student_weights=given)
+        assert told(values) == values.model_dump() | {"student_weights": said}
+        assert run_name(values, {"student_weights": str(given)}, "taskA") == f"MobileNetV3 α0.5 T4 blocks s42 student_weights={said}"
 
 
 @pytest.mark.parametrize(

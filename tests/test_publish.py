@@ -96,6 +96,28 @@ def test_a_new_store_gets_every_run_whole_and_once(finished: Repository, finishe
     assert histories(new, runs(new)[0]) == restored, "a second time sends nothing"
 
 
+def test_two_that_publish_at_once_send_it_once(finished: Repository) -> None:
+    shutil.rmtree(finished.root / "mlruns")
+    program = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": program, "PYTHONPATH": "src", "MLFLOW_TRACKING_URI": ""}
+    both = [subprocess.Popen([sys.executable, "stages/sync.py"], cwd=finished.root, env=environment) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    mlflow = client(finished)
+    for task in ("taskA", "taskB"):
+        (run,) = runs(mlflow, task)
+        assert len(run.outputs.model_outputs) == 1
+        assert all(len({step for step, _, _ in found}) == len(found) for found in histories(mlflow, run).values())
+
+
+def test_what_stops_one_task_does_not_stop_the_others(finished: Repository) -> None:
+    shutil.rmtree(finished.root / "mlruns")
+    (finished.root / "outputs/students/taskA/best.safetensors").unlink()
+    ended = finished.run("python", "stages/sync.py", PYTHONPATH="src", check=False)
+    assert ended.returncode == 1
+    assert "error: taskA: outputs/students/taskA/best.safetensors is missing; dvc repro makes it, dvc pull fetches it" in ended.stderr
+    assert "taskB: new champion" in ended.stdout
+
+
 def test_a_deleted_run_is_only_mentioned_until_it_is_asked_for(tracked: Repository) -> None:
     client(tracked).delete_run(run_id(tracked))
     tracked.edit("src/amalgam/evaluation.py", lambda text: text + "# a remark\n")

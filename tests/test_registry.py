@@ -106,6 +106,14 @@ def test_a_champion_that_was_named_on_mlflows_page_is_one_of_other_images(client
     assert crown_by_hand(client, "taskA", own.run_id) == "taskA: new champion, version 2: by hand"
 
 
+def test_a_champion_whose_predecessor_was_deleted_has_no_rival(client: MlflowClient) -> None:
+    first, second = trained(client, 80.0), trained(client, 90.0)
+    for candidate in (first, second):
+        consider(client, candidate)
+    client.delete_model_version("amalgam-taskA", "1")
+    assert rival(client, "taskA", second.run_id) is None
+
+
 def test_what_cannot_be_crowned_is_refused(client: MlflowClient) -> None:
     without = trained(client, 80.0, model=False)
     for run_id, message in (("0" * 32, "there is no run"), (without.run_id, "has no model")):

@@ -66,6 +66,28 @@ def test_fit_always_gives_the_size(height: int, width: int, down: int, across: i
     assert fit(random_image(height, width), (down, across)).shape == (down, across, 3)
 
 
+def test_fit_enlarges_no_more_than_it_shows() -> None:
+    """One row of two million pixels, enlarged as a whole to 64 rows, would take 25 GB."""
+    sliver = np.zeros((1, 2_000_000, 3), dtype=np.uint8)
+    sliver[:, 999_990:1_000_010] = 200
+    np.testing.assert_array_equal(fit(sliver, (64, 64)), np.full((64, 64, 3), 200))
+
+
+@given(height=st.integers(2, 60), width=st.integers(2, 60), down=st.integers(1, 40), across=st.integers(1, 40))
+def test_fit_keeps_the_shape_of_what_it_shows(height: int, width: int, down: int, across: int) -> None:
+    """Of a ramp from left to right and one from top to bottom, both in the middle what the image has there, and neither stretched."""
+    ramps = np.zeros((height, width, 3))
+    ramps[..., 0], ramps[..., 1] = np.linspace(60, 190, width), np.linspace(60, 190, height)[:, None]
+    found = fit(ramps.round().astype(np.uint8), (down, across)).astype(float)
+    assert abs(found[..., 0].mean() - 125) < 3
+    assert abs(found[..., 1].mean() - 125) < 3
+    scale = max(down / height, across / width)
+    for ramp, count, pixels in ((found[0, :, 0], across, width), (found[:, 0, 1], down, height)):
+        if scale > 1 and count > 8 and pixels > 8:  # enlarged, the slope between two points well inside is that of the image
+            slope = (ramp[count * 3 // 4] - ramp[count // 4]) / (count * 3 // 4 - count // 4)
+            assert abs(slope - 130 / (pixels - 1) / scale) < 1.5
+
+
 @pytest.mark.parametrize("rows", [1, 2, 70])
 def test_it_answers_as_the_student_does(student: Classifier, served: ServedStudent, rows: int) -> None:
     """On images of the size that the student was trained on, in any number."""

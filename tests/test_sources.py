@@ -236,6 +236,66 @@ def test_class_names_are_the_same_however_their_letters_are_composed(images_fold
     assert unicodedata.normalize("NFC", "café") in read_classes(fetch(images_folder, tmp_path))
 
 
+def test_names_of_images_are_the_same_however_their_letters_are_composed(images_folder: Path, tmp_path: Path) -> None:
+    """They say in which order images stand, and so which are held out."""
+    found = []
+    for form in ("NFC", "NFD"):
+        folder = tmp_path / form
+        shutil.copytree(images_folder, folder)
+        for number, file in enumerate(sorted((folder / "train" / "red").iterdir())):
+            file.rename(file.with_name(unicodedata.normalize(form, f"{'eéz'[number % 3]}{number}.png")))
+        found.append(files_of(fetch(folder, tmp_path)))
+    assert found[0] == found[1]
+
+
+def pack_foreign(images: Path, target: Path, encode: Callable[[str], bytes]) -> Path:
+    """A zip archive whose names are encoded otherwise than zipfile would, and which does not say how."""
+    names = {}
+    with zipfile.ZipFile(target, "w") as archive:
+        for number, file in enumerate(sorted(images.rglob("*.png"))):
+            encoded = encode(str(file.relative_to(images)))
+            names[f"{number:04d}".ljust(len(encoded), "_").encode()] = encoded
+            archive.writestr(f"{number:04d}".ljust(len(encoded), "_"), file.read_bytes())
+    content = target.read_bytes()
+    for plain, encoded in names.items():
+        assert content.count(plain) == 2, "before the content, and in the directory"
+        content = content.replace(plain, encoded)
+    target.write_bytes(content)
+    return target
+
+
+def with_letters(images: Path) -> Path:
+    for split in ("train", "test"):
+        (images / split / "red").rename(images / split / "café")
+    return images
+
+
+def test_a_zip_archive_of_a_mac_is_read_as_utf8(images_folder: Path, tmp_path: Path) -> None:
+    """Its archiver writes UTF-8, decomposed, and does not say so."""
+    images = with_letters(images_folder)
+    mac = pack_foreign(images, tmp_path / "mac.zip", lambda name: unicodedata.normalize("NFD", name).encode())
+    with zipfile.ZipFile(mac) as archive:
+        assert any("╠" in name for name in archive.namelist()), "zipfile takes it for code page 437"
+    assert "café" in read_classes(fetch(mac, tmp_path))
+    assert files_of(fetch(mac, tmp_path)) == files_of(fetch(pack_zip(images, tmp_path / "linux.zip"), tmp_path))
+
+
+def test_a_zip_archive_in_code_page_437_is_read_as_that(images_folder: Path, tmp_path: Path) -> None:
+    """As old archivers write it: é alone is 0x82, which is no UTF-8."""
+    old = pack_foreign(with_letters(images_folder), tmp_path / "old.zip", lambda name: name.encode("cp437"))
+    assert "café" in read_classes(fetch(old, tmp_path))
+
+
+@pytest.mark.parametrize("where", ["fold2", ".", "fold1/old"])
+def test_several_data_sets_in_one_archive_are_refused(where: str, images_folder: Path, tmp_path: Path) -> None:
+    """Of cross-validation's folds, one's test images are another's training images."""
+    both = tmp_path / "both"
+    for name in ("fold1", where):
+        shutil.copytree(images_folder, both / name, dirs_exist_ok=True)
+    with pytest.raises(UserError, match=r"both holds several data sets: '.*' and '.*' stand in .* of different folders"):
+        fetch(both, tmp_path)
+
+
 def test_a_hidden_link_to_nothing_is_passed_over(images_folder: Path, tmp_path: Path) -> None:
     before = files_of(fetch(images_folder, tmp_path))
     (images_folder / "train" / "red" / ".#000.png").symlink_to("someone@somewhere")

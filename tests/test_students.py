@@ -10,7 +10,7 @@ import torch
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
 from amalgam.history import Epoch, Validation
-from amalgam.students import Architecture, epoch_row, load_student, new_student, write_history, write_student
+from amalgam.students import Architecture, epoch_row, load_student, new_student, student_metrics, write_history, write_student
 from amalgam.trainer import Fit
 from conftest import SETS, colour_split
 
@@ -52,3 +52,9 @@ def test_a_students_folder_holds_best_last_and_history(tmp_path: Path) -> None:
     assert [row["epoch"] for row in rows] == ["1", "2"]
     metrics = json.loads((tmp_path / "student" / "metrics.json").read_text())["taskX"]
     assert metrics == {"best_epoch": 1, "train_accuracy": 50.0, "val_accuracy": 62.5, "val_loss": 0.7}
+
+
+@pytest.mark.parametrize(("score", "more"), [(None, {}), (0.625, {}), (0.75, {"val_score": 75.0})])
+def test_what_chose_the_epoch_without_all_labels_is_among_the_metrics(score: float | None, more: dict[str, float]) -> None:
+    result = Fit(1, {}, {}, [record(1, 0.5, 0.5, Validation(0.7, 0.625, score))])
+    assert student_metrics(result) == {"train_accuracy": 50.0, "val_accuracy": 62.5, "val_loss": 0.7} | more

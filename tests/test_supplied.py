@@ -18,7 +18,7 @@ from torch import nn
 
 from amalgam.errors import UserError
 from amalgam.inference import predict_logits
-from amalgam.programs import read_program
+from amalgam.programs import OPERATIONS, read_program
 from amalgam.source_settings import SuppliedTeacher
 from amalgam.supplied import copy_supplied, doubt, provide_supplied
 from amalgam.teachers import OwnImages, load_teachers
@@ -140,6 +140,13 @@ def exported_in_training(folder: Path) -> None:
     provide(spec(), folder / "cold.pt2", ("green", "blue"), folder)
 
 
+def probabilities(folder: Path) -> None:
+    network = nn.Sequential(NearestColour(["green", "blue"]), nn.Softmax(1))
+    program = torch.export.export(network.eval(), (torch.zeros(2, 3, 24, 24),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    torch.export.save(program, folder / "cold.pt2")
+    provide(spec(), folder / "cold.pt2", ("green", "blue"), folder)
+
+
 def unknown_architecture(folder: Path) -> None:
     provide(spec(weights="cold.pth", architecture="torchvision/resnet19"), folder / "cold.pt2", ("green", "blue"), folder)
 
@@ -158,6 +165,7 @@ def unknown_architecture(folder: Path) -> None:
             "not the weights of timm/test_efficientnet of 2 classes: it has another shape for classifier.weight",
         ),
         (not_finite, "some weights are not finite"),
+        (probabilities, r"gives probabilities, and logits are needed .* export the network without its softmax, or their logarithms"),
         (unknown_architecture, "torchvision has no classifier 'resnet19'; did you mean resnet18"),
     ],
 )
@@ -205,6 +213,14 @@ def in_model(old: str, new: str) -> Callable[[str, bytes], bytes]:
     return change
 
 
+ENUM = r"""\"context\": \"{\\\"__enum__\\\": true, \\\"fqn\\\": \\\"ctypes:cdll\\\", \\\"name\\\": \\\"./x\\\"}\""""
+
+
+def in_specs(old: str, new: str) -> Callable[[str, bytes], bytes]:
+    """In the calling conventions, JSON within the model's JSON."""
+    return in_model(old, new)
+
+
 def same(_: str, content: bytes) -> bytes:
     return content
 
@@ -221,12 +237,28 @@ def test_a_rewritten_program_loads_as_long_as_nothing_is_suspicious(program: Pat
         (in_model("torch.ops.aten.mean.dim", "_operator.attrgetter"), r"the operation _operator\.attrgetter"),
         (in_model("Symbol('", "__import__('os').system('"), "the size"),
         (in_model('"guards_code": []', '"guards_code": ["print(1)"]'), "guards in Python"),
+        (in_model("torch.ops.aten.mean.dim", "torch.ops.aten.from_file.default"), r"the operation torch\.ops\.aten\.from_file\.default"),
+        (in_model("torch.ops.aten.mean.dim", "torch.ops.aten.save.default"), r"the operation torch\.ops\.aten\.save\.default"),
+        (
+            in_model('{"as_bool": ', '{"as_operator": "torch.hub.load", "was": '),
+            r"an argument that is no tensor, number or text \(as_operator\)",
+        ),
+        (in_specs("builtins.tuple", "collections.defaultdict"), r"arguments or results in something else .* \(in_spec\)"),
+        (in_specs('\\"context\\": \\"null\\"', ENUM), r"arguments or results in something else .* \(in_spec\)"),
     ],
 )
 def test_a_program_that_names_other_code_is_refused(change: Callable[[str, bytes], bytes], message: str, program: Path) -> None:
     rewrite(program, change)
     with pytest.raises(UserError, match=f"is refused: it holds {message}"):
         read_program(program)
+
+
+def test_no_operation_that_takes_the_name_of_a_file_is_let_through() -> None:
+    schemas = [schema for schema in torch._C._jit_get_all_schemas() if schema.name.startswith(("aten::", "prims::"))]
+    of_files = {schema.name for schema in schemas if any("file" in argument.name for argument in schema.arguments)}
+    assert of_files >= {"aten::from_file", "aten::save"}
+    for name in of_files:
+        assert not OPERATIONS.fullmatch(f"torch.ops.{name.replace('::', '.')}.default")
 
 
 def test_a_program_with_a_pickle_in_it_is_refused_and_the_pickle_not_read(program: Path, tmp_path: Path) -> None:
@@ -245,6 +277,19 @@ def test_a_program_with_a_pickle_in_it_is_refused_and_the_pickle_not_read(progra
     assert not mark.exists()
     torch.load(io.BytesIO(trap), weights_only=False)
     assert mark.exists(), "the trap works"
+
+
+def test_pytorch_reads_the_archive_that_was_looked_at_and_no_other_one_in_the_file(program: Path, tmp_path: Path) -> None:
+    """The end record names one place for the directory; Python takes the one right before the record, others the named one."""
+    rewrite(program, same)
+    harmless = program.read_bytes()
+    rewrite(program, lambda name, content: content[:-1] + b"9" if name == "archive_version" else content)
+    other = program.read_bytes()
+    assert len(other) == len(harmless), "so that the places in the one are those in the other"
+    program.write_bytes(other[: other.rindex(b"PK\x05\x06")] + harmless)
+    with pytest.raises(Exception, match="version"):
+        torch.export.load(program)
+    assert read_program(program)(torch.zeros(1, 3, 24, 24)).shape == (1, 2)
 
 
 @pytest.mark.parametrize("name", ["data/weights/model_weights_config.json", "DATA/weights/weight_0", "../other/models/model.json"])

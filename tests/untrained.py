@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from amalgam.dataset import PreparedSplit
 from amalgam.models import Classifier, Preprocessing
@@ -10,7 +11,9 @@ from amalgam.networks import build_network
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from conftest import SETS
 
+NOISE = 0.05  # absolute and relative, of logits: bfloat16 in batches of another size
 VIEWS = ViewSettings(views=3, crop=2, flip=True, data_seed=5)
+SHARPER = 20.0
 Teachers = dict[str, tuple[Classifier, str]]
 
 
@@ -19,8 +22,20 @@ def untrained_teachers() -> Teachers:
     made = {}
     for name, classes in SETS.teachers.items():
         how = Preprocessing((8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-        made[name] = (Classifier("ReferenceCNN", build_network("ReferenceCNN", len(classes)), classes, how), f"sha-{name}")
+        made[name] = (Classifier("ReferenceCNN", lively(build_network("ReferenceCNN", len(classes))), classes, how), f"sha-{name}")
     return made
+
+
+def lively(network: nn.Module) -> nn.Module:
+    """As it was built, it says nearly the same of all images; now it has seen noise, and its logits differ by some units."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0  # what it has seen is all that it knows
+    linear = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    with torch.no_grad():
+        network.train()(torch.randn(256, 3, 8, 8))
+        linear[-1].weight.mul_(SHARPER)
+    return network.eval()
 
 
 def stored(split: PreparedSplit, teachers: Teachers, folder: Path, covering: bool = False, views: ViewSettings = VIEWS) -> StoredTargets:

@@ -48,7 +48,15 @@ class Teaching:
         return self.target in FITTED_TARGETS and self.alpha > 0
 
     def selection(self, data_seed: int, latest_of_few: bool) -> SelectionRules:
-        return SelectionRules(self.label_fraction, self.target, self.confidence_temperature, data_seed, latest_of_few)
+        return SelectionRules(
+            self.label_fraction,
+            self.target,
+            self.temperature,
+            self.standardize_logits,
+            self.confidence_temperature,
+            data_seed,
+            latest_of_few,
+        )
 
 
 @dataclass(frozen=True)

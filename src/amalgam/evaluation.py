@@ -28,7 +28,7 @@ from sklearn.metrics import confusion_matrix
 
 from amalgam.controls import Controls, agreement
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.files import read_json, sha256_of_file, whole_folder, write_json
+from amalgam.files import place, read_json, sha256_of_file, whole_folder, write_json
 from amalgam.history import score
 from amalgam.inference import predict_logits
 from amalgam.metrics import Reliability, accuracy_interval, reliability, shared_class_accuracy, split_errors
@@ -105,7 +105,7 @@ def results(task: str, student: Judged, predictions: Predictions, controls: Cont
     errors = split_errors(labels, predicted, covering)
     return {
         "task": task,
-        "model_path": student.weights.as_posix(),
+        "model_path": place(student.weights),
         "weights_sha256": sha256_of_file(student.weights),
         "checkpoint": student.checkpoint,
         "overall_accuracy": predictions.accuracy,

@@ -31,6 +31,13 @@ def brought_file(named: str) -> Path:
     return path if path.parts[:1] == (FETCHED,) else repository_root() / path
 
 
+def place(path: Path) -> str:
+    """Where a file lies in the repository; of one outside, its name alone: what is written down must not depend on the machine."""
+    if not path.is_absolute():
+        return path.as_posix()
+    return path.relative_to(repository_root()).as_posix() if path.is_relative_to(repository_root()) else path.name
+
+
 def new_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[Any]]":
     """An array in a new .npy file, memory-mapped, whose space the disk has set aside: a full one is an OSError here, and no crash while the
     map is filled."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import read_json, repository_root, sha256_of_file, write_json
+from amalgam.files import place, read_json, sha256_of_file, write_json
 from amalgam.inference import device
 from amalgam.models import Classifier, Preprocessing, channel_statistics, save_weights, three
 from amalgam.networks import build_network, load_body
@@ -50,13 +50,6 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
         "resolution": resolution,
     }
     write_json(folder / MANIFEST, entry | {"split": split} | told)
-
-
-def place(path: Path) -> str:
-    """Where the file lies in the repository; of one outside, its name alone."""
-    if not path.is_absolute():
-        return path.as_posix()
-    return path.relative_to(repository_root()).as_posix() if path.is_relative_to(repository_root()) else path.name
 
 
 def own_manifest(path: Path) -> dict[str, Any]:

@@ -78,13 +78,13 @@ class Knowledge(NamedTuple):
     """What the teachers say of a batch."""
 
     blocks: LabelBlocks
-    logits: Tensor  # (B, n, K), already divided by the temperature
+    logits: Tensor  # (B, n, K)
     active: Tensor  # bool (B, n), at least one True a row
     labels: Tensor  # int64 (B,), −1 where the label may not be used
 
     @classmethod
     def of_every_teacher(cls, blocks: LabelBlocks, logits: Tensor) -> "Knowledge":
-        """What all say at temperature 1, none of them ruled out, from their logits (B, Σ|Lᵢ|) and no label."""
+        """What all say, none of them ruled out, from their logits (B, Σ|Lᵢ|) and no label."""
         active = torch.full((len(logits), len(blocks.sizes)), True, device=logits.device)
         return cls(blocks, blocks.of_teachers(logits, active), active, torch.full((len(logits),), -1, device=logits.device))
 
@@ -124,11 +124,9 @@ def distillation(
     distribution over the union. ``labels`` (B,) are used by dkd alone. Targets that are fitted before training (stacked, balanced)
     come as ``combine``, which needs every teacher's logits.
     """
-    theirs, mine = blocks.of_teachers(teacher_logits, active), blocks.of_student(logits)
-    weight = teacher_weights(Knowledge(blocks, theirs / temperature, active, labels), target, confidence_temperature)
-    if standardize:  # which makes all teachers equally sure
-        theirs = blocks.standardize(theirs)
-    knowledge = Knowledge(blocks, theirs / temperature, active, labels)
+    said = Knowledge(blocks, blocks.of_teachers(teacher_logits, active), active, labels)
+    knowledge, weight = taught(said, target, temperature, standardize, confidence_temperature)
+    mine = blocks.of_student(logits)
     inside = (blocks.standardize(mine) if standardize else mine) / temperature
     if target == "blocks":
         losses = block_objective(inside, knowledge, objective)
@@ -142,8 +140,19 @@ def distillation(
         losses = union_objective(whole, wanted, labels, objective)
     with torch.no_grad():
         divergence = block_divergence(inside, knowledge)
-        agreement = blocks.softmax(inside).argmax(2) == blocks.softmax(theirs).argmax(2)
+        agreement = blocks.softmax(inside).argmax(2) == blocks.softmax(knowledge.logits).argmax(2)
     return Distilled(temperature**2 * losses, weight if combine is None else None, temperature**2 * divergence, agreement)
+
+
+def taught(
+    said: Knowledge, target: Target, temperature: float, standardize: bool, confidence_temperature: float
+) -> tuple[Knowledge, Tensor]:
+    """What the teachers have ``said``, as the student is to learn it: divided by the temperature; and each teacher's weight (B, n)."""
+    softened = said._replace(logits=said.logits / temperature)
+    weight = teacher_weights(softened, target, confidence_temperature)
+    if standardize:  # which makes all teachers equally sure
+        softened = said._replace(logits=said.blocks.standardize(said.logits) / temperature)
+    return softened, weight
 
 
 def teacher_weights(knowledge: Knowledge, target: Target, confidence_temperature: float) -> Tensor:

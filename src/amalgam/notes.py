@@ -3,8 +3,10 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from amalgam.files import place
 from amalgam.params_file import PARAMS_FILE, read_yaml
 from amalgam.student_settings import StudentSettings
 
@@ -15,6 +17,12 @@ NAMED = frozenset(
 MATRIX_UP_TO = 20  # classes; beyond, a table would be wider than the page
 UNQUOTED = re.compile(r"[\w./:+*%@?|-]+( [\w./:+*%@?|-]+)*")  # what DVC's -S takes as it is
 CONFUSIONS = 15  # the most frequent ones, listed instead
+
+
+def told(settings: StudentSettings) -> dict[str, Any]:
+    """All settings by name, a file by its place in the repository or, where it lies outside, by its name alone."""
+    weights = settings.student_weights
+    return settings.model_dump() | {"student_weights": place(Path(weights).expanduser()) if weights else None}
 
 
 def run_name(settings: StudentSettings, changed: Mapping[str, str], task: str) -> str:
@@ -29,7 +37,7 @@ def run_name(settings: StudentSettings, changed: Mapping[str, str], task: str) -
     labels = "" if settings.label_fraction == 1 else f"labels {100 * settings.label_fraction:g}%"
     students = set(StudentSettings.model_fields) - NAMED
     own = [name for name in sorted(students) if name in changed or f"{task}.{name}" in changed]
-    others = [f"{name}={getattr(settings, name)}" for name in own]
+    others = [f"{name}={told(settings)[name]}" for name in own]
     others += [f"{key}={value}" for key, value in changed.items() if key.startswith("teacher.")]
     return " ".join(word for word in [*words, labels, f"s{settings.seed}", *others, settings.run] if word)
 

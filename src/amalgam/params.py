@@ -36,7 +36,11 @@ class TeacherSettings(Section):
         description="Strength of mixing each training image with another (Beta distribution's parameter, usually 0.1 to 0.4), "
         "0 for none. Raise it when the teachers over-fit; lower it when training is short.",
     )
-    seed: int = Field(ge=0, le=2**32 - 1, description="Random seed of the teachers: initial weights, order, augmentation, dropout.")
+    seed: int = Field(
+        ge=0,
+        le=2**32 - 1,
+        description="Random seed of the teachers: initial weights, order, augmentation, dropout; each starts from the same.",
+    )
 
 
 class Evaluation(Section):

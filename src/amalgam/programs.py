@@ -1,7 +1,8 @@
 """Networks as exported programs (``torch.export.save``), read so that a file cannot run code of its own.
 
-PyTorch's reader unpickles parts of an archive, evaluates its symbolic sizes and calls whatever its graph names. So the archive is
-looked through first, and refused unless it holds nothing but plain tensors and a graph of tensor operations.
+PyTorch's reader unpickles parts of an archive, evaluates its symbolic sizes, imports what its calling conventions name and calls whatever
+its graph names. So the archive is looked through first, and refused unless it holds nothing but plain tensors and a graph of tensor
+operations; PyTorch is then given what was looked at, and not the file, in which it might find something else.
 """
 
 import io
@@ -24,13 +25,14 @@ MEMBERS = re.compile(
     r"(data/(weights/(weight_\d+|model_weights_config\.json)|constants/(tensor_\d+|model_constants_config\.json)|sample_inputs/model\.pt)"
     r"|models/model\.json|archive_format|archive_version|byteorder|\.data/(version|serialization_id))"
 )
-OPERATIONS = re.compile(
-    r"torch\.ops\.(aten|prims)\.\w+(\.\w+)?|torch\.sym_\w+|math\.(ceil|floor|trunc)"
+OPERATIONS = re.compile(  # all but those that read or write files
+    r"torch\.ops\.(aten|prims)\.(?!from_file|save|load)\w+(\.\w+)?|torch\.sym_\w+|math\.(ceil|floor|trunc)"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|getitem|eq|ne|ge|gt|le|lt)"
 )
 SIZE_WORDS = re.compile(
     r"Symbol|Integer|Rational|Add|Mul|Pow|Mod|PythonMod|FloorDiv|CleanDiv|Max|Min|True|positive|nonnegative|integer|[su]\d+"
 )
+CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")  # of arguments and results
 
 
 class Program(nn.Module):
@@ -56,12 +58,13 @@ def read_program(path: Path) -> Program:
     try:
         with zipfile.ZipFile(path) as archive:
             problem = next(_suspicious(archive), None)
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            seen = io.BytesIO() if problem else _copy(archive)
+    except (zipfile.BadZipFile, LookupError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged, or no program of torch.export.save ({error})") from error
     if problem:
         raise UserError(f"{path} is refused: it holds {problem}; export it again with torch.export.save, or supply a state dict")
     try:
-        program = torch.export.load(path)
+        program = torch.export.load(seen)
         if torch.cuda.is_available():  # a graph holds the devices of its constants, which moving the module would leave
             program = move_to_device_pass(program, "cuda")
         return Program(program.module())
@@ -70,6 +73,16 @@ def read_program(path: Path) -> Program:
             f"PyTorch {torch.__version__} cannot read the program {path} ({type(error).__name__}: {first_line(error)}); "
             "if another version exported it, export it again with this one"
         ) from error
+
+
+def _copy(archive: zipfile.ZipFile) -> io.BytesIO:
+    """The same archive with nothing but the members that Python sees in it."""
+    copied = io.BytesIO()
+    with zipfile.ZipFile(copied, "w") as target:
+        for name in archive.namelist():
+            target.writestr(name, archive.read(name))
+    copied.seek(0)
+    return copied
 
 
 def _suspicious(archive: zipfile.ZipFile) -> Iterator[str]:
@@ -100,15 +113,29 @@ def _plain(pickled: bytes) -> bool:
 
 
 def _suspicious_graph(value: Any) -> Iterator[str]:
-    """Every operation and symbolic size, wherever in the graph it stands."""
+    """Every operation, symbolic size and calling convention, wherever in the graph it stands."""
     if isinstance(value, list):
         for item in value:
             yield from _suspicious_graph(item)
     elif isinstance(value, dict):
-        target, size = value.get("target"), value.get("expr_str")
-        if "inputs" in value and isinstance(target, str) and not OPERATIONS.fullmatch(target):
-            yield f"the operation {target}"
-        if size is not None and not all(SIZE_WORDS.fullmatch(word) for word in re.findall(r"[^\W\d]\w*", str(size))):
-            yield f"the size {size}"
-        for item in value.values():
+        if "inputs" in value and isinstance(value.get("target"), str) and not OPERATIONS.fullmatch(value["target"]):
+            yield f"the operation {value['target']}"
+        for name, item in value.items():
+            yield from _suspicious_entry(name, item)
             yield from _suspicious_graph(item)
+
+
+def _suspicious_entry(name: str, value: Any) -> Iterator[str]:
+    if name == "expr_str" and not all(SIZE_WORDS.fullmatch(word) for word in re.findall(r"[^\W\d]\w*", str(value or ""))):
+        yield f"the size {value}"
+    elif name in ("as_operator", "as_custom_obj"):
+        yield f"an argument that is no tensor, number or text ({name})"
+    elif name in ("in_spec", "out_spec") and value and not _is_plain_container(json.loads(value)[1]):
+        yield f"arguments or results in something else than tuples, lists and dictionaries ({name})"
+
+
+def _is_plain_container(spec: Any) -> bool:
+    """Whether a tree of containers (as PyTorch's ``treespec_dumps`` writes it) is of Python's own, with texts alone for keys."""
+    context = json.loads(spec["context"]) if spec["context"] else None
+    keys = context is None or (isinstance(context, list) and all(isinstance(key, str) for key in context))
+    return spec["type"] in CONTAINERS and keys and all(map(_is_plain_container, spec["children_spec"]))

@@ -10,7 +10,7 @@ import torch
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.history import Validation, score
 from amalgam.inference import device, predict_logits
-from amalgam.losses import Combination, Knowledge, LabelBlocks, teacher_weights, union_target
+from amalgam.losses import Combination, Knowledge, LabelBlocks, taught, union_target
 from amalgam.models import Classifier
 from amalgam.student_settings import Target
 from amalgam.targets import StoredTargets
@@ -25,6 +25,8 @@ class SelectionRules:
 
     label_fraction: float
     target: Target
+    temperature: float
+    standardize_logits: bool
     confidence_temperature: float
     data_seed: int
     latest_of_few: bool = True
@@ -82,12 +84,12 @@ def agreed_classes(
 def teachers_consensus(
     logits: torch.Tensor, label_sets: LabelSets, rules: SelectionRules, combine: Combination | None = None
 ) -> torch.Tensor:
-    """What the teachers together say of images whose label is unknown (N, C): the student's own kind of target at temperature 1, fitted or
-    not; for blocks the joint estimate, which minimises them."""
+    """What the teachers together say of images whose label is unknown (N, C): the student's own target, fitted or not, so that one that
+    has learnt it agrees everywhere; for blocks the joint estimate, which minimises them unless they are standardised."""
     if combine is not None:
         return torch.softmax(combine(logits), dim=1)
     blocks = LabelBlocks.of(label_sets, device())
-    knowledge = Knowledge.of_every_teacher(blocks, logits)
+    said = Knowledge.of_every_teacher(blocks, logits)
     target: Target = "joint" if rules.target == "blocks" else rules.target
-    weight = teacher_weights(knowledge, target, rules.confidence_temperature)
+    knowledge, weight = taught(said, target, rules.temperature, rules.standardize_logits, rules.confidence_temperature)
     return union_target(knowledge, target, weight)

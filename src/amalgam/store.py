@@ -24,7 +24,7 @@ def entry(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         if not folder.is_dir():
             with whole_folder(folder) as work:
                 make(work)
-    os.utime(folder)  # the time of last use
+        os.utime(folder)  # the time of last use, by which make clean goes
     return folder
 
 

@@ -76,7 +76,7 @@ class StudentSettings(Section):
         "label. joint: the one distribution over all classes that agrees best with them. stacked: what a linear classifier, "
         "fitted on the labelled images, makes of all teachers' logits (needs stored_teachers all and some labels). balanced: "
         "joint, with each class weighed so that all are equally frequent over the training images, for images that show every "
-        "class about equally often (needs stored_teachers all; temperature 1)."
+        "class about equally often (needs stored_teachers all; measured with temperature 1)."
     )
     objective: Objective = Field(
         description="How the distance to the target is measured. kl: Kullback-Leibler divergence. dkd: its part about the image's "

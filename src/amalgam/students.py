@@ -96,11 +96,13 @@ def load_student(folder: Path, label_sets: LabelSets) -> Classifier:
 
 
 def student_metrics(result: Fit) -> dict[str, float]:
-    """The best epoch's figures; accuracies in percent."""
+    """The best epoch's figures, in percent: accuracies by all labels, and, where it was chosen by fewer or none, by how many of these."""
     best = result.best_record
     metrics = {} if best.train_accuracy is None else {"train_accuracy": round(100 * best.train_accuracy, 2)}
     if best.validation:
         metrics |= {"val_accuracy": round(100 * best.validation.accuracy, 2), "val_loss": round(best.validation.loss, 6)}
+        if best.validation.score not in (None, best.validation.accuracy):
+            metrics["val_score"] = round(100 * best.validation.score, 2)
     return metrics
 
 

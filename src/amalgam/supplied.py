@@ -64,28 +64,50 @@ def _read(given: SuppliedTeacher, outputs: int, path: Path, what: str) -> tuple[
 
 
 def _check_output(classifier: Classifier, what: str) -> None:
-    """Raises UserError unless batches of any size give finite logits, one a class, and an image the same in each."""
+    """Raises UserError unless batches of any size give finite logits, no probabilities, one a class, and an image the same in each."""
+    classifier = classifier.to(device())
     classifier.network.eval()
-    (height, width), outputs = classifier.preprocessing.size, len(classifier.classes)
     before = None
     for batch in (2, 3, 3):
-        images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        try:
-            with torch.inference_mode():
-                logits = classifier.network(classifier.preprocessing(images))
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise UserError(
-                f"{what} does not take {batch} images of {height} x {width} pixels ({str(error).splitlines()[0]}); correct resolution, or "
-                "export it with a dynamic number of images: dynamic_shapes=({0: torch.export.Dim.AUTO},)"
-            ) from error
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        if found != (batch, outputs):
-            raise UserError(f"{what} gives {found} for {batch} images, not ({batch}, {outputs}): a logit for each of its classes")
-        if not logits.isfinite().all():
-            raise UserError(f"{what} gives logits that are not finite")
-        if before is not None and not torch.allclose(logits[: len(before)], before, *SAME):
-            raise UserError(f"{what} says something else of an image each time, or beside other images; export it after network.eval()")
+        logits = _answer(classifier, batch, what)
+        if problem := _problem(logits, (batch, len(classifier.classes)), before):
+            raise UserError(f"{what} {problem}")
         before = logits
+
+
+@torch.inference_mode()
+def _answer(classifier: Classifier, batch: int, what: str) -> Any:
+    """What the network makes of so many random images. Raises UserError if it does not take them."""
+    height, width = classifier.preprocessing.size
+    images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    try:
+        return classifier.network(classifier.preprocessing(images.to(device())))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"{what} does not take {batch} images of {height} x {width} pixels ({str(error).splitlines()[0]}); correct resolution, or "
+            "export it with a dynamic number of images: dynamic_shapes=({0: torch.export.Dim.AUTO},)"
+        ) from error
+
+
+def _problem(logits: Any, shape: tuple[int, int], before: torch.Tensor | None) -> str | None:
+    """What is wrong with logits that should have this ``shape``, and be those of ``before`` for the same images."""
+    found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if found != shape:
+        return f"gives {found} for {shape[0]} images, not {shape}: a logit for each of its classes"
+    if not logits.isfinite().all():
+        return "gives logits that are not finite"
+    if _are_probabilities(logits):
+        return (
+            "gives probabilities, and logits are needed (of softened probabilities a student learns next to nothing); export the network "
+            "without its softmax, or their logarithms"
+        )
+    if before is not None and not torch.allclose(logits[: len(before)], before, *SAME):
+        return "says something else of an image each time, or beside other images; export it after network.eval()"
+    return None
+
+
+def _are_probabilities(values: torch.Tensor) -> bool:
+    return bool((values >= 0).all()) and torch.allclose(values.sum(1), torch.ones_like(values[:, 0]), atol=1e-2)
 
 
 def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> str:

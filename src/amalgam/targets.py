@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from amalgam import store
 from amalgam.dataset import LabelSets, PreparedSplit
@@ -93,7 +94,8 @@ class StoredTargets:
 
 
 VALIDATION_FILE = "validation.npy"
-MOST_LOGIT = 1024.0  # beyond it float16 knows no halves; what a softmax makes of a constant added to all logits would differ
+MOST_LOGIT = 1024.0  # beyond it float16 knows no halves
+MOST_OFF = 0.01  # by which storing logits may change a probability at temperature 1
 ROWS_AT_A_TIME = 16_384  # of logits, whatever the number of images
 
 
@@ -169,16 +171,23 @@ def _write_side_by_side(path: Path, answers: list[Logits], covers: npt.NDArray[n
     whole.flush()
 
 
-def _storable(logits: npt.NDArray[np.float32], classifier: Classifier) -> Logits:
-    """As float16. Raises UserError if one is beyond what it holds precisely enough, or no number."""
-    largest, most = float(np.abs(logits).max(initial=0)), MOST_LOGIT
-    if not largest <= most:
-        raise UserError(
-            f"the teacher of {', '.join(classifier.classes)} gives a logit of {largest:g} ({classifier.architecture}), and {most:g} is the "
-            "largest that is stored precisely enough; have it give logits of which the softmax is its probabilities (a constant added to "
-            "all of an image's logits changes nothing)"
-        )
-    return logits.astype(np.float16)
+def storable(logits: npt.NDArray[np.float32], classifier: Classifier) -> Logits:
+    """Logits (N, |Lᵢ|) as float16. Raises UserError if that would change what they mean, or one is no number."""
+    whose, largest = f"the teacher of {', '.join(classifier.classes)}", float(np.abs(logits).max(initial=0))
+    remedy = (
+        "have it give logits of which the softmax is its probabilities, with a mean near zero (a constant added to all of an image's "
+        "logits changes nothing)"
+    )
+    if not largest <= MOST_LOGIT:
+        problem = f"gives a logit of {largest:g} ({classifier.architecture}), and {MOST_LOGIT:g} is the largest that is stored"
+        raise UserError(f"{whose} {problem} precisely enough; {remedy}")
+    stored = logits.astype(np.float16)
+    before, after = (torch.softmax(torch.from_numpy(values), 1) for values in (logits, stored.astype(np.float32)))
+    off = float((before - after).abs().max()) if len(logits) else 0.0
+    if off > MOST_OFF:
+        problem = f"gives logits of up to {largest:g} ({classifier.architecture}), stored with steps by which a probability would be off by"
+        raise UserError(f"{whose} {problem} {off:.2g}; {remedy}")
+    return stored
 
 
 def _view_logits(
@@ -191,7 +200,7 @@ def _view_logits(
         logits = new_array(folder / "logits.npy", np.float16, shape)
         for start in range(0, len(rows), ROWS_AT_A_TIME):
             some = slice(start, start + ROWS_AT_A_TIME)
-            logits[some] = _storable(predict_logits(classifier, split.images, rows[some], view), classifier)
+            logits[some] = storable(predict_logits(classifier, split.images, rows[some], view), classifier)
         logits.flush()
 
     view = {**asdict(settings), "views": index} if settings.views else "plain"  # this view, however many there are

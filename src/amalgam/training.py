@@ -16,7 +16,7 @@ from amalgam.files import read_json, repository_root, sha256_of_file
 from amalgam.history import Epoch
 from amalgam.inference import device_name
 from amalgam.models import Classifier, Preprocessing, save_weights
-from amalgam.notes import arguments, changed_settings, repeat, run_name
+from amalgam.notes import arguments, changed_settings, repeat, run_name, told
 from amalgam.optimization import Optimization
 from amalgam.origin import code_commit, code_is_dirty, committed_params, origin_tags, pinned
 from amalgam.params import Params
@@ -38,7 +38,7 @@ def run_params(params: Params, settings: StudentSettings) -> dict[str, str]:
     common = {"source": params.source, "data_seed": params.data_seed, "val_fraction": params.val_fraction}
     teacher = {f"teacher.{name}": value for name, value in params.teacher.model_dump().items()}
     views = {f"augmentation.{name}": value for name, value in params.source_block.augmentation.model_dump().items()}
-    return {name: str(value) for name, value in (common | settings.model_dump() | teacher | views).items()}
+    return {name: str(value) for name, value in (common | told(settings) | teacher | views).items()}
 
 
 def optimization(settings: StudentSettings) -> Optimization:
@@ -133,7 +133,7 @@ def train(
             result = job.fit(student, hooks, team)
         except DivergedError as error:
             raise UserError(f"student {job.task}: {error}; lower lr; {keep_best(error.result, tracker.run_id)}") from error
-    details = {"settings": settings.model_dump(), "execution": execution_record(team.size)} | job.about
+    details = {"settings": told(settings), "execution": execution_record(team.size)} | job.about
     write_student(student, result, job.task, details, folder)
     return result
 

@@ -71,12 +71,12 @@ def decode(encoded: bytes) -> npt.NDArray[np.uint8]:
 
 
 def fit(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Resize (bicubic) until the image covers ``size`` (height, width) and cut out the centre; as it is where it fits already."""
+    """The largest part in the centre that has the shape of ``size`` (height, width), resized to it (bicubic); as it is where it fits."""
     height, width, _ = pixels.shape
     if (height, width) == size:
         return pixels
     scale = max(size[0] / height, size[1] / width)
-    across, down = max(size[1], round(width * scale)), max(size[0], round(height * scale))
-    resized = np.asarray(Image.fromarray(pixels).resize((across, down), Image.Resampling.BICUBIC))
-    top, left = (down - size[0]) // 2, (across - size[1]) // 2
-    return resized[top : top + size[0], left : left + size[1]]
+    down, across = min(size[0] / scale, height), min(size[1] / scale, width)
+    top, left = (height - down) / 2, (width - across) / 2
+    shown = (left, top, left + across, top + down)
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC, shown))

@@ -1,13 +1,14 @@
 """Containers of files as they come from users and from the network: a folder, a .zip or a .tar.*.
 
-They are read as streams and never unpacked by their members' names, so nothing can be written outside our folders; a container that
-tries is refused all the same.
+They are read as streams and never unpacked to where their members' names point, so nothing can be written outside our folders; a container
+that tries is refused all the same.
 """
 
 import errno
 import lzma
 import os
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from amalgam.files import sha256_of_file
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 IGNORED_FOLDERS = {"__MACOSX"}
 BLOCK = 1 << 20
+SAYS_UTF8 = 1 << 11  # a flag of a zip archive's members
 ANEW = "pack it again or, if it was downloaded here, remove it to have it fetched anew"
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 DAMAGED_ERRNO = (None, errno.EINVAL)  # gzip's and bzip2's, and of a jump before the file's begin
@@ -75,7 +77,10 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def members(path: Path) -> Iterator[Member]:
-    """All files of a folder, zip or tar archive, hidden and system files left out."""
+    """All files of a folder, zip or tar archive, hidden and system files left out.
+
+    Their names are composed (NFC): macOS writes the same letters decomposed.
+    """
     if path.is_dir():
         found = _folder_members(path)
     elif zipfile.is_zipfile(path):
@@ -85,14 +90,14 @@ def members(path: Path) -> Iterator[Member]:
     else:
         raise UserError(f"{path} is neither a folder nor a .zip or .tar.* archive that can be read; {ANEW}")
     for member in found:
-        inside = member.path
+        inside = PurePosixPath(unicodedata.normalize("NFC", str(member.path)))
         if inside.is_absolute() or ".." in inside.parts:
             raise UserError(f"{path}: the member '{inside}' points outside the archive; do not trust it")
         if not str(inside).isprintable():
             raise UserError(f"{path}: the name {str(inside)!r} is not valid text; rename the file")
         hidden = any(part.startswith(".") or part in IGNORED_FOLDERS for part in inside.parts)
         if not hidden and inside.name.lower() not in IGNORED_FILES:
-            yield member
+            yield Member(inside, member.stream)
 
 
 def _folder_members(path: Path) -> Iterator[Member]:
@@ -111,7 +116,17 @@ def _zip_members(path: Path) -> Iterator[Member]:
         for info in archive.infolist():
             if not info.is_dir():
                 with archive.open(info) as stream:
-                    yield Member(PurePosixPath(info.filename), stream)
+                    yield Member(PurePosixPath(_zip_name(info)), stream)
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """The member's name. Archivers of macOS write UTF-8 without saying so, which zipfile reads as code page 437."""
+    if info.flag_bits & SAYS_UTF8:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
 
 
 def _tar_members(path: Path) -> Iterator[Member]:

@@ -20,7 +20,7 @@ from gdown.parse_url import is_google_drive_url
 from tqdm import tqdm
 
 from amalgam.errors import UserError
-from amalgam.files import repository_root
+from amalgam.files import repository_root, sha256_of_file
 from amalgam.sources.archive import check_hash
 from amalgam.store import STORE
 
@@ -43,10 +43,9 @@ def obtain(address: str, sha256: str | None, root: Path, parameter: str) -> Path
     except UserError as error:
         raise UserError(f"{error}; remove {path} to have it fetched anew" if remote else str(error)) from error
     if sha256 is None and path.is_file():
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
         block, _, name = parameter.rpartition(".")
-        print(f"{address} is not pinned; to refuse anything else from now on, set in params.yaml, under {block}:\n  {name}_sha256: {found}")
+        pin = f"set in params.yaml, under {block}:\n  {name}_sha256: {sha256_of_file(path)}"
+        print(f"{address} is not pinned; to refuse anything else from now on, {pin}")
     return path
 
 
@@ -65,7 +64,7 @@ def _downloaded(address: str, parameter: str) -> Path:
     with FileLock(folder.with_suffix(".lock")):
         if not target.exists():
             _transfer(address, target, parameter)
-    os.utime(folder)  # the time of last use
+        os.utime(folder)  # the time of last use
     return target
 
 

@@ -3,7 +3,6 @@ without label may stand anywhere in ``unlabeled/``, and then ``train`` may be mi
 """
 
 import tempfile
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -14,6 +13,14 @@ from amalgam.sources.raw import SPLITS, UNLABELED, UNLABELED_SPLIT, RawImage, de
 
 LIKE_UNLABELED = ("unlabeled", "unlabelled")
 LIKE_VALIDATION = frozenset(("val", "valid", "validation"))
+
+
+class Place(NamedTuple):
+    """Where an image stands: ``[wrapping folders/]split/category/…``."""
+
+    wrapping: PurePosixPath
+    split: str
+    category: str  # '' without label
 
 
 class Spooled(NamedTuple):
@@ -46,31 +53,38 @@ def fetch(folder: Path, root: Path, location: str | None, sha256: str | None, ma
 
 
 def _spool(path: Path, scratch: IO[bytes], max_bytes: int) -> list[Spooled]:
-    """Copy every image to one scratch file, at most ``max_bytes``."""
-    spooled, position, budget, passed = [], 0, Budget(max_bytes, "folder.fetch.max_gigabytes"), 0
+    """Copy every image to one scratch file, at most ``max_bytes``. Raises UserError where there are several data sets."""
+    spooled: list[Spooled] = []
+    position, budget, passed = 0, Budget(max_bytes, "folder.fetch.max_gigabytes"), 0
+    wrapping: PurePosixPath | None = None
     for member in members(path):
         place = _place(member.path, path)
         if place is None:
             passed += bool(LIKE_VALIDATION.intersection(member.path.parts[:-1]))
             continue
+        if wrapping is not None and place.wrapping != wrapping:
+            raise UserError(
+                f"{path} holds several data sets: '{spooled[0].name}' and '{member.path}' stand in train/, test/ or unlabeled/ of "
+                "different folders, and one's training images may be the other's test images; give one of them alone"
+            )
+        wrapping = place.wrapping
         length = budget.copy(member, scratch, path)
-        split, category = place
-        spooled.append(Spooled(split, category, str(member.path), position, length))
+        spooled.append(Spooled(place.split, place.category, str(member.path), position, length))
         position += length
     if passed:
         print(f"{path}: {passed} files below {' or '.join(sorted(LIKE_VALIDATION))} are not read; validation images are drawn from train/")
     return spooled
 
 
-def _place(inside: PurePosixPath, path: Path) -> tuple[str, str] | None:
-    """(split, class) of a file at ``[wrapping folders/]split/class/file``; None for other files beside the splits.
+def _place(inside: PurePosixPath, path: Path) -> Place | None:
+    """That of a file; None for files beside the splits.
 
     Below the folder of unlabelled images, which have the class '', files may lie at any depth.
     """
     folders = inside.parts[:-1]
     for depth, part in enumerate(folders):
         if part == UNLABELED_SPLIT:
-            return part, ""
+            return Place(PurePosixPath(*folders[:depth]), part, "")
         if part.lower() in LIKE_UNLABELED:
             raise UserError(f"{path}: '{inside}' would be left out: images without label stand in {UNLABELED_SPLIT}/, so spelled")
         if part in SPLITS:
@@ -78,7 +92,7 @@ def _place(inside: PurePosixPath, path: Path) -> tuple[str, str] | None:
             if len(below) != 1:
                 problem = "belongs to no class" if not below else "lies too deep"
                 raise UserError(f"{path}: '{inside}' {problem}; images stand at {part}/<class>/<image>")
-            return part, unicodedata.normalize("NFC", below[0])
+            return Place(PurePosixPath(*folders[:depth]), part, below[0])
     for part in folders:
         if part.lower() in SPLITS:
             raise UserError(f"{path}: '{inside}' would be left out: images stand in {part.lower()}/<class>/, so spelled")

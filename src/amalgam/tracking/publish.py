@@ -7,8 +7,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 from mlflow import MlflowClient
@@ -24,7 +25,7 @@ from amalgam.record import RunRecord
 from amalgam.students import is_chosen
 from amalgam.tracking.registry import DATA_TAG, SELECTED_ON_TAG, Candidate, consider, rival
 from amalgam.tracking.run import Tracker
-from amalgam.tracking.store import connect, experiment
+from amalgam.tracking.store import connect, experiment, store_lock
 
 TRAINING_TAG = "amalgam.training"  # complete: all of it is there
 EVALUATION_TAG = "amalgam.evaluation"  # the fingerprint of what is there
@@ -33,6 +34,7 @@ RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files na
 FILES = ("best.safetensors", "last.safetensors", "student.json", "history.csv")
 MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy", "unrouted_teachers_joint")
 PREDICTIONS = "predictions.csv"
+P = ParamSpec("P")
 
 
 def attempt(send: Callable[[], list[str]], place: Path = Path("outputs"), later: str = "make sync sends what is missing") -> None:
@@ -46,6 +48,18 @@ def attempt(send: Callable[[], list[str]], place: Path = Path("outputs"), later:
         print(f"not in MLflow: {kind}{error}; the results stand in {place}, and {later}", file=sys.stderr)
 
 
+def one_at_a_time(publish: Callable[P, list[str]]) -> Callable[P, list[str]]:
+    """Two processes that publish the same (a stage at its end, and make sync) would each find it missing, and send it twice."""
+
+    @wraps(publish)
+    def alone(*arguments: P.args, **named: P.kwargs) -> list[str]:
+        with store_lock("publishing"):
+            return publish(*arguments, **named)
+
+    return alone
+
+
+@one_at_a_time
 def publish_training(student: Path, restore: bool = False) -> list[str]:
     """Complete the run of the student in folder ``student``; says what came of it.
 
@@ -78,6 +92,7 @@ def publish_training(student: Path, restore: bool = False) -> list[str]:
     return said
 
 
+@one_at_a_time
 def publish_evaluation(student: Path, evaluation: Path) -> list[str]:
     """Add an evaluation's numbers and files to the student's run, once for each evaluation; says what came of it.
 
@@ -109,6 +124,7 @@ def publish_result(student: Path, evaluation: Path) -> list[str]:
     return publish_evaluation(student, evaluation) if given is None else publish_checkpoint(evaluation)
 
 
+@one_at_a_time
 def publish_checkpoint(evaluation: Path) -> list[str]:
     """Give the evaluation of a student that no run here trained a run of its own, once for each evaluation; says so."""
     client, found = connect(), read_json(evaluation / "results.json")

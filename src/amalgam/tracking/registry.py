@@ -124,9 +124,14 @@ def crown_by_hand(client: MlflowClient, task: str, run_id: str) -> str:
 
 
 def rival(client: MlflowClient, task: str, run_id: str) -> ModelVersion | None:
-    """Whom a run is to be compared with: the champion, or, if that is the run's own student, the one it took over from."""
+    """Whom a run is to be compared with, if anyone: the champion, or, if that is its own student, the one that it took over from."""
     present = champion(client, task)
     if present is None or present.run_id != run_id:
         return present
     before = present.tags.get("took_over_from")
-    return client.get_model_version(model_name(task), before.split()[1].rstrip(",")) if before else None
+    try:
+        return client.get_model_version(model_name(task), before.split()[1].rstrip(",")) if before else None
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # it was deleted since
+            return None
+        raise

@@ -83,11 +83,11 @@ def _reached(client: MlflowClient, place: str) -> MlflowClient:
     return client
 
 
-def store_lock() -> FileLock:
-    """Held by one process of this repository at a time."""
+def store_lock(purpose: str = "mlflow") -> FileLock:
+    """Held by one process of this repository at a time, for each purpose."""
     folder = repository_root() / ".amalgam"
     folder.mkdir(exist_ok=True)
-    return FileLock(folder / "mlflow.lock")
+    return FileLock(folder / f"{purpose}.lock")
 
 
 def experiment(client: MlflowClient, name: str) -> str:

@@ -1,0 +1,128 @@
+"""A table of accuracies as its protocol has it: rows, settings, seeds; what was chosen; and what has been run.
+
+Which protocol and which archive of images are meant stands in environment variables, so that trainings in other processes know it too.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from amalgam.files import read_json, whole_file
+from amalgam.params import Params
+from amalgam.params_file import load_params
+from amalgam.provenance import fingerprint
+from amalgam.student_settings import StudentSettings
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).with_name("accuracy.results.json")
+PROTOCOL = "ACCURACY_PROTOCOL"
+ARCHIVE = "ACCURACY_ARCHIVE"
+FITTED = "teachers right"  # of an entry in the results: by the teachers, combined as its target, no student
+RATES = ("oracle-routed", "unrouted", "unrouted, joint")  # of an entry of teachers, in percent
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    task: str
+    row: str
+    settings: Settings  # what differs from params.yaml
+    seed: int
+
+    @property
+    def key(self) -> str:
+        common = {name: protocol()[name] for name in ("teacher", "common")}
+        return fingerprint(task=self.task, settings=self.settings, seed=self.seed, **common, **apart_settings())[:16]
+
+    @property
+    def folder(self) -> Path:
+        return workplace() / "runs" / self.key
+
+
+@cache
+def workplace() -> Path:
+    """Where everything is kept that comes of this archive and these teachers."""
+    archive = Path(os.environ[ARCHIVE])
+    about = archive.stat()
+    key = fingerprint(
+        archive=str(archive), size=about.st_size, changed=about.st_mtime_ns, teacher=protocol()["teacher"], **apart_settings()
+    )
+    return ROOT / ".amalgam" / "accuracy" / key[:12]
+
+
+def protocol() -> dict[str, Any]:
+    return read_protocol(Path(os.environ[PROTOCOL]))
+
+
+@cache
+def read_protocol(file: Path) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return read
+
+
+def apart_settings() -> dict[str, float]:
+    """Of a protocol whose teachers learn from other images than its students."""
+    return {name: value for name, value in protocol().items() if name == "teachers_share"}
+
+
+def teachers_key(task: str, seed: int) -> str:
+    """The entry of what a seed's teachers reach."""
+    return f"teachers {task} seed {seed}" + "".join(f", {100 * share:g} % of the images" for share in apart_settings().values())
+
+
+def choice_file() -> Path:
+    return Path(os.environ[PROTOCOL]).with_suffix(".chosen.yaml")
+
+
+def chosen() -> dict[str, dict[str, Settings]]:
+    return yaml.safe_load(choice_file().read_text(encoding="utf-8")) if choice_file().exists() else {}
+
+
+def choice(task: str, row: str) -> Settings | None:
+    """The grid's point with which ``row`` is run, or None before it is tuned."""
+    grid: list[Settings] = protocol()["grid"]
+    return grid[0] if len(grid) == 1 else chosen().get(task, {}).get(row)
+
+
+def results() -> dict[str, Any]:
+    return read_json(RESULTS) if RESULTS.exists() else {}
+
+
+def record(key: str, found: dict[str, Any]) -> None:
+    """Keep what one training, or one seed's teachers, came to."""
+    with FileLock(ROOT / ".amalgam" / "accuracy.lock"):
+        known = results()
+        found_so_far = dict(sorted((known | {key: known.get(key, {}) | found}).items()))
+        whole_file(RESULTS, (json.dumps(found_so_far, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def parameters(seed: int) -> Params:
+    shipped = load_params(ROOT / "params.yaml")
+    teacher = shipped.teacher.model_copy(update=protocol()["teacher"] | {"seed": seed})
+    return shipped.model_copy(update={"source": "folder", "data_seed": seed, "teacher": teacher})
+
+
+def student_settings(job: Job) -> StudentSettings:
+    shipped = parameters(job.seed)
+    values = {name: getattr(shipped, name) for name in StudentSettings.model_fields}
+    return StudentSettings.model_validate(values | protocol()["common"] | job.settings | {"seed": job.seed})
+
+
+def tested(job: Job) -> bool:
+    return "right" in results().get(job.key, {})
+
+
+def final_jobs(task: str, rows: dict[str, Settings], seeds: list[int]) -> list[Job]:
+    points = {row: point for row in rows if (point := choice(task, row)) is not None}
+    if lacking := rows.keys() - points.keys():
+        raise SystemExit(f"no choice for {', '.join(sorted(lacking))} of {task}; tune them first, and commit {choice_file().name}")
+    return [Job(task, row, settings | points[row], seed) for seed in seeds for row, settings in rows.items()]

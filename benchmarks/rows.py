@@ -1,0 +1,186 @@
+"""One row of a table of accuracies with one seed: its images, teachers and targets, its student, and what these reach.
+
+What was computed is kept below ``workplace()`` and not computed again.
+"""
+
+import os
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from benchmarks.apart import TEACHERS, part
+from benchmarks.comparison import packed, refuse_other_teachers
+from benchmarks.protocol import (
+    ARCHIVE,
+    FITTED,
+    RATES,
+    Job,
+    apart_settings,
+    parameters,
+    record,
+    results,
+    student_settings,
+    teachers_key,
+    workplace,
+)
+from filelock import FileLock
+
+from amalgam.controls import teacher_controls
+from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.distilling import Pupils, fitted_target, train_student
+from amalgam.evaluation import predict
+from amalgam.files import read_json, whole_folder, write_json
+from amalgam.inference import device_name, predict_logits
+from amalgam.preparing import prepare_split, stored_size
+from amalgam.sources import folder as folder_source
+from amalgam.sources.raw import SPLITS, read_classes, read_split
+from amalgam.student_settings import StudentSettings
+from amalgam.students import Architecture, load_student, new_student, write_student
+from amalgam.targets import StoredTargets, ViewSettings, write_targets
+from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers, load_teachers, provide_teacher, train_teacher
+from amalgam.training import optimization, teaching
+
+MOST_BYTES = 50_000_000_000
+
+
+def once(folder: Path, make: Any) -> Path:
+    """``folder``, made by ``make(work)`` if it is not there; other processes wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not folder.is_dir():
+            with whole_folder(folder) as work:
+                make(work)
+    return folder
+
+
+def prepared(seed: int, task: str) -> Path:
+    params = parameters(seed)
+
+    def fetch(work: Path) -> None:
+        folder_source.fetch(work, Path.cwd(), os.environ[ARCHIVE], None, MOST_BYTES)
+
+    raw = once(workplace() / "raw", fetch)
+
+    def prepare(work: Path) -> None:
+        available = read_classes(raw)
+        label_sets = LabelSets.of_task(params.folder.tasks[task], available, "folder", task)
+        splits = [read_split(raw, split) for split in SPLITS]
+        size = stored_size(splits, available, label_sets.classes, None)
+        for split, name, fraction in zip(splits, ("trainval", "test"), (params.val_fraction, 0.0), strict=True):
+            prepare_split([split], available, label_sets.classes, size, fraction, seed, work / name)
+            label_sets.write(work / name)
+        for share in apart_settings().values():
+            part(work, share, seed)
+
+    return once(workplace() / f"seed{seed}" / "prepared" / task, prepare)
+
+
+def trained_teachers(folder: Path, seed: int, task: str) -> Path:
+    images = folder / (TEACHERS if apart_settings() else "trainval")
+    label_sets, split = LabelSets.read(images), PreparedSplit.read(images)
+    recipe = Recipe.of(parameters(seed))
+
+    def provide(work: Path) -> None:
+        for name in label_sets.teachers:
+            own = OwnImages.of(name, label_sets, split)
+            provide_teacher(own, recipe, work / name, partial(train_teacher, own, recipe))
+
+    return once(workplace() / f"seed{seed}" / "models" / task, provide)
+
+
+def stored_targets(folder: Path, job: Job, settings: StudentSettings) -> StoredTargets:
+    """What the teachers say; of a student that learns from labels alone, which views there are, and no teacher is trained for it."""
+    label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
+    views = ViewSettings.of(settings, parameters(job.seed).folder.augmentation, job.seed)
+    if settings.alpha == 0:
+        return StoredTargets(Path(), views, settings.stored_teachers)
+    models = trained_teachers(folder, job.seed, job.task)
+
+    def write(work: Path) -> None:
+        write_targets(work, split, label_sets, load_hashed_teachers(models, label_sets), views, settings.stored_teachers == "covering")
+
+    name = f"{settings.views}-{settings.view_zoom:g}-{settings.view_colour:g}-{settings.stored_teachers}"
+    return StoredTargets.read(once(workplace() / f"seed{job.seed}" / "targets" / job.task / name, write), split, label_sets)
+
+
+def train(job: Job) -> float:
+    """Train one student unless it is there; its validation accuracy in percent."""
+    settings = student_settings(job)
+    folder = prepared(job.seed, job.task)
+    targets = stored_targets(folder, job, settings)
+    label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
+
+    def make(work: Path) -> None:
+        student = new_student(architecture(settings), label_sets, split, settings.seed)
+        how, lesson = optimization(settings), teaching(settings)
+        result = train_student(student, label_sets, split, targets, how, lesson)
+        seconds = round(sum(record.seconds for record in result.history), 1)
+        write_student(student, result, job.task, {"settings": settings.model_dump(), "seconds": seconds}, work)
+
+    done = once(job.folder, make)
+    accuracy = float(read_json(done / "metrics.json")[job.task]["val_accuracy"])
+    seconds = read_json(done / "student.json")["seconds"]
+    about = {"task": job.task, "row": job.row, "settings": job.settings, "seed": job.seed}
+    where = {"machine": device_name(), "date": datetime.now(UTC).date().isoformat()}
+    record(job.key, about | {"validation": accuracy, "seconds": seconds} | where)
+    print(f"{job.task} {job.row} {job.settings} seed {job.seed}: validation {accuracy} %", flush=True)
+    return accuracy
+
+
+def architecture(settings: StudentSettings) -> Architecture:
+    weights = Path(settings.student_weights) if settings.student_weights else None
+    return Architecture(settings.student_model, settings.student_resolution, settings.pretrained, weights)
+
+
+def test(job: Job) -> None:
+    """Look at the test images with a trained student; and, where its target was fitted, with its teachers and this fit alone."""
+    folder = prepared(job.seed, job.task)
+    label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
+    found = predict(load_student(job.folder, label_sets), split)
+    record(job.key, {"images": len(found.labels), "right": packed(found.predicted == found.labels)})
+    if teaching(student_settings(job)).is_fitted:
+        predicted = combined_teachers(job, folder, label_sets, split)
+        record(job.key, {FITTED: packed(predicted == split.labels)})
+
+
+def combined_teachers(job: Job, folder: Path, label_sets: LabelSets, split: PreparedSplit) -> npt.NDArray[np.int64]:
+    """The class of each image of ``split`` (N,) by the teachers, combined as the row's target was fitted to the training images."""
+    settings, trainval = student_settings(job), PreparedSplit.read(folder / "trainval")
+    targets = stored_targets(folder, job, settings)
+    pupils = Pupils.of(trainval, label_sets.classes, targets, teaching(settings))
+    combine = fitted_target(label_sets, targets, pupils, settings.target)
+    teachers = load_teachers(trained_teachers(folder, job.seed, job.task), label_sets).values()
+    logits = np.concatenate([predict_logits(teacher, split.images, np.arange(len(split.images))) for teacher in teachers], axis=1)
+    predicted: npt.NDArray[np.int64] = combine(torch.from_numpy(logits)).argmax(1).numpy()
+    return predicted
+
+
+def recognised(task: str, seed: int) -> None:
+    """Record what the seed's teachers reach on the test images. Exits if the results hold a seed of that number with other teachers."""
+    folder = prepared(seed, task)
+    models = trained_teachers(folder, seed, task)
+
+    def measure(work: Path) -> None:
+        label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
+        measured = teacher_controls(load_teachers(models, label_sets), label_sets, split)
+        rates = dict(zip(RATES, (measured.oracle_routed, measured.unrouted, measured.unrouted_joint), strict=True))
+        right = {"right": packed(measured.unrouted_right), "joint right": packed(measured.unrouted_joint_right)}
+        write_json(work / "controls.json", {"own": measured.own} | rates | {"images": len(split.labels)} | right)
+
+    found = read_json(once(workplace() / f"seed{seed}" / "controls" / task, measure) / "controls.json")
+    key = teachers_key(task, seed)
+    refuse_other_teachers(results().get(key, {}), found, seed, task)
+    record(key, found)
+
+
+def train_and_test(job: Job) -> float:
+    """Its validation accuracy in percent."""
+    if student_settings(job).alpha > 0:
+        recognised(job.task, job.seed)
+    accuracy = train(job)
+    test(job)
+    return accuracy
