@@ -33,6 +33,13 @@ def settings(**changes: object) -> StudentSettings:
     return load_params(ROOT / "params.yaml").student("taskA").model_copy(update={"alpha": 0.5, "temperature": 4.0, "seed": 42} | changes)
 
 
+def test_no_password_is_told() -> None:
+    then = "gdrive:\n  fetch:\n    data: null\n"
+    now = "gdrive:\n  fetch:\n    data: https://me:secret@example.org/images.zip\n"
+    assert arguments(now, then) == ["gdrive.fetch.data=https://example.org/images.zip"]
+    assert changed_settings(now, then) == {"gdrive.fetch.data": "https://example.org/images.zip"}
+
+
 def test_what_is_told_of_a_run_does_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Of a file of weights its place in the repository or, outside of it, its name."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repository"))

@@ -16,6 +16,7 @@ NAMED = frozenset(
 )
 MATRIX_UP_TO = 20  # classes; beyond, a table would be wider than the page
 UNQUOTED = re.compile(r"[\w./:+*%@?|-]+( [\w./:+*%@?|-]+)*")  # what DVC's -S takes as it is
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")  # in an address
 CONFUSIONS = 15  # the most frequent ones, listed instead
 
 
@@ -80,8 +81,9 @@ def _argument(value: Any) -> str:
         return "{}"
     if isinstance(value, list):
         return f"[{','.join(map(_argument, value))}]"
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return str(value) if UNQUOTED.fullmatch(str(value)) else f"'{escaped}'"
+    text = CREDENTIALS.sub("", str(value))  # what is told of a run stands where others read it
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return text if UNQUOTED.fullmatch(text) else f"'{escaped}'"
 
 
 def repeat(commit: str | None, settings: Sequence[str]) -> str:
