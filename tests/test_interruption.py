@@ -214,12 +214,15 @@ def test_a_second_interruption_is_not_put_off() -> None:
 
 
 def test_an_ignored_hang_up_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before, went_on = signal.signal(signal.SIGHUP, signal.SIG_IGN), False
     try:
         with interruptible(), put_off():
             os.kill(os.getpid(), signal.SIGHUP)
+            went_on = True
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+    assert went_on
 
 
 def test_signals_are_handled_as_before_once_the_block_is_left() -> None:

@@ -125,7 +125,9 @@ def test_a_logit_that_cannot_be_stored_is_named(split: PreparedSplit, teachers: 
         stored(split, teachers, tmp_path / "targets")
 
 
-@pytest.mark.parametrize(("logits", "precise"), [([1000.24, 1000.0], False), ([30.2, 30.0], True), ([900.0, 100.0], True)])
+@pytest.mark.parametrize(
+    ("logits", "precise"), [([1000.24, 1000.0], False), ([30.2, 30.0], True), ([900.0, 100.0], True), ([100.03, 100.0], True)]
+)
 def test_what_a_store_would_make_of_probabilities_is_what_counts(logits: list[float], precise: bool, teachers: Teachers) -> None:
     """Between 512 and 1024 half precision knows no quarters: it would make 0.50 of 0.56."""
     answers = np.array([logits], dtype=np.float32)
