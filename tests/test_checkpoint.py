@@ -59,13 +59,14 @@ def cross_entropy(logits: torch.Tensor, batch: Batch) -> StepLoss:
 
 
 def validate(classifier: Classifier) -> Validation:
-    """Few images, so that which epoch is best depends on the earlier ones."""
+    """A score that jumps, so that some epochs are kept and some are not, which depends on the earlier ones."""
     with torch.no_grad():
         classifier.network.eval()
         batch = next(batches(1000))
         logits = classifier.logits(batch.images)
     accuracy = (logits.argmax(1) == batch.labels).float().mean().item()
-    return Validation(cross_entropy(logits, batch).terms["labels"].item(), accuracy, accuracy, 0.1)
+    loss = cross_entropy(logits, batch).terms["labels"].item()
+    return Validation(loss, accuracy, loss * 977 % 1, 0.1)
 
 
 def run(how: Optimization, hooks: Hooks) -> Fit:
@@ -117,6 +118,20 @@ def test_what_is_kept_comes_before_what_is_shown() -> None:
 
     run(HOW["adamw, one cycle"], Hooks(on_epoch=lambda record: order.append(f"shown {record.epoch}"), keep=keep))
     assert order[:4] == ["kept 1", "shown 1", "kept 2", "shown 2"]
+
+
+def test_the_best_weights_are_not_kept_twice() -> None:
+    """A checkpoint is written in every epoch: where the last is the best, its weights are there already."""
+    held: list[tuple[int, bool]] = []
+
+    def keep(snapshot: Snapshot) -> None:
+        held.append((snapshot["best_epoch"], snapshot["best"] is None))
+
+    result = run(HOW["adamw, one cycle"], Hooks(keep=keep))
+    bests = [best for best, _ in held]
+    assert 1 < len(set(bests)) < len(bests), "some epochs are better than all before, and some are not"
+    assert held == [(best, best == epoch) for epoch, best in enumerate(bests, start=1)]
+    assert result.best_epoch == bests[-1]
 
 
 @pytest.fixture

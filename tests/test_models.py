@@ -1,6 +1,8 @@
 """Preprocessing, and classifiers in memory and on disk."""
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,16 @@ def test_weights_of_another_manifest_are_refused(tmp_path: Path) -> None:
     save_weights(classifier(seed=1).network.state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=r"is not the file that .*m\.json describes"):
         load_classifier(tmp_path / "w.safetensors", tmp_path / "m.json")
+
+
+def test_weights_may_be_read_by_all_whom_the_users_mask_lets(tmp_path: Path) -> None:
+    """Files of the library's own are for their owner alone: of no use in a cache that a team shares."""
+    before = os.umask(0o027)
+    try:
+        save_classifier(classifier(), tmp_path / "w.safetensors", tmp_path / "m.json", {})
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("w.safetensors", "m.json")] == [0o640] * 2
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:

@@ -195,6 +195,7 @@ def test_files_that_are_no_plain_weights_are_refused_and_nothing_in_them_is_run(
     torch.save({0: torch.zeros(2)}, tmp_path / "numbered.pth")
     (tmp_path / "empty.pth").write_bytes(b"")
     (tmp_path / "text.pth").write_text("half a million images\n")
+    torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "script.pth")  # type: ignore[no-untyped-call]
     for name, message in (
         ("evil.pth", "is damaged, or holds more than weights"),
         ("evil2.pth", "is damaged, or holds more than weights"),
@@ -204,6 +205,7 @@ def test_files_that_are_no_plain_weights_are_refused_and_nothing_in_them_is_run(
         ("numbered.pth", "holds no state dict"),
         ("empty.pth", "damaged"),
         ("text.pth", "damaged"),
+        ("script.pth", r"is a TorchScript program; save network\.state_dict\(\), or export the network"),
         ("absent.pth", "do not exist"),
     ):
         with pytest.raises(UserError, match=message):

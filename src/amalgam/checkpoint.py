@@ -8,7 +8,6 @@
 """
 
 import hashlib
-import io
 import json
 import shutil
 import sys
@@ -21,8 +20,10 @@ from pathlib import Path
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from torch.serialization import get_crc32_options, set_crc32_options
 
 from amalgam.files import read_json, repository_root, whole_file
+from amalgam.states import write_whole
 from amalgam.store import STORE, held
 from amalgam.trainer import Snapshot
 
@@ -62,9 +63,8 @@ class Checkpoint:
         whole_file(self.folder / "run.json", json.dumps(asdict(self.sessions)).encode())
 
     def keep(self, snapshot: Snapshot) -> None:
-        buffer = io.BytesIO()  # torch hides a full disk's error
-        torch.save(snapshot, buffer)
-        whole_file(self.folder / "epoch.pt", buffer.getbuffer())
+        with unchecked():
+            write_whole(snapshot, self.folder / "epoch.pt")
 
     def last(self) -> Snapshot | None:
         """What was kept last, on the CPU."""
@@ -73,6 +73,17 @@ class Checkpoint:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without the checksums that PyTorch writes and never reads: they take as long as everything else."""
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        yield
+    finally:
+        set_crc32_options(before)
 
 
 @contextmanager

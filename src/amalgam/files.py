@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -96,11 +96,18 @@ def remove_abandoned(part: Path) -> bool:
 
 def whole_file(path: Path, content: bytes | memoryview) -> None:
     """Write a file that is there whole or not at all, even if the machine stops. Raises OSError that names it."""
+    with new_whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def new_whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write that takes the place of ``path`` if the block ends without an error. Raises OSError that names it."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
     try:
         with part.open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

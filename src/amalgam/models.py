@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from amalgam.errors import UserError
-from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.files import read_json, sha256_of_file, whole_file, write_json
 from amalgam.networks import PROGRAM, build_network, precision_of, pretrained_statistics
 from amalgam.programs import read_program
 from amalgam.views import Images
@@ -124,10 +123,11 @@ def save_classifier(classifier: Classifier, weights: Path, manifest: Path, extra
 
 
 def save_weights(state: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
-    except SafetensorError as error:
-        raise UserError(f"cannot write {path} ({error}); is the disk full?") from error
+    """A safetensors file, there whole or not at all, for all whom the user's mask lets read it: the library's own is for its owner alone.
+
+    Raises OSError that names it.
+    """
+    whole_file(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
 
 
 def weights_file(folder: Path) -> Path:

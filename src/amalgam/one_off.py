@@ -14,17 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime
-from io import BytesIO
 from pathlib import Path
-
-import torch
 
 from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import read_json, scratch_folder, sha256_of_file, whole_file, write_json
+from amalgam.files import read_json, scratch_folder, sha256_of_file, write_json
 from amalgam.models import Preprocessing
 from amalgam.params import Params
-from amalgam.states import read_state
+from amalgam.states import read_state, write_whole
 from amalgam.student_settings import StudentSettings
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers
@@ -118,8 +115,6 @@ def export(folder: Path, task: str) -> Path:
     reached = "" if accuracy is None else f"_acc{accuracy:.2f}"
     path = folder / f"student_model_epoch{manifest['best_epoch']}{reached}.pth"
     state = read_state(folder / "best.safetensors")
-    content = BytesIO()
-    torch.save({f"backbone.{name}": value for name, value in state.items()}, content)
-    whole_file(path, content.getbuffer())
+    write_whole({f"backbone.{name}": value for name, value in state.items()}, path)
     write_json(folder / "student.json", manifest | {"exported": {path.name: sha256_of_file(path)}})
     return path

@@ -1,6 +1,7 @@
-"""State dicts: a network's weights by name, from files that others wrote."""
+"""State dicts: a network's weights by name, from files that others wrote; PyTorch's files, written whole."""
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from amalgam.errors import UserError
+from amalgam.files import new_whole_file
 
 State = dict[str, Tensor]
 
 PREFIXES = ("module.", "model.", "net.", "backbone.")  # of all names, where the network was part of a larger one
+REMEDY = "save network.state_dict(), or export the network with torch.export (README.md, Your own teachers)"
 WRAPPINGS = ("state_dict", "model_state_dict", "model")  # under which checkpoints keep a network's weights
 
 
@@ -26,12 +29,10 @@ def read_state(path: Path) -> State:
     try:
         found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} is damaged, or holds more than weights, a whole network say, which could run code; save "
-            "network.state_dict(), or export the network with torch.export (README.md, Your own teachers)"
-        ) from error
+        raise UserError(f"{path} is damaged, or holds more than weights, a whole network say, which could run code; {REMEDY}") from error
     except Exception as error:  # damage makes PyTorch's reader raise whatever its place leads to
-        raise UserError(f"{path} is damaged, or no file of plain weights ({first_line(error)})") from error
+        what = "a TorchScript program" if _is_torchscript(path) else f"damaged, or no file of plain weights ({first_line(error)})"
+        raise UserError(f"{path} is {what}; {REMEDY}") from error
     for wrapping in WRAPPINGS:
         if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
             found = found[wrapping]
@@ -41,6 +42,25 @@ def read_state(path: Path) -> State:
         if all(name.startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): value for name, value in found.items()}
     return {name: value.clone() for name, value in found.items()}  # names may share memory
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
+
+
+def write_whole(value: object, path: Path) -> None:
+    """Write a file of PyTorch's that is there whole or not at all. Raises OSError that names it."""
+    with new_whole_file(path) as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # PyTorch hides that a file cannot be written behind its own end's being wrong
+                raise error.__context__ from None
+            raise
 
 
 def first_line(error: Exception) -> str:

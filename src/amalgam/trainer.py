@@ -139,6 +139,11 @@ class _Course:
         if record.validation is None or not before or record.validation.is_kept(max(before, key=lambda past: past.rank)):
             self.result.best_epoch, self.result.best = record.epoch, _copy(self.average.classifier)
 
+    @property
+    def is_at_its_best(self) -> bool:
+        """Whether the last epoch's weights are the best."""
+        return self.result.best_epoch == len(self.result.history)
+
     def snapshot(self) -> Snapshot:
         return {
             "network": self.classifier.network.state_dict(),
@@ -148,7 +153,7 @@ class _Course:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "best_epoch": self.result.best_epoch,
-            "best": self.result.best,
+            "best": None if self.is_at_its_best else self.result.best,  # else what is averaged, not written twice
             "history": [record.plain() for record in self.result.history],
         }
 
@@ -162,7 +167,8 @@ class _Course:
         if saved["random_cuda"] is not None:  # the first process's, on this process's GPU: a team draws masks of whole batches alike
             torch.cuda.set_rng_state(saved["random_cuda"])
         history = [Epoch.from_plain(values) for values in saved["history"]]
-        self.result = Fit(saved["best_epoch"], saved["best"], history=history)
+        best = _copy(self.average.classifier) if saved["best"] is None else saved["best"]
+        self.result = Fit(saved["best_epoch"], best, history=history)
 
 
 class _Sums:
