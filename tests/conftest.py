@@ -21,6 +21,7 @@ from amalgam.dataset import LabelSets, PreparedSplit
 ROOT = Path(__file__).parent.parent
 # Threads that wait for each other by spinning are slow beside any other work: tests take one.
 os.environ["AMALGAM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what they expect are a CPU's numbers
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore Ctrl-C, children included
 for variable in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI"):
     os.environ.pop(variable, None)

@@ -1,5 +1,7 @@
 """Preparing: label sets, the validation split, sizes."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,22 @@ def test_images_without_any_label_are_prepared_and_all_trained_on(raw: tuple[Raw
     assert len(prepared.labels) == len(unlabelled[0].labels) > 0
     assert (prepared.labels == -1).all()
     assert not prepared.validation.any()
+
+
+def killed(*arguments: object) -> None:
+    """In a process of the pool's: what the system does where memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_the_system_ends_is_told_and_leaves_nothing(
+    raw: tuple[RawSplit, list[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, available, tmp_path = raw
+    for name, value in {"FEW": 1, "available_cores": lambda: 2, "_decode": killed}.items():
+        monkeypatch.setattr(preparing, name, value)
+    with pytest.raises(UserError, match=r"a process that decodes images was ended from outside, .*: taskset -c 0 dvc repro"):
+        prepare_split([split], available, ["blue", "red"], (12, 12), 0.4, 0, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_of_some_classes_only_are_refused(raw: tuple[RawSplit, list[str], Path]) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
 
 from amalgam.errors import UserError
 from amalgam.models import (
@@ -106,6 +108,14 @@ def test_weights_of_another_manifest_are_refused(tmp_path: Path) -> None:
     save_weights(classifier(seed=1).network.state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=r"is not the file that .*m\.json describes"):
         load_classifier(tmp_path / "w.safetensors", tmp_path / "m.json")
+
+
+def test_weights_that_a_network_knows_by_several_names_are_written(tmp_path: Path) -> None:
+    shared = nn.Linear(3, 3)
+    network = nn.Sequential(shared, shared)
+    save_weights(network.state_dict(), tmp_path / "w.safetensors")
+    written = load_file(tmp_path / "w.safetensors")
+    assert all(torch.equal(written[f"{place}.{name}"], tensor) for place in (0, 1) for name, tensor in shared.state_dict().items())
 
 
 def test_weights_may_be_read_by_all_whom_the_users_mask_lets(tmp_path: Path) -> None:

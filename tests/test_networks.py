@@ -133,6 +133,13 @@ def test_an_unknown_model_of_timms_is_answered_with_the_nearest() -> None:
         build_network("timm/tf_efficientnet_litte0", 3)
 
 
+def test_weights_that_timm_does_not_publish_are_refused_with_those_that_it_does() -> None:
+    with pytest.raises(UserError, match=r"no weights 'tf_efficientnet_lite0\.typo'; of this model it has tf_efficientnet_lite0\.in1k$"):
+        build_network("timm/tf_efficientnet_lite0.typo", 3)
+    with pytest.raises(UserError, match=r"no weights 'efficientnet_b6'; .* it has none; set student_weights .*, or pretrained to false"):
+        build_network("timm/efficientnet_b6", 3, pretrained=True)
+
+
 def supplied(path: Path, **changes: torch.Tensor) -> Path:
     """Weights of ``SMALL`` for its own 1000 classes, some replaced."""
     torch.manual_seed(5)

@@ -100,4 +100,9 @@ def test_an_impossible_number_of_threads_is_refused(value: str, monkeypatch: pyt
 
 def test_threads_default_to_the_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AMALGAM_THREADS")
-    assert thread_count() >= 1
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr("amalgam.provenance.available_cores", lambda: 7)
+    assert thread_count() == 7
+    for processes, threads in ((2, 3), (7, 1), (9, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert thread_count() == threads

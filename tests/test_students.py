@@ -4,12 +4,14 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
-from amalgam.history import Epoch, Validation
+from amalgam.history import Epoch, Validation, score
+from amalgam.selection import scored
 from amalgam.students import Architecture, epoch_row, load_student, new_student, student_metrics, write_history, write_student
 from amalgam.trainer import Fit
 from conftest import SETS, colour_split
@@ -54,7 +56,16 @@ def test_a_students_folder_holds_best_last_and_history(tmp_path: Path) -> None:
     assert metrics == {"best_epoch": 1, "train_accuracy": 50.0, "val_accuracy": 62.5, "val_loss": 0.7}
 
 
-@pytest.mark.parametrize(("score", "more"), [(None, {}), (0.625, {}), (0.75, {"val_score": 75.0})])
-def test_what_chose_the_epoch_without_all_labels_is_among_the_metrics(score: float | None, more: dict[str, float]) -> None:
-    result = Fit(1, {}, {}, [record(1, 0.5, 0.5, Validation(0.7, 0.625, score))])
+def test_what_chose_the_epoch_is_no_figure_of_its_own_where_it_is_the_accuracy() -> None:
+    """Of few images, all with a label: the score has an error, and else says the same."""
+    labels = np.arange(143) % 3
+    logits = np.eye(3, dtype=np.float32)[np.where(np.arange(143) < 1, 2, labels)]
+    validation = scored(score(logits, labels), logits.argmax(1) == labels)
+    assert validation.error > 0
+    assert student_metrics(Fit(1, {}, {}, [record(1, 0.5, 0.5, validation)])).keys() == {"train_accuracy", "val_accuracy", "val_loss"}
+
+
+@pytest.mark.parametrize(("chosen_by", "more"), [(None, {}), (0.625, {}), (0.75, {"val_score": 75.0})])
+def test_what_chose_the_epoch_without_all_labels_is_among_the_metrics(chosen_by: float | None, more: dict[str, float]) -> None:
+    result = Fit(1, {}, {}, [record(1, 0.5, 0.5, Validation(0.7, 0.625, chosen_by))])
     assert student_metrics(result) == {"train_accuracy": 50.0, "val_accuracy": 62.5, "val_loss": 0.7} | more

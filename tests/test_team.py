@@ -87,7 +87,10 @@ def test_a_training_that_loses_a_process_ends_in_one_message_and_goes_on(finishe
         again = in_two(finished, "dvc", "repro", "train-taskA").stdout
         assert "goes on after epoch" in again
     assert {found.info.status for found in runs(finished)} == {"FINISHED"}
-    assert all((finished.root / "outputs/students/taskA" / name).exists() for name in DETERMINISTIC)
+    student = finished.root / "outputs/students/taskA"
+    went_on = {name: (student / name).read_bytes() for name in DETERMINISTIC}
+    assert "goes on" not in in_two(finished, "dvc", "repro", "--force", "--single-item", "train-taskA").stdout
+    assert {name: (student / name).read_bytes() for name in DETERMINISTIC} == went_on, "as without the break"
 
 
 def test_a_training_in_two_processes_that_diverges_says_what_one_says(finished: Repository) -> None:

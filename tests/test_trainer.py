@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -269,14 +270,24 @@ def test_watched_values_are_means_over_the_images_they_count() -> None:
 
 
 def test_training_accuracy_counts_only_images_with_a_label() -> None:
-    def hidden(epoch: int) -> Iterator[Batch]:
-        for batch in batches(epoch):
-            yield batch._replace(labels=torch.full((8,), -1))
+    right = []
 
     def distilling(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        right.extend((logits.argmax(1) == batch.labels)[batch.labels >= 0].tolist())
         return StepLoss({"distillation": logits.square().mean()})
 
-    assert fit(toy(), HOW, 5, hidden, distilling, lambda _: None).history[0].train_accuracy is None
+    def accuracy(shown: list[int]) -> float | None:
+        def hidden(epoch: int) -> Iterator[Batch]:
+            for batch in batches(epoch):
+                known = torch.isin(torch.arange(8), torch.tensor(shown, dtype=torch.int64))
+                yield batch._replace(labels=torch.where(known, batch.labels, -1))
+
+        right.clear()
+        return fit(toy(), replace(HOW, epochs=1), 5, hidden, distilling, lambda _: None).history[0].train_accuracy
+
+    assert accuracy([]) is None
+    assert accuracy([1, 4, 6]) == pytest.approx(sum(right) / 15)
+    assert 0 < sum(right) < 15
 
 
 def test_a_mixed_batch_keeps_what_belongs_to_each_image_and_to_its_partner() -> None:

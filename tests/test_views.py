@@ -1,5 +1,7 @@
 """Views: what image i looks like in view v follows from (seed, v, i) alone."""
 
+from dataclasses import fields
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -7,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amalgam.views import Images, Selected, View, draw_view, plain_view
+from amalgam.views import Images, Selected, Strong, View, draw_view, plain_view
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 6, 7, 3), dtype=np.uint8)
 
@@ -78,13 +80,14 @@ def test_a_zoomed_view_shows_a_part_of_the_image_enlarged() -> None:
     ramp = np.tile(np.arange(0, 250, 5, dtype=np.uint8)[None, :, None], (50, 1, 3))[None].repeat(8, 0)
     view = strong(8)
     assert view.strong is not None
-    seen = shown(view, ramp, np.arange(8))
-    for image in range(8):
-        side, left = view.strong.side[image], view.strong.left[image]
-        assert 0.4 <= side**2 <= 1
-        x = (np.arange(50) + 0.5) * side + left * (1 - side) * 50 - 0.5  # the shown part's pixel centres
-        expected = 5 * x.clip(0, 49)
-        np.testing.assert_allclose(seen[image, 10, :, 0], expected, atol=1)
+    for images, place, line in ((ramp, view.strong.left, np.s_[10, :]), (ramp.transpose(0, 2, 1, 3), view.strong.top, np.s_[:, 10])):
+        seen = shown(view, images, np.arange(8))
+        for image in range(8):
+            side = view.strong.side[image]
+            assert 0.4 <= side**2 <= 1
+            x = (np.arange(50) + 0.5) * side + place[image] * (1 - side) * 50 - 0.5  # the shown part's pixel centres
+            np.testing.assert_allclose(seen[image][line][:, 0], 5 * x.clip(0, 49), atol=1)
+    assert not np.array_equal(view.strong.left, view.strong.top)
 
 
 def test_colours_change_within_their_bounds_and_grey_stays_grey() -> None:
@@ -95,6 +98,21 @@ def test_colours_change_within_their_bounds_and_grey_stays_grey() -> None:
     assert (seen >= 69).all()
     assert (seen <= 131).all()
     assert len({int(image[0, 0, 0]) for image in seen}) > 1
+
+
+def test_colours_and_places_are_those_of_the_formula() -> None:
+    """Against NumPy: brightness, then saturation around each pixel's grey, then contrast around the image's mean grey."""
+    view = strong(6, zoom=1.0, colour=0.4)
+    drawn = view.strong
+    assert drawn is not None
+    seen = shown(view, IMAGES[:6], np.arange(6))
+    for i, image in enumerate(IMAGES[:6].astype(np.float64)):
+        bright = image * drawn.brightness[i]
+        grey = bright @ np.array([0.299, 0.587, 0.114])
+        saturated = grey[..., None] + drawn.saturation[i] * (bright - grey[..., None])
+        expected = grey.mean() + drawn.contrast[i] * (saturated - grey.mean())
+        assert np.abs(seen[i] - expected.round().clip(0, 255)).max() <= 1
+    assert len({float(factor[0]) for factor in (drawn.brightness, drawn.contrast, drawn.saturation)}) == 3
 
 
 def test_the_strong_draws_follow_from_seed_view_and_image_alone_and_leave_the_others_as_they_are() -> None:
@@ -121,8 +139,10 @@ def test_selected_images_are_seen_as_a_copy_of_them_would_be(rows: list[int], se
 
 
 def test_views_are_drawn_a_few_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = draw_view(20, 3, 5, crop=4, flip=True)
+    whole = draw_view(20, 3, 5, crop=4, flip=True, zoom=0.5, colour=0.2)
     monkeypatch.setattr("amalgam.views.DRAWN_AT_A_TIME", 7)
-    parts = draw_view(20, 3, 5, crop=4, flip=True)
+    parts = draw_view(20, 3, 5, crop=4, flip=True, zoom=0.5, colour=0.2)
     for name in ("shift_y", "shift_x", "mirror"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    for field in fields(Strong):
+        np.testing.assert_array_equal(getattr(parts.strong, field.name), getattr(whole.strong, field.name))

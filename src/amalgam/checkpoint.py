@@ -53,8 +53,7 @@ class Checkpoint:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         known = folder / "run.json"
-        self.is_new = not known.exists()
-        self.sessions = Sessions() if self.is_new else Sessions.read(known)
+        self.sessions = Sessions.read(known) if known.exists() else Sessions()
         self.write()
 
     def write(self, **changes: object) -> None:

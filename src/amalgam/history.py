@@ -57,5 +57,5 @@ def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Val
     """Mean cross-entropy and accuracy of logits (N, C) for labels (N,)."""
     known = torch.from_numpy(labels)
     values = torch.from_numpy(logits)
-    accuracy = (values.argmax(1) == known).float().mean().item()
+    accuracy = (values.argmax(1) == known).double().mean().item()
     return Validation(functional.cross_entropy(values, known).item(), accuracy)

@@ -127,7 +127,12 @@ def save_weights(state: dict[str, Tensor], path: Path) -> None:
 
     Raises OSError that names it.
     """
-    whole_file(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+    whole_file(path, save({name: _own(tensor) for name, tensor in state.items()}))
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy in plain layout: names may share memory, which the file's format does not know."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def weights_file(folder: Path) -> Path:

@@ -114,14 +114,18 @@ def _replace_head(backbone: Any, architecture: str, num_classes: int) -> None:
 
 
 def _timm_model(architecture: str, num_classes: int, pretrained: bool = False) -> Any:
-    """A model of timm's by its name there. Raises UserError if there is none, suggesting the nearest."""
+    """A model of timm's by its name there. Raises UserError if there is none, or no published weights of it if these are wanted."""
     import timm
 
     name = architecture.removeprefix(TIMM)
+    model, _, tag = name.partition(".")  # the tag names one of its published weights
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(close)}?" if close else 'python -c "import timm; print(timm.list_models())" lists them'
         raise UserError(f"architecture {architecture}: timm has no model '{name}'; {hint}")
+    if (tag or pretrained) and not timm.models.is_model_pretrained(name):
+        known = ", ".join(timm.list_pretrained(f"{model}.*")) or "none; set student_weights to a file of them, or pretrained to false"
+        raise UserError(f"architecture {architecture}: timm publishes no weights '{name}'; of this model it has {known}")
     return timm.create_model(name, num_classes=num_classes, pretrained=pretrained)
 
 

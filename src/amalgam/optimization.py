@@ -73,5 +73,6 @@ class Average:
 
     def _average(self, averaged: Any, current: Any, updates: Tensor | int) -> None:
         """Early on the average is short, so that it does not drag the random start along."""
-        count = int(updates)
+        assert self.model is not None
+        count = int(self.model.n_averaged)  # as many as ``updates``, which a GPU has in its memory
         get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))(averaged, current, updates)  # type: ignore[no-untyped-call]

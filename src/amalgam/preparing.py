@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
@@ -101,8 +102,14 @@ def _processes(parts: Sequence[Chosen]) -> Iterator[Callable[..., Iterator[Any]]
     if count < 2:
         yield map
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
-        yield pool.map
+    try:
+        with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+            yield pool.map
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that decodes images was ended from outside, by the system perhaps because memory ran out; with fewer of them at a "
+            "time less is needed: taskset -c 0 dvc repro"
+        ) from error
 
 
 def _end_with_parent() -> None:

@@ -113,7 +113,7 @@ def execution_record(processes: int = 1) -> dict[str, str | int]:
         "processes": processes,
         "system": f"{platform.system()} {platform.machine()}",
         "python": ".".join(map(str, sys.version_info[:2])),
-        **{package: version(package) for package in ("torch", "torchvision", "timm", "numpy", "scikit-learn")},
+        **{package: version(package) for package in ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn")},
     }
 
 

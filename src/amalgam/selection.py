@@ -9,7 +9,7 @@ import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.history import Validation, score
-from amalgam.inference import device, predict_logits
+from amalgam.inference import ROWS_AT_A_TIME, device, predict_logits
 from amalgam.losses import Combination, Knowledge, LabelBlocks, taught, union_target
 from amalgam.models import Classifier
 from amalgam.student_settings import Target
@@ -76,8 +76,11 @@ def agreed_classes(
     """The class of each validation image (N,) by all teachers together, where there are any and no label may choose; else None."""
     if rules.label_fraction > 0 or not len(stored := targets.validation_logits()):
         return None
-    logits = torch.from_numpy(stored).to(device())
-    found: npt.NDArray[np.int64] = teachers_consensus(logits, label_sets, rules, combine).argmax(1).cpu().numpy()
+    agreed = []
+    for start in range(0, len(stored), ROWS_AT_A_TIME):
+        logits = torch.from_numpy(stored[start : start + ROWS_AT_A_TIME]).to(device())
+        agreed.append(teachers_consensus(logits, label_sets, rules, combine).argmax(1).cpu())
+    found: npt.NDArray[np.int64] = torch.cat(agreed).numpy()
     return found
 
 

@@ -34,9 +34,11 @@ def fit_stacking(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]
     """Fit on teachers' logits (N, Σ|Lᵢ|) of images with labels (N,), at least one of each class."""
     from sklearn.linear_model import LogisticRegression  # here: it takes a second, and few trainings need it
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     scaler = StandardScaler().fit(logits.astype(np.float64))
-    model = LogisticRegression(C=INVERSE_PENALTY, max_iter=ITERATIONS).fit(scaler.transform(logits.astype(np.float64)), labels)
+    with threadpool_limits(torch.get_num_threads()):  # as everything else: how many there are shows in the last bits
+        model = LogisticRegression(C=INVERSE_PENALTY, max_iter=ITERATIONS).fit(scaler.transform(logits.astype(np.float64)), labels)
     weight, bias = model.coef_.T, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn keeps one of the two
         weight, bias = np.hstack([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])

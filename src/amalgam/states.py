@@ -1,7 +1,6 @@
 """State dicts: a network's weights by name, from files that others wrote; PyTorch's files, written whole."""
 
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def read_state(path: Path) -> State:
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is damaged, or holds more than weights, a whole network say, which could run code; {REMEDY}") from error
     except Exception as error:  # damage makes PyTorch's reader raise whatever its place leads to
-        what = "a TorchScript program" if _is_torchscript(path) else f"damaged, or no file of plain weights ({first_line(error)})"
+        what = "a TorchScript program" if "TorchScript" in str(error) else f"damaged, or no file of plain weights ({first_line(error)})"
         raise UserError(f"{path} is {what}; {REMEDY}") from error
     for wrapping in WRAPPINGS:
         if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
@@ -42,14 +41,6 @@ def read_state(path: Path) -> State:
         if all(name.startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): value for name, value in found.items()}
     return {name: value.clone() for name, value in found.items()}  # names may share memory
-
-
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return False
 
 
 def write_whole(value: object, path: Path) -> None:

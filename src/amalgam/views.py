@@ -3,6 +3,7 @@
 What happens to image i in view v follows from (seed, v, i) alone, so a view need not be stored to be seen again.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,10 @@ from torch.nn import functional
 DRAWN_AT_A_TIME = 1 << 16  # images
 DRAWS = 3  # random numbers an image: two shifts, one mirror
 STRONG_DRAWS = 6  # area, place (2), brightness, contrast, saturation
-STRONG = 1 << 32  # the strong draws' own keys: between the views of teachers and those of students
+STRONG = 1 << 32  # added to a view's key for its strong draws: no view has such a number
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 
@@ -62,10 +63,10 @@ class Strong:
         return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def _zoom(self, pixels: Tensor, rows: Rows) -> Tensor:
-        side = torch.from_numpy(self.side[rows]).float()
+        side = torch.from_numpy(self.side[rows])
         if bool((side == 1).all()):
             return pixels
-        centre_y, centre_x = ((2 * torch.from_numpy(place[rows]).float() - 1) * (1 - side) for place in (self.top, self.left))
+        centre_y, centre_x = ((2 * torch.from_numpy(place[rows]) - 1) * (1 - side) for place in (self.top, self.left))
         none = torch.zeros_like(side)
         corners = torch.stack([torch.stack([side, none, centre_x], 1), torch.stack([none, side, centre_y], 1)], 1)  # (B, 2, 3)
         grid = functional.affine_grid(corners.to(pixels.device), list(pixels.shape), align_corners=False)
@@ -73,7 +74,7 @@ class Strong:
 
     def _colour(self, pixels: Tensor, rows: Rows) -> Tensor:
         brightness, contrast, saturation = (
-            torch.from_numpy(factor[rows]).float().view(-1, 1, 1, 1).to(pixels.device)
+            torch.from_numpy(factor[rows]).view(-1, 1, 1, 1).to(pixels.device)
             for factor in (self.brightness, self.contrast, self.saturation)
         )
         pixels = pixels * brightness
@@ -133,9 +134,8 @@ def draw_view(count: int, index: int, seed: int, crop: int, flip: bool, zoom: fl
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, index]))
     shifts, mirror = np.empty((2, count), dtype=np.int16), np.empty(count, dtype=bool)
-    for start in range(0, count, DRAWN_AT_A_TIME):
-        some = slice(start, min(start + DRAWN_AT_A_TIME, count))
-        uniform = generator.random((some.stop - start, DRAWS))
+    for some in _parts(count):
+        uniform = generator.random((some.stop - some.start, DRAWS))
         shifts[:, some] = np.floor(uniform[:, :2].T * (2 * crop + 1)) - crop
         mirror[some] = (uniform[:, 2] < 0.5) & flip
     strong = _draw_strong(count, index, seed, zoom, colour) if zoom < 1 or colour > 0 else None
@@ -143,10 +143,19 @@ def draw_view(count: int, index: int, seed: int, crop: int, flip: bool, zoom: fl
 
 
 def _draw_strong(count: int, index: int, seed: int, zoom: float, colour: float) -> Strong:
-    uniform = np.random.Generator(np.random.Philox(key=[seed, STRONG + index])).random((count, STRONG_DRAWS))
-    area = zoom + (1 - zoom) * uniform[:, 0]
-    factors = 1 + colour * (2 * uniform[:, 3:] - 1)
-    return Strong(np.sqrt(area), uniform[:, 1], uniform[:, 2], factors[:, 0], factors[:, 1], factors[:, 2])
+    generator = np.random.Generator(np.random.Philox(key=[seed, STRONG + index]))
+    drawn = np.empty((STRONG_DRAWS, count), dtype=np.float32)
+    for some in _parts(count):
+        uniform = generator.random((some.stop - some.start, STRONG_DRAWS)).T
+        drawn[0, some] = np.sqrt(zoom + (1 - zoom) * uniform[0])
+        drawn[1:3, some] = uniform[1:3]
+        drawn[3:, some] = 1 + colour * (2 * uniform[3:] - 1)
+    return Strong(*drawn)
+
+
+def _parts(count: int) -> Iterator[slice]:
+    for start in range(0, count, DRAWN_AT_A_TIME):
+        yield slice(start, min(start + DRAWN_AT_A_TIME, count))
 
 
 def plain_view(count: int) -> View:
