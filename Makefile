@@ -33,7 +33,7 @@ results: $(STAMP)  ## print the last evaluation's table
 	PYTHONPATH=src python stages/evaluate.py --show
 
 ui: $(STAMP)  ## show MLflow's pages at http://127.0.0.1:5000
-	-PYTHONPATH=src python stages/sync.py
+	-PYTHONPATH=src python stages/sync.py --no-restore
 	@echo 'In the page, choose "Model training" at the top left once: the browser remembers it.'
 	mlflow ui
 
@@ -46,7 +46,7 @@ champion: $(STAMP)  ## print each task's champion, the best student by validatio
 crown: $(STAMP)  ## make a run's student champion: make crown TASK=taskA RUN=its id
 	PYTHONPATH=src python stages/champion.py --crown $(TASK) $(RUN)
 
-clean: $(STAMP)  ## remove what broken-off trainings left; make clean DAYS=30: also teachers, logits, downloads unused so long
+clean: $(STAMP)  ## remove half-written files; DAYS=30: also what nothing used so long: teachers, logits, broken-off trainings
 	PYTHONPATH=src python stages/clean.py $(if $(DAYS),--days $(DAYS))
 
 guide: $(STAMP)  ## write docs/parameters.md anew, from the definition of the parameters

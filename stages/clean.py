@@ -1,4 +1,4 @@
-"""Remove what broken-off, failed and finished trainings left: checkpoints, half-written folders; nothing that a running one holds."""
+"""Remove what killed processes left half-written; and what nothing used for some days. Nothing that a running one holds."""
 
 import argparse
 from collections.abc import Iterable
@@ -14,14 +14,22 @@ from amalgam.tracking.store import connect
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--days", type=float, help="also teachers, logits and downloads that were not used for so many days")
+    parser.add_argument(
+        "--days",
+        type=float,
+        help="also teachers, logits and downloads that were not used for so many days, and trainings that were broken off before: "
+        "they cannot go on then",
+    )
     days = parser.parse_args().days
-    removed = list(clean_leftovers()) + list(clean_unused(days) if days is not None else [])
+    removed = list(clean_leftovers())
     tell(removed)
     ended = 0
-    if any_checkpoints():
+    if days is not None:
+        tell(unused := list(clean_unused(days)))
+        removed += unused
+    if days is not None and any_checkpoints():
         client = connect()  # they alone know their runs: none goes while MLflow cannot be told
-        broken_off = list(clean_checkpoints())
+        broken_off = list(clean_checkpoints(days))
         tell(freed := [(path, size) for path, size, _ in broken_off])
         removed += freed
         ended = end_marked(client, load_params().task_names, {mark for _, _, mark in broken_off})

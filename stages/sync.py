@@ -5,7 +5,7 @@ Of trainings by hand it sends those whose folders are named.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -24,43 +24,49 @@ EVALUATION = Path("outputs/evaluation")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, help="folders below runs/ (default: the pipeline's students)")
-    folders = parser.parse_args().folders
+    parser.add_argument("--no-restore", action="store_true", help="leave runs deleted that were deleted in MLflow")
+    given = parser.parse_args()
     connect()
-    for folder in folders:
-        if not (folder / FILE).is_file():
-            raise UserError(f"{folder} holds no training: it has no {FILE}")
-        for line in publish_training(folder, restore=True):
-            print(line)
-    if not folders:
-        pipeline()
-
-
-def pipeline() -> None:
-    """Send the pipeline's students and what evaluation said of them; what stops one task does not stop the others."""
-    lacking = False
-    for task in load_params().task_names:
-        if not (STUDENTS / task / FILE).is_file():
-            print(f"{task}: no student yet", file=sys.stderr)
-            continue
-        try:
-            for line in send(task):
-                print(line)
-        except FileNotFoundError as error:
-            lacking = told(task, f"{error.filename} is missing; dvc repro makes it, dvc pull fetches it")
-        except (UserError, MlflowException) as error:
-            lacking = told(task, str(error))
-    if lacking:
+    sent = by_hand(given.folders, not given.no_restore) if given.folders else pipeline(not given.no_restore)
+    if not all(sent):
         sys.exit(1)
 
 
-def told(task: str, problem: str) -> bool:
-    print(f"error: {task}: {problem}", file=sys.stderr)
-    return True
+def by_hand(folders: Sequence[Path], restore: bool) -> list[bool]:
+    """Send these trainings; whether each could be."""
+    for folder in folders:
+        if not (folder / FILE).is_file():
+            raise UserError(f"{folder} holds no training: it has no {FILE}")
+    return [tell(str(folder), lambda folder=folder: publish_training(folder, restore)) for folder in folders]  # type: ignore[misc]
 
 
-def send(task: str) -> Iterator[str]:
+def pipeline(restore: bool) -> list[bool]:
+    """Send the pipeline's students and what evaluation said of them; whether each could be."""
+    students = {task: STUDENTS / task for task in load_params().task_names}
+    for task in (task for task, student in students.items() if not (student / FILE).is_file()):
+        print(f"{task}: no student yet", file=sys.stderr)
+    there = [task for task, student in students.items() if (student / FILE).is_file()]
+    return [tell(task, lambda task=task: send(task, restore)) for task in there]  # type: ignore[misc]
+
+
+def tell(name: str, send: Callable[[], Iterable[str]]) -> bool:
+    """Print what ``send`` says, or what stops it: that does not stop the others."""
+    try:
+        for line in send():
+            print(line)
+    except FileNotFoundError as error:
+        print(f"error: {name}: {error.filename} is missing; dvc repro makes it, dvc pull fetches it", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 (each kind of store has errors of its own)
+        kind = "" if isinstance(error, UserError | MlflowException) else f"{type(error).__name__}: "
+        print(f"error: {name}: {kind}{error}", file=sys.stderr)
+    else:
+        return True
+    return False
+
+
+def send(task: str, restore: bool) -> Iterator[str]:
     """Says what came of it."""
-    yield from publish_training(STUDENTS / task, restore=True)
+    yield from publish_training(STUDENTS / task, restore)
     if (EVALUATION / task).is_dir():
         yield from publish_result(STUDENTS / task, EVALUATION / task)
 

@@ -122,7 +122,7 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
         with checkpoint(job.key(team.size)) as own:
             own.write(began=(*own.sessions.began, began))
             live = LiveCurve(folder / PICTURE, f"{task}: training", past_epochs(own))
-            command = shlex.join(["python", *sys.argv])
+            command = commands_that_repeat(shlex.join(["python", *sys.argv]))
             watch = logged(live, folder / LOG, settings.num_epochs)
             record, result = one_run(job, params.source, own, folder, watch, flags, command, team)
             live.draw()

@@ -13,35 +13,53 @@ from amalgam.tracking.store import connect
 from conftest import Repository
 
 
-def test_checkpoints_go_but_not_that_of_a_running_training(root: Path) -> None:
+def test_checkpoints_go_but_not_that_of_a_running_training_nor_a_recent_one(root: Path) -> None:
+    """A disk that filled broke a training off: space is made, and it goes on."""
     with checkpoint("broken") as broken:
         broken.keep({"history": [1]})
+    assert list(clean_checkpoints(1)) == []
+    made_old(broken.folder / "run.json", broken.folder)
+    assert list(clean_checkpoints(30)) == [], "its last epoch is recent"
+    made_old(broken.folder / "epoch.pt")
     with checkpoint("running") as running:
-        ((path, size, mark),) = clean_checkpoints()
+        made_old(running.folder / "run.json", running.folder)
+        ((path, size, mark),) = clean_checkpoints(30)
         assert running.folder.exists()
     assert (path, mark) == (broken.folder, broken.sessions.mark)
     assert size > 500
     assert not broken.folder.exists()
 
 
+def made_old(*paths: Path) -> None:
+    """Last touched a month ago."""
+    then = time.time() - 31 * 86400
+    for path in paths:
+        os.utime(path, (then, then))
+
+
 def test_half_written_folders_go_but_not_one_that_is_being_written(root: Path) -> None:
     left = root / "outputs" / "students" / ".taskA.0123.part"
     left.mkdir(parents=True)
     (left / "weights").write_bytes(bytes(100))
-    (root / ".amalgam" / "diverged").mkdir(parents=True)
     with whole_folder(root / "outputs" / "students" / "taskB") as work:
-        assert dict(clean_leftovers()) == {left: 100, root / ".amalgam" / "diverged": 0}
+        assert dict(clean_leftovers()) == {left: 100}
         assert work.exists()
     assert [path.name for path in (root / "outputs" / "students").iterdir()] == ["taskB"]
 
 
 def test_what_was_not_used_for_days_goes(root: Path) -> None:
-    month_ago = time.time() - 31 * 86400
     for kind in ("teachers", "views", "downloads"):
         old, recent = (entry(kind, name, lambda folder: None) for name in ("old", "recent"))
-        os.utime(old, (month_ago, month_ago))
+        made_old(old)
         assert [path for path, _ in clean_unused(30)] == [old]
         assert recent.exists()
+    diverged = root / ".amalgam" / "diverged"
+    diverged.mkdir()
+    for name in ("old.safetensors", "recent.safetensors"):
+        (diverged / name).write_bytes(bytes(7))
+    made_old(diverged / "old.safetensors")
+    assert list(clean_unused(30)) == [(diverged / "old.safetensors", 7)]
+    assert (diverged / "recent.safetensors").exists()
 
 
 def test_a_killed_trainings_run_no_longer_counts_as_running(root: Path) -> None:
@@ -55,11 +73,13 @@ def test_a_killed_trainings_run_no_longer_counts_as_running(root: Path) -> None:
 def test_no_checkpoint_goes_while_its_run_cannot_be_told(finished: Repository) -> None:
     kept = finished.root / ".amalgam" / "checkpoints" / "0123"
     kept.mkdir(parents=True)
-    failed = finished.run("python", "stages/clean.py", check=False, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    failed = finished.run("python", "stages/clean.py", "--days", "0", check=False, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert failed.returncode != 0
     assert "http://127.0.0.1:9" in failed.stderr
     assert kept.exists()
     finished.run("python", "stages/clean.py")
+    assert kept.exists()
+    finished.run("python", "stages/clean.py", "--days", "0")
     assert not kept.exists()
 
 

@@ -17,9 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from amalgam.files import sha256_of_file
-from amalgam.given_student import own_manifest
 from amalgam.networks import build_network
-from amalgam.students import is_chosen
+from amalgam.students import is_chosen, own_manifest
 from conftest import Repository, make_repository, stages_run
 from published import STUDENT, TASK_A, TEACHER, data_files, model_files, saved, serving, write_zip
 
@@ -231,6 +230,20 @@ def test_a_training_by_hand_leaves_the_pipeline_as_it_was(finished: Repository) 
     (run,) = runs_of(finished, "taskB")
     assert run.data.metrics["test_accuracy"] == found["overall_accuracy"], "it is added to the run that trained the student"
     assert finished.repro() == set()
+    note = run.data.tags["mlflow.note.content"]
+    assert "python stages/train.py --task B --lr 0.005" in note
+    assert "git checkout" in note
+
+
+def test_a_history_beside_a_student_that_is_not_its_own_is_not_drawn(finished: Repository) -> None:
+    folder = finished.root / "mine"
+    folder.mkdir()
+    shutil.copyfile(finished.root / "outputs/students/taskB/best.safetensors", folder / "student.safetensors")
+    (folder / "history.csv").write_text("epoch,loss\n1,0.5\n")
+    finished.run("python", "stages/evaluate.py", "--task", "B", "--checkpoint", "mine/student.safetensors")
+    evaluation = only_run(finished, "_evaluation") / "taskB"
+    assert (evaluation / "reliability.png").is_file()
+    assert not (evaluation / "learning_curve.png").exists()
 
 
 def test_a_trainings_last_weights_are_known_and_not_taken_for_the_student_that_it_chose(tmp_path: Path) -> None:
@@ -339,6 +352,7 @@ def test_the_reference_protocol_chooses_by_the_test_images_and_says_so(finished:
     assert found["overall_accuracy"] == metrics["val_accuracy"], "the accuracy that chose the epoch is the one that is reported"
     (run,) = runs_of(finished, "taskA")
     assert run.data.tags["selected_on"] == "test images (optimistic)"
+    assert "| student, test images (optimistic), which chose the epoch |" in run.data.tags["mlflow.note.content"]
     client = MlflowClient(tracking_uri=f"sqlite:///{finished.root / 'mlflow.db'}", registry_uri=f"sqlite:///{finished.root / 'mlflow.db'}")
     assert client.search_registered_models() == [], "it is never champion"
 

@@ -1,6 +1,8 @@
 """Names, commands and notes of runs."""
 
+import os
 import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +92,7 @@ def test_the_commands_repeat_what_was_changed() -> None:
     )
     changed = changed_settings(now, SHIPPED)
     assert changed == {"alpha": "0.9", "run": "my run", "digits.tasks.taskA.low": "[0,1,no]"}
-    commands = repeat("a1b2c3", arguments(now, SHIPPED)).splitlines()
+    commands = repeat("a1b2c3", now, SHIPPED).splitlines()
     assert commands[0] == "git checkout a1b2c3"
     words = shlex.split(commands[1])
     assert words[:3] == ["dvc", "exp", "run"]
@@ -99,7 +101,7 @@ def test_the_commands_repeat_what_was_changed() -> None:
     assert changed_settings(odd, SHIPPED) == {"run": r"'it\'s (1)'", "digits.tasks.taskA.low": "['a, b',c]"}
     assert changed_settings(SHIPPED, SHIPPED) == {}
     assert changed_settings(SHIPPED.replace("\nalpha: 0.5", "\nalpha:"), SHIPPED) == {"alpha": "null"}
-    assert repeat(None, []) == "dvc exp run"
+    assert repeat(None, SHIPPED, None) == repeat(None, SHIPPED, SHIPPED) == "dvc exp run"
 
 
 def test_dvc_repeats_keys_that_are_new_or_gone(tmp_path: Path) -> None:
@@ -111,6 +113,7 @@ def test_dvc_repeats_keys_that_are_new_or_gone(tmp_path: Path) -> None:
         "a teacher less": SHIPPED.replace("      low: [0, 1, 2, 3]\n", ""),
         "renamed, and another value": SHIPPED.replace("      low: [0,", "      small: [0,").replace("\nalpha: 0.5", "\nalpha: 0.9"),
         "a task more": SHIPPED.replace("  tasks:\n    taskA:\n", "  tasks:\n    taskC:\n      x: [1, 2]\n      y: [3]\n    taskA:\n"),
+        "letters beyond ASCII": SHIPPED.replace("      low: [0, 1,", "      low: [Äpfel, größer,").replace("run: ''", "run: größer"),
         "an empty block": SHIPPED.replace("\nalpha: 0.5", "\nalpha: {}"),
         "a block for a value": SHIPPED.replace("\nalpha: 0.5", "\nalpha: {low: 1, high: 2}"),
     }
@@ -119,9 +122,46 @@ def test_dvc_repeats_keys_that_are_new_or_gone(tmp_path: Path) -> None:
             file = tmp_path / "params.yaml"
             file.write_text(then)
             settings = arguments(wanted, then)
+            assert settings is not None, name
             assert settings, name
             apply_overrides(file, to_path_overrides(settings)["params.yaml"])
             assert yaml.safe_load(file.read_text()) == yaml.safe_load(wanted), name
+
+
+@pytest.mark.parametrize("by_hand", [None, "python stages/train.py --task B --lr 0.005"])
+@pytest.mark.parametrize("key", ["birch+oak", "größe", "v1.0", "2nd"])
+def test_settings_that_dvc_cannot_name_come_as_a_patch(key: str, by_hand: str | None, tmp_path: Path) -> None:
+    """Of own teachers, say, that have taken the place of the shipped ones. Run, it makes the same params.yaml."""
+    block = "      fruit+vegetables: "
+    renamed = SHIPPED.replace(block, f"      {key}: ", 1)
+    assert renamed != SHIPPED
+    for now in (renamed, renamed.rstrip("\n")):
+        for then, wanted in ((SHIPPED, now), (now, SHIPPED)):
+            assert arguments(wanted, then) is None
+            *patch, last = repeat(None, wanted, then, by_hand).splitlines(keepends=True)
+            assert last == (by_hand or "dvc exp run")
+            (tmp_path / "params.yaml").write_text(then)
+            subprocess.run(
+                ["bash", "-c", "".join(patch)],
+                cwd=tmp_path,
+                check=True,
+                env={**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)},
+            )
+            assert (tmp_path / "params.yaml").read_text() == wanted
+
+
+def test_a_training_by_hand_is_repeated_by_its_own_command() -> None:
+    assert repeat("a1b2", SHIPPED, SHIPPED, "python stages/train.py") == "git checkout a1b2\npython stages/train.py"
+    changed = repeat("a1b2", SHIPPED.replace("\nalpha: 0.5", "\nalpha: 0.9"), SHIPPED, "python stages/train.py")
+    assert "-alpha: 0.5" in changed
+    assert "+alpha: 0.9" in changed
+
+
+def test_the_note_says_which_images_chose_the_epoch() -> None:
+    note = run_note("taskA", "ResNet18", {"val_accuracy": 81.5}, FOUND, None, "", False, "test images (optimistic)")
+    assert "| student, test images (optimistic), which chose the epoch | 81.5 |" in note
+    assert "| **student, test images** (they chose the epoch) | **82** (80.1 … 83.9) |" in note
+    assert "validation" not in note
 
 
 def test_the_note_holds_results_and_commands() -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from PIL import Image
 from amalgam.files import read_json, write_json
 from amalgam.metrics import mcnemar
 from amalgam.tracking.publish import publish_checkpoint
+from amalgam.tracking.registry import model_of
 from amalgam.tracking.run import Tracker
 from conftest import Repository, WebServer
 
@@ -118,14 +120,53 @@ def test_what_stops_one_task_does_not_stop_the_others(finished: Repository) -> N
     assert "taskB: new champion" in ended.stdout
 
 
+def test_whatever_stops_one_task_does_not_stop_the_others(finished: Repository) -> None:
+    shutil.rmtree(finished.root / "mlruns")
+    (finished.root / "outputs/students/taskA/run.json").write_text("[]")
+    ended = finished.run("python", "stages/sync.py", PYTHONPATH="src", check=False)
+    assert ended.returncode == 1
+    assert re.search(r"error: taskA: \w+Error: ", ended.stderr)
+    assert "taskB: new champion" in ended.stdout
+    ended = finished.run("python", "stages/sync.py", *(f"outputs/students/task{task}" for task in "AB"), PYTHONPATH="src", check=False)
+    assert ended.returncode == 1
+    assert re.search(r"error: outputs/students/taskA: \w+Error: ", ended.stderr)
+
+
 def test_a_deleted_run_is_only_mentioned_until_it_is_asked_for(tracked: Repository) -> None:
     client(tracked).delete_run(run_id(tracked))
     tracked.edit("src/amalgam/evaluation.py", lambda text: text + "# a remark\n")
     said = tracked.run("dvc", "repro").stdout
     assert f"taskA: this MLflow store has no run {run_id(tracked)}, or it was deleted; make sync restores it" in said
     assert runs(client(tracked)) == []
-    sync(tracked)
+    tracked.run("python", "stages/sync.py", "--no-restore", PYTHONPATH="src")  # as make ui does
+    assert runs(client(tracked)) == []
+    assert f"taskA: run {run_id(tracked)} was deleted, and is restored" in sync(tracked)
     assert [run.info.run_id for run in runs(client(tracked))] == [run_id(tracked)]
+
+
+def test_a_model_that_was_deleted_is_logged_again(tracked: Repository) -> None:
+    """One whose upload had broken off, say."""
+    mlflow, run = client(tracked), client(tracked).get_run(run_id(tracked))
+    (model,) = run.outputs.model_outputs
+    mlflow.delete_logged_model(model.model_id)
+    assert model_of(mlflow, run.info.run_id) is None
+    mlflow.set_tag(run.info.run_id, "amalgam.training", "begun")
+    sync(tracked)
+    assert model_of(mlflow, run.info.run_id) not in (None, model.model_id)
+
+
+def test_a_restoring_that_broke_off_is_finished(finished: Repository) -> None:
+    shutil.rmtree(finished.root / "mlruns")
+    sync(finished)
+    mlflow = client(finished)
+    (whole,) = runs(mlflow)
+    old = whole.data.tags["amalgam.restored_from"]
+    mlflow.set_tag(whole.info.run_id, "amalgam.restored_from", "another")
+    tags = {"amalgam.restored_from": old, "mlflow.runName": "half"}
+    begun = mlflow.create_run(whole.info.experiment_id, tags=tags).info.run_id
+    sync(finished)
+    assert mlflow.get_run(begun).data.params == whole.data.params != {}
+    assert mlflow.get_run(begun).data.tags["amalgam.training"] == "complete"
 
 
 def test_an_evaluation_is_of_the_student_that_it_judged(tracked: Repository) -> None:
@@ -165,6 +206,11 @@ def test_an_evaluation_that_was_broken_off_on_its_way_goes_on_in_its_run(tracked
     (run,) = (run for run in found if run.info.run_id in said)
     assert run.info.status == "FINISHED"
     assert "evaluation/results.json" in artifacts(client(tracked), run)
+    assert run.data.metrics["mcnemar_p"] == 1, "it says what the champion says, of the same test images"
+    write_json(evaluation / "results.json", read_json(evaluation / "results.json") | {"test_content": "others"})
+    (said,) = publish_checkpoint(evaluation)
+    (run,) = (run for run in runs(client(tracked)) if run.info.run_id in said)
+    assert "mcnemar_p" not in run.data.metrics
 
 
 def test_a_student_of_other_images_is_not_judged_by_hand(finished: Repository) -> None:

@@ -104,6 +104,7 @@ def test_common_formats_sizes_and_colour_modes_are_read() -> None:
     [
         (np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4), "its values are fractions"),
         (np.full((4, 4), 200, dtype=np.uint16), "sixteen bits, but no value above 200"),
+        (np.full((4, 4), 4095, dtype=np.uint16), "sixteen bits, but no value above 4095: scale all images alike and save them with eight"),
     ],
 )
 def test_an_image_of_which_nothing_would_be_left_is_refused(pixels: np.ndarray, message: str) -> None:

@@ -18,41 +18,51 @@ def any_checkpoints() -> bool:
     return bool(_entries(CHECKPOINTS))
 
 
-def clean_checkpoints() -> Iterator[tuple[Path, int, str]]:
-    """Remove the checkpoint of every training that no process is at: its folder, bytes, and its run's mark."""
+def clean_leftovers() -> Iterator[tuple[Path, int]]:
+    """Remove what killed processes left half-written."""
+    for place in WRITTEN_TO:
+        for part in sorted((repository_root() / place).rglob(f".*{PART}")):
+            size = size_of(part)
+            if remove_abandoned(part):
+                yield part, size
+
+
+def clean_checkpoints(days: float) -> Iterator[tuple[Path, int, str]]:
+    """Remove the checkpoint of every training that no process was at for so many days: its folder, bytes, and its run's mark.
+
+    It cannot go on then. A disk that filled is no reason to remove the training that it broke off.
+    """
     for folder in _entries(CHECKPOINTS):
         size = size_of(folder)
         with held(folder) as free:
-            if free:
+            if free and _is_older(folder, days):
                 known = folder / "run.json"
                 mark = Sessions.read(known).mark if known.exists() else ""
                 shutil.rmtree(folder)
                 yield folder, size, mark
 
 
-def clean_leftovers() -> Iterator[tuple[Path, int]]:
-    """Remove what killed processes left half-written, and the weights of trainings that diverged."""
-    for place in WRITTEN_TO:
-        for part in sorted((repository_root() / place).rglob(f".*{PART}")):
-            size = size_of(part)
-            if remove_abandoned(part):
-                yield part, size
-    diverged = repository_root() / STORE / "diverged"
-    if diverged.exists():
-        size = size_of(diverged)
-        shutil.rmtree(diverged)
-        yield diverged, size
-
-
 def clean_unused(days: float) -> Iterator[tuple[Path, int]]:
-    """Remove teachers, logits and downloads that were not used for so many days. They cost time to make again, never a result."""
+    """Remove teachers, logits and downloads that were not used for so many days, which cost time to make again, never a result; and the
+    weights of trainings that diverged before."""
     for kind in ("teachers", "views", "downloads"):
         for folder in _entries(kind):
             with held(folder) as free:
-                if free and folder.stat().st_mtime < time.time() - days * SECONDS_A_DAY:
+                if free and _is_older(folder, days):
                     size = size_of(folder)
                     shutil.rmtree(folder)
                     yield folder, size
+    for weights in sorted((repository_root() / STORE / "diverged").glob("*")):
+        if _is_older(weights, days):
+            size = size_of(weights)
+            weights.unlink()
+            yield weights, size
+
+
+def _is_older(path: Path, days: float) -> bool:
+    """Whether the path, and of a checkpoint's folder the files in it, were last touched longer ago."""
+    touched = [path, *path.glob("*")] if path.parent.name == CHECKPOINTS else [path]
+    return max(found.stat().st_mtime for found in touched) < time.time() - days * SECONDS_A_DAY
 
 
 def size_of(path: Path) -> int:

@@ -34,7 +34,7 @@ from amalgam.inference import predict_logits
 from amalgam.metrics import Reliability, accuracy_interval, reliability, shared_class_accuracy, split_errors
 from amalgam.models import Classifier
 from amalgam.plots import save_confusion_matrix, save_learning_curve, save_matrix, save_reliability, save_samples
-from amalgam.students import read_history
+from amalgam.students import own_manifest, read_history
 
 SAMPLES = 20  # images in the picture of sample predictions
 
@@ -94,9 +94,9 @@ class Judged:
 
     @property
     def training(self) -> Path | None:
-        """The folder of its training, where its learning curve is known."""
+        """The folder of its training, where its learning curve is known: a history that lies beside it may be of something else."""
         folder = self.weights.parent
-        return folder if (folder / "history.csv").is_file() else None
+        return folder if (folder / "history.csv").is_file() and own_manifest(self.weights) else None
 
 
 def results(task: str, student: Judged, predictions: Predictions, controls: Controls, covering: npt.NDArray[np.bool_]) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def write_evaluation(
     """``doubts`` says by teacher what makes its figures optimistic."""
     found = results(task, student, predictions, controls, label_sets.covering()) | {"teacher_doubts": doubts}
     with whole_folder(folder) as work:
-        write_json(work / "results.json", found)
+        write_json(work / "results.json", found | {"test_content": split.content})
         write_json(work / "metrics.json", {task: compared(found, score(predictions.logits, predictions.labels).loss)})
         write_predictions(predictions, work / "predictions.csv")
         write_per_class(predictions, label_sets, work / "per_class.csv")

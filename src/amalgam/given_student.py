@@ -22,8 +22,7 @@ from amalgam.networks import build_network, load_body
 from amalgam.record import FILE as RECORD
 from amalgam.states import State, read_state
 from amalgam.student_settings import STUDENTS
-from amalgam.students import MANIFEST as STUDENT_MANIFEST
-from amalgam.students import is_chosen
+from amalgam.students import own_manifest
 
 MANIFEST = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
@@ -50,13 +49,6 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
         "resolution": resolution,
     }
     write_json(folder / MANIFEST, entry | {"split": split} | told)
-
-
-def own_manifest(path: Path) -> dict[str, Any]:
-    """What the student.json beside a checkpoint says, if it is about this very file; else nothing."""
-    beside, own = path.with_name(STUDENT_MANIFEST), sha256_of_file(path)
-    found: dict[str, Any] = read_json(beside) if beside.is_file() else {}
-    return found if is_chosen(own, path.parent) or own == found.get("last_sha256") else {}
 
 
 def recognised(state: State, classes: int, what: str) -> str:

@@ -1,5 +1,6 @@
 """What people read of a run: its name, the commands that repeat it, the note on its page."""
 
+import difflib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,12 @@ NAMED = frozenset(
     ("student_model", "pretrained", "alpha", "temperature", "target", "objective", "standardize_logits", "label_fraction", "seed", "run")
 )
 MATRIX_UP_TO = 20  # classes; beyond, a table would be wider than the page
-UNQUOTED = re.compile(r"[\w./:+*%@?|-]+( [\w./:+*%@?|-]+)*")  # what DVC's -S takes as it is
+UNQUOTED = re.compile(r"[\w./:+*%@?|-]+( [\w./:+*%@?|-]+)*", re.ASCII)  # what DVC's -S takes as it is
+KEY = re.compile(r"[a-zA-Z_$][\w$-]*", re.ASCII)  # that it can name
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")  # in an address
 CONFUSIONS = 15  # the most frequent ones, listed instead
+
+KeyPath = tuple[str, ...]  # a setting's name and those of its blocks, from the outermost
 
 
 def told(settings: StudentSettings) -> dict[str, Any]:
@@ -45,32 +49,48 @@ def run_name(settings: StudentSettings, changed: Mapping[str, str], task: str) -
 
 def changed_settings(now: str, then: str) -> dict[str, str]:
     """The dotted keys whose value in the YAML text ``now`` is another than in ``then``, with the value as DVC's ``-S`` takes it."""
-    before, after = (_flat(read_yaml(text, str(PARAMS_FILE))[0]) for text in (then, now))
-    return {key: _argument(value) for key, value in after.items() if key not in before or before[key] != value}
+    return {".".join(path): _argument(value) for path, value in _changed(_read(now), _read(then)).items()}
 
 
-def arguments(now: str, then: str) -> list[str]:
-    """What DVC's ``-S`` is to be given to make the YAML text ``now`` of ``then``: ``key=value``, ``+new=value``, ``~removed``."""
-    before, after = (read_yaml(text, str(PARAMS_FILE))[0] for text in (then, now))
-    known, changed = _flat(before), changed_settings(now, then)
-    return [*(f"~{key}" for key in _removed(before, after)), *(f"{'' if key in known else '+'}{key}={changed[key]}" for key in changed)]
+def arguments(now: str, then: str) -> list[str] | None:
+    """What DVC's ``-S`` is to be given to make the YAML text ``now`` of ``then``: ``key=value``, ``+new=value``, ``~removed``.
+
+    None where a key is none that it can name, one with a plus sign or an umlaut, say.
+    """
+    before, after = _read(then), _read(now)
+    removed, known, changed = _removed(before, after), _flat(before), _changed(after, before)
+    if not all(KEY.fullmatch(key) for path in [*removed, *changed] for key in path):
+        return None
+    settings = ((f"{'' if path in known else '+'}{'.'.join(path)}", value) for path, value in changed.items())
+    return [*(f"~{'.'.join(path)}" for path in removed), *(f"{key}={_argument(value)}" for key, value in settings)]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
+def _read(text: str) -> dict[str, Any]:
+    return read_yaml(text, str(PARAMS_FILE))[0]
+
+
+def _changed(after: Mapping[str, Any], before: Mapping[str, Any]) -> dict[KeyPath, Any]:
+    known = _flat(before)
+    return {path: value for path, value in _flat(after).items() if path not in known or known[path] != value}
+
+
+def _flat(values: Mapping[str, Any], prefix: KeyPath = ()) -> dict[KeyPath, Any]:
+    leaves: dict[KeyPath, Any] = {}
     for key, value in values.items():
-        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        path = (*prefix, str(key))
+        leaves |= _flat(value, path) if isinstance(value, dict) and value else {path: value}
     return leaves
 
 
-def _removed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The dotted keys, blocks as a whole, that stand in ``before`` alone, or there for something of another kind."""
-    found: list[str] = []
+def _removed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: KeyPath = ()) -> list[KeyPath]:
+    """The paths, of blocks as a whole, that stand in ``before`` alone, or there for something of another kind."""
+    found: list[KeyPath] = []
     for key, value in before.items():
+        path = (*prefix, str(key))
         if key not in after or bool(after[key] and isinstance(after[key], dict)) != bool(value and isinstance(value, dict)):
-            found.append(f"{prefix}{key}")
+            found.append(path)
         elif isinstance(value, dict):
-            found += _removed(value, after[key], f"{prefix}{key}.")
+            found += _removed(value, after[key], path)
     return found
 
 
@@ -86,10 +106,25 @@ def _argument(value: Any) -> str:
     return text if UNQUOTED.fullmatch(text) else f"'{escaped}'"
 
 
-def repeat(commit: str | None, settings: Sequence[str]) -> str:
-    """The commands that repeat a run made from ``commit`` with ``settings`` as ``arguments`` gives them."""
-    options = "".join(f" -S {shlex.quote(setting)}" for setting in settings)
-    return "\n".join([f"git checkout {commit}"] * bool(commit) + [f"dvc exp run{options}"])
+def repeat(commit: str | None, now: str, then: str | None, by_hand: str | None = None) -> str:
+    """The commands that repeat a run of the settings in the YAML text ``now``, of whose ``commit`` ``then`` is known.
+
+    That is the run's own command, if it was started ``by_hand``; else DVC's, which takes the settings that differ. Where it cannot, they
+    come as a patch.
+    """
+    first = [f"git checkout {commit}"] * bool(commit)
+    settings = [] if then is None else arguments(now, then)
+    if by_hand is None and settings is not None:
+        return "\n".join([*first, "dvc exp run" + "".join(f" -S {shlex.quote(setting)}" for setting in settings)])
+    patch = "" if then is None else _patch(now, then)
+    return "\n".join([*first, *([f"git apply <<'END'\n{patch}END"] if patch else []), by_hand or "dvc exp run"])
+
+
+def _patch(now: str, then: str) -> str:
+    """What git makes ``now`` of params.yaml with, that is ``then``; empty where they are the same."""
+    before, after = (text.splitlines(keepends=True) for text in (then, now))
+    found = difflib.unified_diff(before, after, f"a/{PARAMS_FILE}", f"b/{PARAMS_FILE}")
+    return CREDENTIALS.sub("", "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in found))
 
 
 def run_note(
@@ -100,18 +135,21 @@ def run_note(
     confusion: Sequence[Sequence[str]] | None,
     commands: str,
     dirty: bool,
+    selected_on: str | None = None,
 ) -> str:
     """Markdown: results, the teachers beside them, what is confused with what, how to repeat it.
 
-    ``trained`` are the training's metrics; ``found`` and ``confusion`` (a row an actual class, its name first, below a row of the
-    predicted classes' names) are the evaluation's.
+    ``trained`` are the training's metrics, of images that the epoch was ``selected_on`` where not the validation images; ``found`` and
+    ``confusion`` (a row an actual class, its name first, below a row of the predicted classes' names) are the evaluation's.
     """
     rows = []
     if "val_accuracy" in trained:
-        rows.append(("student, validation images", f"{trained['val_accuracy']:g}"))
+        images = f"{selected_on}, which chose the epoch" if selected_on else "validation images"
+        rows.append((f"student, {images}", f"{trained['val_accuracy']:g}"))
     if found:
         low, high = found["interval_95"]
-        rows.append(("**student, test images**", f"**{found['overall_accuracy']:g}** ({low:g} … {high:g})"))
+        chosen = " (they chose the epoch)" if selected_on else ""
+        rows.append((f"**student, test images**{chosen}", f"**{found['overall_accuracy']:g}** ({low:g} … {high:g})"))
         rows.append(("teachers, told who knows each image", f"{found['oracle_routed_teachers']:g}"))
         rows.append(("teachers, not told, their mean", f"{found['unrouted_teachers']:g}"))
         rows.append(("teachers, not told, their joint estimate", f"{found['unrouted_teachers_joint']:g}"))

@@ -32,7 +32,7 @@ def user() -> str:
 
 def code_commit() -> str | None:
     """The commit whose code runs: an experiment's baseline, whatever HEAD may be by now."""
-    return os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD")
+    return os.environ.get("DVC_EXP_BASELINE_REV") or (_git("rev-parse", "HEAD") or "").strip() or None
 
 
 def code_is_dirty() -> bool:
@@ -60,4 +60,4 @@ def _git(*arguments: str) -> str | None:
         found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
-    return found.stdout.strip() if found.returncode == 0 else None
+    return found.stdout if found.returncode == 0 else None

@@ -37,7 +37,7 @@ def run_stage(main: Callable[[], None]) -> None:
         except (UserError, OSError) as error:
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
             with put_off():
-                fail(f"{error}" + ("; free some space (make clean), then repeat the command" if full else ""))
+                fail(f"{error}" + ("; free some space (README.md, Out of disk?), then repeat the command" if full else ""))
         except KeyboardInterrupt as interrupt:
             sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
 

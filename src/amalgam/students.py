@@ -78,6 +78,13 @@ def write_student(student: Classifier, result: Fit, task: str, details: dict[str
     write_json(folder / "metrics.json", {task: {"best_epoch": result.best_epoch} | student_metrics(result)})
 
 
+def own_manifest(weights: Path) -> dict[str, Any]:
+    """What the student.json beside a file of weights says, if it is about this very file, chosen or last; else nothing."""
+    beside, own = weights.with_name(MANIFEST), sha256_of_file(weights)
+    found: dict[str, Any] = read_json(beside) if beside.is_file() else {}
+    return found if is_chosen(own, weights.parent) or own == found.get("last_sha256") else {}
+
+
 def is_chosen(weights_sha256: str, folder: Path) -> bool:
     """Whether weights are those that the training in ``folder`` chose, in whichever of its files; not so without such a training."""
     manifest = folder / MANIFEST

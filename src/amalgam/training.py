@@ -16,7 +16,7 @@ from amalgam.files import read_json, repository_root, sha256_of_file
 from amalgam.history import Epoch
 from amalgam.inference import device_name
 from amalgam.models import Classifier, Preprocessing, save_weights
-from amalgam.notes import arguments, changed_settings, repeat, run_name, told
+from amalgam.notes import changed_settings, repeat, run_name, told
 from amalgam.optimization import Optimization
 from amalgam.origin import code_commit, code_is_dirty, committed_params, origin_tags, pinned
 from amalgam.params import Params
@@ -168,10 +168,9 @@ def changed_from_commit() -> dict[str, str]:
     return changed_settings(PARAMS_FILE.read_text(encoding="utf-8"), committed) if committed else {}
 
 
-def commands_that_repeat() -> str:
-    """A run of the code and the settings as they are now."""
-    committed = committed_params()
-    return repeat(code_commit(), arguments(PARAMS_FILE.read_text(encoding="utf-8"), committed) if committed else [])
+def commands_that_repeat(by_hand: str | None = None) -> str:
+    """A run of the code and the settings as they are now; ``by_hand`` is its own command, where it is none of the pipeline."""
+    return repeat(code_commit(), PARAMS_FILE.read_text(encoding="utf-8"), committed_params(), by_hand)
 
 
 def epoch_times(result: Fit) -> list[dict[str, float]]:

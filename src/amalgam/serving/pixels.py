@@ -21,6 +21,7 @@ UNREADABLE = (
 )
 UPRIGHT = ("PPM", "BMP", "GIF", "TIFF")  # formats without orientation, or whose size Pillow gives with respect to it
 PNG_MARKS = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # where a PNG file may say it, after its pixels too
+FEWEST_LEVELS = 16  # of eight bits, that sixteen must leave
 FIRST_LYING = 5  # EXIF's orientations from here on exchange height and width
 
 
@@ -55,7 +56,7 @@ def decode(encoded: bytes) -> npt.NDArray[np.uint8]:
     """One image file as uint8 RGB (height, width, 3), upright by its EXIF orientation.
 
     Sixteen-bit greyscale keeps its high byte; transparency is dropped. Raises ValueError if the file is no readable image, or one whose
-    values are fractions or too small for sixteen bits: nothing would be left of them.
+    values are fractions or too small for sixteen bits, as those of ten and twelve bits are: little would be left of them.
     """
     with _opened(encoded) as image:
         image.load()
@@ -64,8 +65,10 @@ def decode(encoded: bytes) -> npt.NDArray[np.uint8]:
         raise ValueError("not a readable image (its values are fractions; save it with eight bits a channel)")
     if upright.mode.startswith("I"):
         values = np.asarray(upright)
-        if 0 < values.max() < 256:
-            raise ValueError(f"not a readable image (sixteen bits, but no value above {values.max()}; save it with eight)")
+        if 0 < values.max() < FEWEST_LEVELS << 8:
+            raise ValueError(
+                f"not a readable image (sixteen bits, but no value above {values.max()}: scale all images alike and save them with eight)"
+            )
         return np.repeat((values >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
     return np.asarray(upright.convert("RGB"))
 

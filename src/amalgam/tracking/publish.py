@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import numpy as np
+import numpy.typing as npt
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Run, ViewType
 from mlflow.exceptions import MlflowException
@@ -70,10 +71,13 @@ def publish_training(student: Path, restore: bool = False) -> list[str]:
     client, record = connect(), RunRecord.read(student)
     run = _run_of(client, record, restore)
     if run is None:
-        return [_absent(record)]
+        return [_absent(record, student)]
+    said = [] if run.info.lifecycle_stage == "active" else [f"{record.task}: run {run.info.run_id} was deleted, and is restored"]
     if run.data.tags.get(TRAINING_TAG) == "complete":
-        return []
+        return said
     tracker = Tracker(client, run.info.run_id)
+    if not run.data.params:  # it is written anew
+        tracker.params(record.params)
     trained = read_json(student / "metrics.json")[record.task]
     _send_epochs(tracker, run, record, student / "history.csv")
     best = {f"best_{name}": value for name, value in trained.items() if name != "best_epoch"}
@@ -85,7 +89,6 @@ def publish_training(student: Path, restore: bool = False) -> list[str]:
     if EVALUATION_TAG not in run.data.tags:
         tracker.note(_note(record, student, None, run))
     client.set_terminated(tracker.run_id, "FINISHED", record.ended)
-    said = []
     if SELECTED_ON_TAG not in record.tags:  # chosen by test images, it is compared with nobody
         said.append(consider(client, Candidate(record.task, tracker.run_id, trained.get("val_accuracy"), data_key(record))))
     tracker.tags({DATA_TAG: data_key(record), TRAINING_TAG: "complete"})
@@ -103,13 +106,13 @@ def publish_evaluation(student: Path, evaluation: Path) -> list[str]:
         return [f"{record.task}: {evaluation} is of another student than {student}; dvc repro evaluates this one"]
     run = _run_of(client, record, restore=False)
     if run is None:
-        return [_absent(record)]
+        return [_absent(record, student)]
     files = sorted(evaluation.iterdir())
     mark = fingerprint(files={file.name: sha256_of_file(file) for file in files})
     if run.data.tags.get(EVALUATION_TAG) == mark:
         return []
     tracker, found = Tracker(client, run.info.run_id), read_json(evaluation / "results.json")
-    tracker.metrics(_numbers(record.task, evaluation, found) | _against_rival(tracker, record, evaluation / PREDICTIONS))
+    tracker.metrics(_numbers(record.task, evaluation, found) | _against_rival(tracker, record.task, evaluation))
     for path in files:
         tracker.file(path, "evaluation")
     client.log_inputs(tracker.run_id, datasets=[_dataset(record, "test", "testing")])
@@ -137,7 +140,7 @@ def publish_checkpoint(evaluation: Path) -> list[str]:
     begun = client.search_runs([place], f"tags.`{BEGUN_TAG}` = '{mark}'", max_results=1)  # it was broken off, and goes on
     about = {f"checkpoint.{name}": value for name, value in given.items()} | {"task": task, "mlflow.source.type": "LOCAL", BEGUN_TAG: mark}
     tracker = Tracker(client, (begun[0] if begun else client.create_run(place, run_name=name, tags=about)).info.run_id)
-    tracker.metrics(_numbers(task, evaluation, found))
+    tracker.metrics(_numbers(task, evaluation, found) | _against_rival(tracker, task, evaluation))
     for path in files:
         tracker.file(path, "evaluation")
     side = ["--resolution", given["resolution"]] if "resolution" in given else []
@@ -172,8 +175,9 @@ def find_run(client: MlflowClient, run_id: str, experiment_id: str) -> Run | Non
     return run
 
 
-def _absent(record: RunRecord) -> str:
-    return f"{record.task}: this MLflow store has no run {record.run_id}, or it was deleted; make sync restores it"
+def _absent(record: RunRecord, student: Path) -> str:
+    remedy = f"python stages/sync.py {student}" if "one_off" in record.tags else "make sync"
+    return f"{record.task}: this MLflow store has no run {record.run_id}, or it was deleted; {remedy} restores it"
 
 
 def _run_of(client: MlflowClient, record: RunRecord, restore: bool) -> Run | None:
@@ -185,7 +189,6 @@ def _run_of(client: MlflowClient, record: RunRecord, restore: bool) -> Run | Non
     if run is None:
         tags = record.tags | {RESTORED_TAG: record.run_id, "amalgam.restored_on": datetime.now(UTC).isoformat(timespec="seconds")}
         run = client.create_run(own, record.began[0], tags, record.name)
-        Tracker(client, run.info.run_id).params(record.params)
     elif run.info.lifecycle_stage != "active":
         client.restore_run(run.info.run_id)
     return run
@@ -217,7 +220,8 @@ def _note(record: RunRecord, student: Path, evaluation: Path | None, run: Run) -
     architecture, trained = read_json(student / "student.json")["architecture"], read_json(student / "metrics.json")[record.task]
     found = read_json(evaluation / "results.json") if evaluation else None
     confusion = _confusion(evaluation) if evaluation else None
-    note = run_note(record.task, architecture, trained, found, confusion, record.commands, record.dirty)
+    selected_on = record.tags.get(SELECTED_ON_TAG)
+    note = run_note(record.task, architecture, trained, found, confusion, record.commands, record.dirty, selected_on)
     restored = run.data.tags.get("amalgam.restored_on")
     return note + (f"\nWritten anew on {restored} from the student's files: run {record.run_id} was not here.\n" if restored else "")
 
@@ -227,26 +231,32 @@ def _confusion(evaluation: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def _against_rival(tracker: Tracker, record: RunRecord, predictions: Path) -> dict[str, float]:
+def _against_rival(tracker: Tracker, task: str, evaluation: Path) -> dict[str, float]:
     """McNemar's test against the champion on the same test images; nothing where there is none, or none to compare."""
     from amalgam.metrics import mcnemar  # for evaluations alone: a training need not wait for SciPy
 
-    other = rival(tracker.client, record.task, tracker.run_id)
-    if other is None or other.tags.get("data") != data_key(record):
+    other = rival(tracker.client, task, tracker.run_id)
+    if other is None:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            theirs = _right(Path(tracker.client.download_artifacts(other.run_id, f"evaluation/{PREDICTIONS}", folder)))
+            theirs = Path(tracker.client.download_artifacts(other.run_id, "evaluation", folder))
+            if _judged_on(theirs) != _judged_on(evaluation):
+                return {}
+            right = _right(theirs)
         except (MlflowException, OSError):  # it was never evaluated, or its files are gone
             return {}
-    ours = _right(predictions)
-    if list(ours) != list(theirs):
-        return {}
     tracker.tags({"mcnemar.against": f"champion version {other.version}, run {other.run_id}"})
-    return {"mcnemar_p": mcnemar(np.array(list(ours.values())), np.array(list(theirs.values())))}
+    return {"mcnemar_p": mcnemar(_right(evaluation), right)}
 
 
-def _right(predictions: Path) -> dict[tuple[Any, Any], bool]:
-    """Whether the prediction was right, by the image's name and actual class."""
-    with predictions.open(encoding="utf-8", newline="") as file:
-        return {(row["image"], row["actual"]): row["actual"] == row["predicted"] for row in csv.DictReader(file)}
+def _judged_on(evaluation: Path) -> tuple[Any, ...]:
+    """The test images: their pixels, labels and classes."""
+    found = read_json(evaluation / "results.json")
+    return found.get("test_content"), *found["per_class_accuracy"]
+
+
+def _right(evaluation: Path) -> npt.NDArray[np.bool_]:
+    """Whether the prediction was right, image by image."""
+    with (evaluation / PREDICTIONS).open(encoding="utf-8", newline="") as file:
+        return np.array([row["actual"] == row["predicted"] for row in csv.DictReader(file)])

@@ -37,7 +37,17 @@ def model_of(client: MlflowClient, run_id: str) -> str | None:
     """The id of the run's logged model, one that was not broken off while it was logged."""
     outputs: Any = client.get_run(run_id).outputs
     logged = [str(found.model_id) for found in outputs.model_outputs] if outputs else []
-    return next((model_id for model_id in logged if client.get_logged_model(model_id).status == LoggedModelStatus.READY), None)
+    return next((model_id for model_id in logged if _is_ready(client, model_id)), None)
+
+
+def _is_ready(client: MlflowClient, model_id: str) -> bool:
+    """Whether it is there, whole; the run goes on to list one that was deleted."""
+    try:
+        return bool(client.get_logged_model(model_id).status == LoggedModelStatus.READY)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
 
 
 def champion(client: MlflowClient, task: str) -> ModelVersion | None:
