@@ -6,6 +6,7 @@ Of trainings by hand it sends those whose folders are named.
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -37,7 +38,7 @@ def by_hand(folders: Sequence[Path], restore: bool) -> list[bool]:
     for folder in folders:
         if not (folder / FILE).is_file():
             raise UserError(f"{folder} holds no training: it has no {FILE}")
-    return [tell(str(folder), lambda folder=folder: publish_training(folder, restore)) for folder in folders]  # type: ignore[misc]
+    return [tell(str(folder), partial(publish_training, folder, restore)) for folder in folders]
 
 
 def pipeline(restore: bool) -> list[bool]:
@@ -46,7 +47,7 @@ def pipeline(restore: bool) -> list[bool]:
     for task in (task for task, student in students.items() if not (student / FILE).is_file()):
         print(f"{task}: no student yet", file=sys.stderr)
     there = [task for task, student in students.items() if (student / FILE).is_file()]
-    return [tell(task, lambda task=task: send(task, restore)) for task in there]  # type: ignore[misc]
+    return [tell(task, partial(send, task, restore)) for task in there]
 
 
 def tell(name: str, send: Callable[[], Iterable[str]]) -> bool:
