@@ -36,8 +36,9 @@ def test_accuracies_by_hand() -> None:
 def test_the_files_hold_what_they_promise(tmp_path: Path) -> None:
     history = [Epoch(1, 0.1, 2.0, 0.5, {}, {}, Validation(1.0, 0.5)), Epoch(2, 0.1, 1.0, None, {}, {}, None)]
     write_history(history, tmp_path / "history.csv")
-    (tmp_path / "student.json").write_text('{"best_epoch": 1}')
     (tmp_path / "best.safetensors").write_bytes(b"weights")
+    own = {"best_epoch": 1, "weights_sha256": hashlib.sha256(b"weights").hexdigest()}
+    (tmp_path / "student.json").write_text(json.dumps(own))
     write_evaluation(
         "taskX", Judged(tmp_path / "best.safetensors"), PREDICTIONS, CONTROLS, SETS, SPLIT, {"t": "doubtful"}, tmp_path / "out"
     )
@@ -45,6 +46,7 @@ def test_the_files_hold_what_they_promise(tmp_path: Path) -> None:
     assert results["task"] == "taskX"
     assert results["model_path"] == "best.safetensors", "of a file outside the repository, the name alone"
     assert results["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert results["test_content"] == SPLIT.content
     assert results["overall_accuracy"] == 75.0
     assert results["per_class_accuracy"] == {"a": 50.0, "b": 100.0, "c": 75.0}
     assert results["teacher_accuracy"] == {"t": 90.0}

@@ -117,7 +117,7 @@ def test_a_run_says_which_code_data_and_teachers_made_it(root: Path) -> None:
     assert code_is_dirty() is False
     Path("params.yaml").write_text("alpha: 0.9\n")
     assert code_is_dirty() is False, "parameters are recorded apart"
-    assert committed_params() == "alpha: 0.5"
+    assert committed_params() == "alpha: 0.5\n", "to the letter: a patch is made of it"
     Path("src/code.py").write_text("a = 2\n")
     tags = origin_tags()
     assert tags["git.commit"] == git("rev-parse", "HEAD")
