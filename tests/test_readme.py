@@ -162,11 +162,12 @@ def test_the_map_of_the_code_names_every_module() -> None:
 
 FEW_LABELS = ("--protocol", "benchmarks/labels.yaml")
 PRETRAINED = ("--protocol", "benchmarks/pretrained.yaml")
+UNSEEN = ("--protocol", "benchmarks/unseen.yaml")
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("A",), ("B",), ("A", *FEW_LABELS), ("B", *FEW_LABELS), ("A", *PRETRAINED)],
+    [("A",), ("B",), ("A", *FEW_LABELS), ("B", *FEW_LABELS), ("A", *PRETRAINED), ("A", *UNSEEN)],
     ids=" ".join,
 )
 def test_an_accuracy_table_is_what_the_results_say(arguments: tuple[str, ...]) -> None:
