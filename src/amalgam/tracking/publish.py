@@ -35,6 +35,7 @@ RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files na
 FILES = ("best.safetensors", "last.safetensors", "student.json", "history.csv")
 MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy", "unrouted_teachers_joint")
 PREDICTIONS = "predictions.csv"
+RESULTS = "results.json"
 P = ParamSpec("P")
 
 
@@ -238,10 +239,11 @@ def _against_rival(tracker: Tracker, task: str, evaluation: Path) -> dict[str, f
     other = rival(tracker.client, task, tracker.run_id)
     if other is None:
         return {}
+    ours = _judged_on(evaluation)
     with tempfile.TemporaryDirectory() as folder:
         try:
             theirs = Path(tracker.client.download_artifacts(other.run_id, "evaluation", folder))
-            if _judged_on(theirs) != _judged_on(evaluation):
+            if ours is None or _judged_on(theirs) != ours:
                 return {}
             right = _right(theirs)
         except (MlflowException, OSError):  # it was never evaluated, or its files are gone
@@ -250,10 +252,10 @@ def _against_rival(tracker: Tracker, task: str, evaluation: Path) -> dict[str, f
     return {"mcnemar_p": mcnemar(_right(evaluation), right)}
 
 
-def _judged_on(evaluation: Path) -> tuple[Any, ...]:
-    """The test images: their pixels, labels and classes."""
-    found = read_json(evaluation / "results.json")
-    return found.get("test_content"), *found["per_class_accuracy"]
+def _judged_on(evaluation: Path) -> tuple[Any, ...] | None:
+    """The test images: their pixels, labels and classes; None where an earlier version did not note them."""
+    found = read_json(evaluation / RESULTS)
+    return (found["test_content"], *found["per_class_accuracy"]) if "test_content" in found else None
 
 
 def _right(evaluation: Path) -> npt.NDArray[np.bool_]:
