@@ -1,10 +1,12 @@
 """Remove what killed processes left half-written; and what nothing used for some days. Nothing that a running one holds."""
 
 import argparse
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from amalgam.cleaning import any_checkpoints, clean_checkpoints, clean_leftovers, clean_unused
+from amalgam.errors import UserError
 from amalgam.files import repository_root
 from amalgam.params_file import load_params
 from amalgam.stage import run_stage
@@ -21,6 +23,8 @@ def main() -> None:
         "they cannot go on then",
     )
     days = parser.parse_args().days
+    if days is not None and not 0 <= days < math.inf:
+        raise UserError(f"--days is {days:g}; it must be a number of days, 0 or more (make clean DAYS=30)")
     removed = list(clean_leftovers())
     tell(removed)
     ended = 0

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amalgam.balancing import REGULARISATION, Balancing, common_logarithms, fit_balancing
-from amalgam.losses import Knowledge, LabelBlocks, distillation, union_target
+from amalgam.losses import Knowledge, LabelBlocks, TargetRules, distillation, union_target
 
 HALVES = LabelBlocks([[0, 1], [2, 3]], 4)
+BALANCED = TargetRules("balanced", 2.0, standardize_logits=False, confidence_temperature=1.0)
 
 
 def shy_teacher(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,8 +83,8 @@ def test_the_student_learns_the_balanced_distribution() -> None:
     logits, _ = shy_teacher(40, 4)
     balancing, teachers = fit_balancing(logits, HALVES), torch.from_numpy(logits)
     active, unknown = torch.ones(40, 2, dtype=torch.bool), torch.full((40,), -1)
-    found = distillation(balancing(teachers), teachers, active, unknown, HALVES, "balanced", "kl", 2.0, combine=balancing)
+    found = distillation(balancing(teachers), teachers, active, unknown, HALVES, BALANCED, "kl", balancing)
     assert found.losses.mean().item() == pytest.approx(0, abs=1e-5)
-    other = distillation(torch.zeros(40, 4), teachers, active, unknown, HALVES, "balanced", "kl", 2.0, combine=balancing)
+    other = distillation(torch.zeros(40, 4), teachers, active, unknown, HALVES, BALANCED, "kl", balancing)
     p = torch.softmax(balancing(teachers) / 2, 1)
     assert other.losses.mean().item() == pytest.approx(4 * float((p * (p.log() + np.log(4))).sum(1).mean()), rel=1e-4)

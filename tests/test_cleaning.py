@@ -4,13 +4,15 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from amalgam.checkpoint import checkpoint
 from amalgam.cleaning import clean_checkpoints, clean_leftovers, clean_unused
 from amalgam.files import whole_folder
 from amalgam.store import entry
 from amalgam.tracking.run import end_marked, training_run
 from amalgam.tracking.store import connect
-from conftest import Repository
+from conftest import Repository, make_repository
 
 
 def test_checkpoints_go_but_not_that_of_a_running_training_nor_a_recent_one(root: Path) -> None:
@@ -81,6 +83,14 @@ def test_no_checkpoint_goes_while_its_run_cannot_be_told(finished: Repository) -
     assert kept.exists()
     finished.run("python", "stages/clean.py", "--days", "0")
     assert not kept.exists()
+
+
+@pytest.mark.parametrize("days", ["-1", "nan", "inf"])
+def test_so_many_days_there_are_not(days: str, tmp_path: Path) -> None:
+    """Fewer than none would remove what was used just now."""
+    refused = make_repository(tmp_path / "repository").run("python", "stages/clean.py", f"--days={days}", check=False, PYTHONPATH="src")
+    assert refused.returncode == 1
+    assert f"--days is {days}; it must be a number of days, 0 or more" in refused.stderr
 
 
 def test_the_command_says_what_it_removed(finished: Repository) -> None:

@@ -20,7 +20,7 @@ from amalgam.distilling import Pupils, Teaching, fitted_target, sampled, student
 from amalgam.errors import UserError
 from amalgam.history import Validation
 from amalgam.inference import predict_logits, resident
-from amalgam.losses import LabelBlocks, distillation
+from amalgam.losses import LabelBlocks, TargetRules, distillation
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.selection import SelectionRules, agreed_classes, scored, teachers_consensus, validate
@@ -351,7 +351,7 @@ def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(
     logits, labels = predict_logits(student, split.images, rows), split.labels[rows]
 
     def found(fraction: float, latest_of_few: bool = True) -> Validation:
-        rules = SelectionRules(fraction, "mean", 1.0, False, 1.0, VIEWS.data_seed, latest_of_few)
+        rules = SelectionRules(fraction, TargetRules("mean", 1.0, False, 1.0), VIEWS.data_seed, latest_of_few)
         result = validate(student, split, SETS, rules, agreed_classes(targets, SETS, rules))
         assert result is not None
         assert result.accuracy == pytest.approx((logits.argmax(1) == labels).mean())
@@ -389,7 +389,7 @@ def test_an_epoch_without_labels_is_chosen_by_the_target_that_was_fitted(split: 
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, 0)
     pupils = Pupils.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
     balancing = fitted_target(SETS, targets, pupils, "balanced")
-    rules = SelectionRules(0.0, "balanced", 1.0, False, 1.0, VIEWS.data_seed)
+    rules = SelectionRules(0.0, TargetRules("balanced", 1.0, False, 1.0), VIEWS.data_seed)
     found = validate(student, split, SETS, rules, agreed_classes(targets, SETS, rules, balancing))
     theirs = balancing(torch.from_numpy(targets.validation_logits())).argmax(1).numpy()
     assert found is not None
@@ -408,15 +408,16 @@ def test_an_epoch_without_labels_agrees_with_teachers_whose_target_the_student_h
     student = torch.zeros(40, len(SHARING.classes), requires_grad=True)
     search = torch.optim.LBFGS([student], max_iter=500, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe")
     every, unknown = torch.ones(40, 3, dtype=torch.bool), torch.full((40,), -1)
+    rules = TargetRules(target, temperature, standardize, confidence_temperature=1.0)
 
     def loss() -> torch.Tensor:
         search.zero_grad()
-        value = distillation(student, logits, every, unknown, blocks, target, "kl", temperature, standardize).losses.sum()
+        value = distillation(student, logits, every, unknown, blocks, rules, "kl").losses.sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     search.step(loss)  # type: ignore[no-untyped-call]
-    agreed = teachers_consensus(logits, SHARING, SelectionRules(0.0, target, temperature, standardize, 1.0, 0))
+    agreed = teachers_consensus(logits, SHARING, SelectionRules(0.0, rules, 0))
     assert torch.equal(agreed.argmax(1), student.argmax(1))
 
 

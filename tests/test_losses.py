@@ -17,6 +17,7 @@ from amalgam.losses import (
     Distilled,
     Knowledge,
     LabelBlocks,
+    TargetRules,
     distillation,
     dkd,
     label_loss,
@@ -80,7 +81,8 @@ def distilled(
 ) -> Distilled:
     classes, columns = sets
     known = torch.full((len(student),), -1) if labels is None else labels
-    return distillation(student, logits, active, known, LabelBlocks(columns, classes), target, objective, temperature, standardize)
+    rules = TargetRules(target, temperature, standardize, confidence_temperature=1.0)
+    return distillation(student, logits, active, known, LabelBlocks(columns, classes), rules, objective)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

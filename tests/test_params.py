@@ -227,6 +227,17 @@ def test_a_task_takes_the_keys_of_overrides_and_its_own_values(tmp_path: Path) -
         load(SHIPPED.replace("\n  alpha: null", "\n  alpha: 0.25"), tmp_path)
 
 
+def test_a_task_may_merge_several_blocks_of_which_the_earlier_wins(tmp_path: Path) -> None:
+    """As YAML has it, and so DVC."""
+    text = edited("taskB:\n  <<: *overrides", "fast: &fast {lr: 0.5, alpha: 0.25}\ntaskB:\n  <<: [{lr: 0.125}, *fast, *overrides]")
+    values, _ = read_yaml(text, "params.yaml")
+    assert (values["taskB"]["lr"], values["taskB"]["alpha"], values["taskB"]["target"]) == ("0.125", "0.25", None)
+    assert values["taskB"] == {name: None if value is None else str(value) for name, value in yaml.safe_load(text)["taskB"].items()}
+    for wrong in ("3", "[*overrides, 3]"):
+        with pytest.raises(UserError, match=r"params\.yaml:\d+: << takes a block, as \*overrides, or a list of blocks"):
+            load(edited("taskB:\n  <<: *overrides", f"taskB:\n  <<: {wrong}"), tmp_path)
+
+
 def test_few_labels_are_fine_without_teachers_or_with_all_of_them(tmp_path: Path) -> None:
     few = edited("label_fraction: 1.0", "label_fraction: 0.1")
     assert load(few.replace("\nalpha: 0.5", "\nalpha: 0"), tmp_path).label_fraction == 0.1

@@ -23,7 +23,7 @@ from amalgam.metrics import mcnemar
 from amalgam.tracking.publish import publish_checkpoint
 from amalgam.tracking.registry import model_of
 from amalgam.tracking.run import Tracker
-from conftest import Repository, WebServer
+from conftest import Repository, WebServer, make_repository
 
 
 def client(repository: Repository) -> MlflowClient:
@@ -167,6 +167,13 @@ def test_a_restoring_that_broke_off_is_finished(finished: Repository) -> None:
     sync(finished)
     assert mlflow.get_run(begun).data.params == whole.data.params != {}
     assert mlflow.get_run(begun).data.tags["amalgam.training"] == "complete"
+
+
+def test_before_anything_ran_the_table_says_what_makes_it(tmp_path: Path) -> None:
+    refused = make_repository(tmp_path / "new").run("python", "stages/evaluate.py", "--show", check=False, PYTHONPATH="src")
+    assert refused.returncode == 1
+    assert "results.json is missing; if the pipeline makes it, dvc repro does" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_an_evaluation_is_of_the_student_that_it_judged(tracked: Repository) -> None:

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from amalgam.losses import LabelBlocks, distillation
+from amalgam.losses import LabelBlocks, TargetRules, distillation
 from amalgam.stacking import fit_stacking
+
+STACKED = TargetRules("stacked", 2.0, standardize_logits=False, confidence_temperature=1.0)
 
 
 def overconfident_teachers(count: int, seed: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -47,8 +49,8 @@ def test_the_student_learns_the_stacked_distribution() -> None:
     teachers = torch.from_numpy(logits).float()
     active, unknown = torch.ones(40, 2, dtype=torch.bool), torch.full((40,), -1)
     blocks = LabelBlocks([[0, 1], [2, 3]], 4)
-    found = distillation(stacking(teachers), teachers, active, unknown, blocks, "stacked", "kl", 2.0, combine=stacking)
+    found = distillation(stacking(teachers), teachers, active, unknown, blocks, STACKED, "kl", stacking)
     assert found.losses.mean().item() == pytest.approx(0, abs=1e-5)
-    other = distillation(torch.zeros(40, 4), teachers, active, unknown, blocks, "stacked", "kl", 2.0, combine=stacking)
+    other = distillation(torch.zeros(40, 4), teachers, active, unknown, blocks, STACKED, "kl", stacking)
     p = torch.softmax(stacking(teachers) / 2, 1)
     assert other.losses.mean().item() == pytest.approx(4 * float((p * (p.log() + np.log(4))).sum(1).mean()), rel=1e-4)

@@ -125,6 +125,12 @@ def test_a_logit_that_cannot_be_stored_is_named(split: PreparedSplit, teachers: 
         stored(split, teachers, tmp_path / "targets")
 
 
+@pytest.mark.parametrize("logit", [np.nan, np.inf])
+def test_a_logit_that_is_no_number_is_refused_as_such(logit: float, teachers: Teachers) -> None:
+    with pytest.raises(UserError, match="the teacher of blue, green gives logits that are not finite"):
+        storable(np.array([[0, logit]], dtype=np.float32), teachers["cold"][0])
+
+
 @pytest.mark.parametrize(
     ("logits", "precise"), [([1000.24, 1000.0], False), ([30.2, 30.0], True), ([900.0, 100.0], True), ([100.03, 100.0], True)]
 )

@@ -1,10 +1,10 @@
 """Balancing: what the images without label tell together, where their classes are about equally frequent.
 
 A teacher's answer to an image of a class that it does not know is no smaller than its answer to one that it knows, and where the label
-sets are disjoint nothing ties the teachers' scales together. But a class that few of the images would get is one that its
-teachers are too shy of. So each class is given a weight, with which all classes are equally frequent over the images: the optimal
-transport between images and classes with entropic regularisation (Cuturi, *Sinkhorn Distances*, NeurIPS 2013; with a network's
-distributions as its cost, Asano et al., *Self-labelling via simultaneous clustering and representation learning*, ICLR 2020).
+sets are disjoint nothing ties the teachers' scales together. But a class that too few images are assigned to is one that its
+teachers score too low beside the others. So each class is given a weight, with which all classes are equally frequent over the images:
+the optimal transport between images and classes with entropic regularisation (Cuturi, *Sinkhorn Distances*, NeurIPS 2013; with a
+network's distributions as its cost, Asano et al., *Self-labelling via simultaneous clustering and representation learning*, ICLR 2020).
 """
 
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ def refuse_changed(params: Params) -> None:
         path = brought_file(named)
         if copied and copied["file"] == path.name and path.is_file() and sha256_of_file(path) != copied[kept]:
             raise UserError(
-                f"{what}: {path} is not the file any more that was copied from there, and DVC does not see it; to take the new one: "
+                f"{what}: {path} has changed since it was copied, which DVC cannot see; to use the new file: "
                 "dvc repro --force --single-item weights, then the same command again"
             )
 

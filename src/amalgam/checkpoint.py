@@ -97,7 +97,7 @@ def checkpoint(key: str) -> Iterator[Checkpoint]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print("waiting for another process that trains exactly this", file=sys.stderr, flush=True)
+        print(f"waiting for another process that trains exactly this (it holds {lock.lock_file})", file=sys.stderr, flush=True)
         lock.acquire()
     try:
         if (folder / "run.json").exists() and Sessions.read(folder / "run.json").result in committed(LOCK_FILE):
@@ -149,7 +149,7 @@ def _md5(path: Path) -> str:
 def committed(lock_file: Path) -> set[str]:
     """The hashes of all results that DVC has taken in this workspace.
 
-    None where the file cannot be read whole: another stage's ``dvc`` may just be writing it.
+    Empty where the file cannot be read whole: another stage's ``dvc`` may just be writing it.
     """
     try:
         stages = yaml.safe_load(lock_file.read_text(encoding="utf-8"))["stages"]

@@ -1,6 +1,6 @@
 """Settings that contradict each other, or lack what they need of each other: each with the reason and the remedy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from amalgam.student_settings import FITTED_TARGETS, StudentSettings
 
@@ -9,8 +9,8 @@ def impossible(settings: StudentSettings) -> str | None:
     """What in these settings contradicts itself, and the remedy."""
     if settings.student_weights and not settings.pretrained:
         return (
-            f"student_weights {settings.student_weights} is of no use with pretrained false; set that to true, or this to null (a task's "
-            "null takes the value of all tasks: name the file in the block of the task that starts from it)"
+            f"student_weights {settings.student_weights} is of no use with pretrained false; set pretrained to true, or student_weights to "
+            "null (in a task's block null takes the value of all tasks: name the file in the block of the task that starts from it)"
         )
     if settings.label_fraction < 1 and settings.alpha > 0 and settings.stored_teachers != "all":
         return (
@@ -34,7 +34,7 @@ def impossible(settings: StudentSettings) -> str | None:
 
 
 def unrelated(teachers: Mapping[str, Sequence[str]], settings: StudentSettings) -> str | None:
-    """What nothing tells of one teacher's classes beside another's, under target blocks, and the remedy."""
+    """Under target blocks, the teachers whose classes nothing relates to the others', and the remedy; None if all are related."""
     if settings.target != "blocks" or (settings.alpha < 1 and settings.label_fraction > 0):
         return None
     needed = 2 if settings.standardize_logits or settings.objective == "dist" else 1
@@ -69,15 +69,19 @@ def too_few_classes(teachers: Mapping[str, Sequence[str]], settings: StudentSett
     if settings.alpha == 0:
         return None
     union = {"the task": {name for classes in teachers.values() for name in classes}}
-    own, no_label = settings.target == "blocks", settings.alpha == 1 or settings.label_fraction == 0
-    for applies, compared, problem, remedy in (
-        (settings.standardize_logits, union if settings.target in FITTED_TARGETS else teachers, "standardize_logits", "set it to false"),
-        (settings.objective == "dist" and no_label, teachers if own else union, "objective dist", "choose kl or dkd, or use labels too"),
-    ):
-        pair = next((name for name, classes in compared.items() if len(classes) == 2), None)
-        if applies and pair:
-            return f"{problem} makes the same numbers of any two logits, and {pair} has two classes; {remedy}"
+    problem = "makes the same numbers of any two logits, and {} has two classes"
+    standardized = _of_two_classes(union if settings.target in FITTED_TARGETS else teachers)
+    if settings.standardize_logits and standardized:
+        return f"standardize_logits {problem.format(standardized)}; set it to false"
+    correlated = _of_two_classes(teachers if settings.target == "blocks" else union)
+    if settings.objective == "dist" and (settings.alpha == 1 or settings.label_fraction == 0) and correlated:
+        return f"objective dist {problem.format(correlated)}; choose kl or dkd, or use labels too"
     return None
+
+
+def _of_two_classes(compared: Mapping[str, Collection[str]]) -> str | None:
+    """The first that has two."""
+    return next((name for name, classes in compared.items() if len(classes) == 2), None)
 
 
 def separate(teachers: Mapping[str, Sequence[str]], needed: int = 1) -> str | None:

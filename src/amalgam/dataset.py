@@ -63,6 +63,10 @@ class LabelSets:
         """(teachers, classes): whether the teacher knows the class."""
         return np.array([[name in known for name in self.classes] for known in self.teachers.values()])
 
+    def asked(self) -> npt.NDArray[np.bool_]:
+        """(classes + 1, teachers): who is asked about an image by its label: those that know it; all by −1, for no label, the last row."""
+        return np.append(self.covering().T, np.full((1, len(self.teachers)), True), axis=0)
+
 
 @dataclass(frozen=True)
 class PreparedSplit:

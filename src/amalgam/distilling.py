@@ -13,7 +13,7 @@ from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epo
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.errors import UserError
 from amalgam.inference import Stored, device, resident, shown, taken
-from amalgam.losses import Combination, Distilled, LabelBlocks, distillation, label_loss
+from amalgam.losses import Combination, Distilled, LabelBlocks, TargetRules, distillation, label_loss
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.selection import SelectionRules, agreed_classes, validate
@@ -47,16 +47,9 @@ class Teaching:
         """Whether the target has to be fitted to the teachers' answers first."""
         return self.target in FITTED_TARGETS and self.alpha > 0
 
-    def selection(self, data_seed: int, latest_of_few: bool) -> SelectionRules:
-        return SelectionRules(
-            self.label_fraction,
-            self.target,
-            self.temperature,
-            self.standardize_logits,
-            self.confidence_temperature,
-            data_seed,
-            latest_of_few,
-        )
+    @property
+    def rules(self) -> TargetRules:
+        return TargetRules(self.target, self.temperature, self.standardize_logits, self.confidence_temperature)
 
 
 @dataclass(frozen=True)
@@ -108,7 +101,7 @@ def train_student(
         raise UserError(f"batch_size {teaching.batch_size} leaves some of {team.size} processes without an image; raise it, or start fewer")
     images = resident(split.images)
     combine = fitted_target(label_sets, targets, pupils, teaching.target) if teaching.is_fitted else None
-    rules = teaching.selection(targets.settings.data_seed, latest_of_few)
+    rules = SelectionRules(teaching.label_fraction, teaching.rules, targets.settings.data_seed, latest_of_few)
     agreed = agreed_classes(targets, label_sets, rules, combine)
     return fit(
         student,
@@ -145,8 +138,8 @@ def view_of_epoch(
 def fitted_target(label_sets: LabelSets, targets: StoredTargets, pupils: Pupils, target: Target) -> Combination:
     """How the teachers' answers belong together, from those about a sample of the images, in as many views as the fit can take.
 
-    Target stacked is fitted on the images whose label may be used, balanced on all: of these a label, where it may be used, tells at the
-    most which are among a sample.
+    Target stacked is fitted on the images whose label may be used. Balanced takes all and no label, except that a sample of them holds
+    an image of each visible label.
     """
     known = sampled(np.flatnonzero(pupils.labels >= 0) if target == "stacked" else np.arange(len(pupils.labels)), pupils.labels)
     views = range(min(targets.settings.stored, max(MOST_FITTED // len(known), 1)))
@@ -174,8 +167,7 @@ def student_loss(
     """
     names = list(label_sets.teachers)
     blocks = LabelBlocks.of(label_sets, device())
-    knows = np.append(label_sets.covering().T, np.full((1, len(names)), True), axis=0)  # the last row, −1, is for no label
-    active_for = torch.from_numpy(knows).to(device())  # (C + 1, teachers)
+    active_for = torch.from_numpy(label_sets.asked()).to(device())  # (C + 1, teachers)
 
     def single(logits: torch.Tensor, batch: Batch) -> StepLoss:
         terms: Terms = {}
@@ -185,19 +177,8 @@ def student_loss(
         if teaching.alpha > 0:
             assert batch.teacher_logits is not None
             active = active_for[batch.labels]
-            found = distillation(
-                logits,
-                batch.teacher_logits,
-                active,
-                batch.labels,
-                blocks,
-                teaching.target,
-                teaching.objective,
-                teaching.temperature,
-                teaching.standardize_logits,
-                teaching.confidence_temperature,
-                combine,
-            )
+            said, labels = batch.teacher_logits, batch.labels
+            found = distillation(logits, said, active, labels, blocks, teaching.rules, teaching.objective, combine)
             share = torch.where(batch.labels < 0, 1.0, teaching.alpha)
             terms["distillation"] = (share * found.losses).mean()
             watched = by_teacher(names, active, found)

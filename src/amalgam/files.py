@@ -149,7 +149,7 @@ def available_cores() -> int:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` in one canonical form: sorted by insertion, indented, with a final newline."""
+    """Write ``value`` with keys in their own order, indented, with a final newline."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

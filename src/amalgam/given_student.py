@@ -18,7 +18,7 @@ from amalgam.errors import UserError
 from amalgam.files import place, read_json, sha256_of_file, write_json
 from amalgam.inference import device
 from amalgam.models import Classifier, Preprocessing, channel_statistics, save_weights, three
-from amalgam.networks import build_network, load_body
+from amalgam.networks import build_network, load_whole
 from amalgam.record import FILE as RECORD
 from amalgam.states import State, read_state
 from amalgam.student_settings import STUDENTS
@@ -62,12 +62,15 @@ def recognised(state: State, classes: int, what: str) -> str:
         else:
             return architecture
     reasons = "; ".join(problem.replace("not the weights of ", "").replace(": ", ", ", 1) for problem in problems)
-    raise UserError(f"{what} is none of the students of {classes} classes ({reasons}), and no student.json beside it says what it is")
+    raise UserError(
+        f"{what} is none of the students of {classes} classes ({reasons}), and no student.json beside it says what it is; "
+        "name a file of one of them, or copy its student.json beside it"
+    )
 
 
 def check_fit(architecture: str, classes: int, state: State, what: str) -> None:
     network = build_network(architecture, classes)
-    load_body(getattr(network, "backbone", network), state, architecture=architecture, origin=what)
+    load_whole(network, state, architecture=architecture, origin=what)
 
 
 def load_checkpoint(folder: Path, label_sets: LabelSets, training: PreparedSplit) -> Classifier:
@@ -79,15 +82,17 @@ def load_checkpoint(folder: Path, label_sets: LabelSets, training: PreparedSplit
     entry = read_json(folder / MANIFEST)
     classes = tuple(entry["classes"] or label_sets.classes)
     if classes != label_sets.classes:
-        raise UserError(f"{entry['file']} knows {', '.join(classes)}, but the task says {', '.join(label_sets.classes)}")
+        raise UserError(
+            f"{entry['file']} knows {', '.join(classes)}, but the task says {', '.join(label_sets.classes)}; "
+            "evaluate it with the task that it was trained for"
+        )
     if entry["split"] not in (None, training.content):
         raise UserError(
             f"{entry['file']} was trained on other images, or another split, than the pipeline has now, and may know its test images; run "
             f"dvc repro with the settings of its training, or, to evaluate it all the same, copy the file away from its {RECORD}"
         )
     network = build_network(entry["architecture"], len(classes))
-    inner = getattr(network, "backbone", network)
-    load_body(inner, read_state(folder / WEIGHTS), architecture=entry["architecture"], origin=entry["file"])
+    load_whole(network, read_state(folder / WEIGHTS), architecture=entry["architecture"], origin=entry["file"])
     return Classifier(entry["architecture"], network, classes, preprocessing(entry, training)).to(device())
 
 

@@ -90,6 +90,16 @@ class Knowledge(NamedTuple):
 
 
 @dataclass(frozen=True)
+class TargetRules:
+    """How the teachers' logits become what the student is to learn: the settings of these names."""
+
+    target: Target
+    temperature: float
+    standardize_logits: bool
+    confidence_temperature: float
+
+
+@dataclass(frozen=True)
 class Distilled:
     """The distillation loss and, for the record, what each teacher had to do with it."""
 
@@ -111,21 +121,20 @@ def distillation(
     active: Tensor,
     labels: Tensor,
     blocks: LabelBlocks,
-    target: Target,
+    rules: TargetRules,
     objective: Objective,
-    temperature: float,
-    standardize: bool = False,
-    confidence_temperature: float = 1.0,
     combine: Combination | None = None,
 ) -> Distilled:
-    """How far the student's ``logits`` (B, C) are from what its active teachers say.
+    """How far the student's ``logits`` (B, C) are from what its ``active`` teachers (B, n) say by ``teacher_logits`` (B, Σ|Lᵢ|).
 
-    ``target`` blocks compares inside each active teacher's label set, and takes the mean over them; the others form one
-    distribution over the union. ``labels`` (B,) are used by dkd alone. Targets that are fitted before training (stacked, balanced)
-    come as ``combine``, which needs every teacher's logits.
+    Target blocks compares inside each active teacher's label set, and takes the mean over them; the others form one distribution over
+    the union. The losses are T² times the divergence of distributions softened by T. ``labels`` (B,), −1 where none may be used, count
+    for dkd alone, which takes the target's likeliest class there. Targets that are fitted before training (stacked, balanced) come as
+    ``combine``, which needs every teacher's logits.
     """
+    target, temperature, standardize = rules.target, rules.temperature, rules.standardize_logits
     said = Knowledge(blocks, blocks.of_teachers(teacher_logits, active), active, labels)
-    knowledge, weight = taught(said, target, temperature, standardize, confidence_temperature)
+    knowledge, weight = taught(said, rules)
     mine = blocks.of_student(logits)
     inside = (blocks.standardize(mine) if standardize else mine) / temperature
     if target == "blocks":
@@ -144,14 +153,12 @@ def distillation(
     return Distilled(temperature**2 * losses, weight if combine is None else None, temperature**2 * divergence, agreement)
 
 
-def taught(
-    said: Knowledge, target: Target, temperature: float, standardize: bool, confidence_temperature: float
-) -> tuple[Knowledge, Tensor]:
+def taught(said: Knowledge, rules: TargetRules) -> tuple[Knowledge, Tensor]:
     """What the teachers have ``said``, as the student is to learn it: divided by the temperature; and each teacher's weight (B, n)."""
-    softened = said._replace(logits=said.logits / temperature)
-    weight = teacher_weights(softened, target, confidence_temperature)
-    if standardize:  # which makes all teachers equally sure
-        softened = said._replace(logits=said.blocks.standardize(said.logits) / temperature)
+    softened = said._replace(logits=said.logits / rules.temperature)
+    weight = teacher_weights(softened, rules.target, rules.confidence_temperature)
+    if rules.standardize_logits:  # which makes all teachers equally sure
+        softened = said._replace(logits=said.blocks.standardize(said.logits) / rules.temperature)
     return softened, weight
 
 
@@ -266,5 +273,8 @@ def _relation(student: Tensor, target: Tensor, counted: Tensor) -> Tensor:
 
 
 def label_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy of logits (B, C), zero for an image whose label may not be used; mean over the batch."""
+    """Cross-entropy of logits (B, C) with labels (B,), zero for an image whose label is −1 and may not be used; mean over the batch.
+
+    ``smoothing``, from 0 to below 1, is the share of a label that is spread over all classes.
+    """
     return functional.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum") / len(labels)

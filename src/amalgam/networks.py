@@ -178,9 +178,14 @@ def load_body(network: nn.Module, state: State, *heads: str, architecture: str, 
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise UserError(f"{origin}: not the weights of {architecture}: it {problem} {shown}")
-    if not all(value.isfinite().all() for value in given.values()):
-        raise UserError(f"{origin}: some weights are not finite")
+    if bad := next((name for name, value in given.items() if not value.isfinite().all()), None):
+        raise UserError(f"{origin}: {bad} is not finite; save the weights of an epoch before the training diverged")
     network.load_state_dict(given, strict=False)
+
+
+def load_whole(network: nn.Module, state: State, *, architecture: str, origin: str) -> None:
+    """Load the weights of the network that a student or teacher is made of, its heads too. Raises UserError as ``load_body`` does."""
+    load_body(getattr(network, "backbone", network), state, architecture=architecture, origin=origin)
 
 
 def pretrained_statistics(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

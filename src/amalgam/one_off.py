@@ -72,7 +72,7 @@ def check_made(task: str, folder: Path, models: Path, params: Params) -> None:
     recipe = asdict(Recipe.of(params))
     for name in label_sets.teachers:
         manifest = read_json(models / name / "manifest.json")
-        if manifest.get("images") not in (None, OwnImages.of(name, label_sets, split).content()):
+        if manifest.get("images") not in (None, OwnImages.of(name, label_sets, split).content):
             raise UserError(
                 f"teacher {models / name} was trained on other images, or another split, than {folder} holds; run dvc repro models.dvc"
             )
@@ -96,7 +96,8 @@ def targets_for(
 ) -> Iterator[StoredTargets]:
     """What the teachers in ``models`` say of the views that ``settings`` ask for, computed where no stage or earlier training has.
 
-    With ``common`` every teacher sees images so, instead of as in its training. They stand in ``place`` as long as they are needed.
+    ``common``, if given, is every teacher's preprocessing in place of its own. The store lies in a temporary folder in ``place``, which
+    is gone on exit.
     """
     known = load_hashed_teachers(models, label_sets)
     if common is not None:

@@ -72,7 +72,8 @@ class Average:
             self.model.update_parameters(self.source.network)
 
     def _average(self, averaged: Any, current: Any, updates: Tensor | int) -> None:
-        """Early on the average is short, so that it does not drag the random start along."""
+        """Early on the average is short, so that it does not drag the random start along: its decay is at most (1 + n) / (10 + n) after
+        n updates, as in TensorFlow's ExponentialMovingAverage with ``num_updates``."""
         assert self.model is not None
         count = int(self.model.n_averaged)  # as many as ``updates``, which a GPU has in its memory
         get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))(averaged, current, updates)  # type: ignore[no-untyped-call]

@@ -48,8 +48,8 @@ class Evaluation(Section):
 
     checkpoint: dict[str, str | None] = Field(
         description="For each task, a file of weights to evaluate instead of the student trained here: a student's .safetensors, or a "
-        ".pth state dict as published; null for the trained one. A relative path counts from the repository root, below fetched/ from "
-        "what fetch brought. After changing the file under the same name: dvc repro --force --single-item weights."
+        ".pth state dict as published; null for the trained one. A relative path counts from the repository root; one below fetched/ "
+        "names a file that fetch brought. After changing the file under the same name: dvc repro --force --single-item weights."
     )
     resolution: int = Field(
         ge=16,

@@ -44,7 +44,8 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]
         for key_node, value_node in node.value:
             key = str(key_node.value)
             if key_node.tag == MERGE:
-                merged |= convert(value_node, location)
+                for mapping in reversed(_mappings(value_node, name)):  # of several, an earlier one wins
+                    merged |= convert(mapping, location)
                 continue
             if key in values:
                 raise UserError(f"{name}:{key_node.start_mark.line + 1}: the key '{key}' stands twice; remove one")
@@ -60,6 +61,14 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]
     if not isinstance(values, dict):
         raise UserError(f"{name} must be a mapping of parameter names to values")
     return values, lines
+
+
+def _mappings(node: yaml.Node, name: str) -> list[yaml.Node]:
+    """What the key << names: a mapping, or a list of them. Raises UserError if it is something else."""
+    named = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    if not all(isinstance(item, yaml.MappingNode) for item in named):
+        raise UserError(f"{name}:{node.start_mark.line + 1}: << takes a block, as *overrides, or a list of blocks; correct it")
+    return list(named)
 
 
 def load_params(path: Path = PARAMS_FILE, task: str | None = None, flags: Mapping[str, str] = MappingProxyType({})) -> Params:

@@ -54,7 +54,7 @@ class Program(nn.Module):
 def read_program(path: Path) -> Program:
     """Raises UserError if the file is missing, no exported program, or might run code of its own."""
     if not path.is_file():
-        raise UserError(f"the program {path} does not exist")
+        raise UserError(f"the program {path} does not exist; correct the path (a relative one counts from the repository root)")
     try:
         with zipfile.ZipFile(path) as archive:
             problem = next(_suspicious(archive), None)

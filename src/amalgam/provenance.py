@@ -18,7 +18,7 @@ from amalgam.files import available_cores
 
 PACKAGE = Path(__file__).parent
 
-# Modules that cannot change what a stage writes: parameters count by their values, the others only show or report.
+# Modules that change no image, logit, weight or metric: parameters count by their values, the others show, report and describe.
 NEUTRAL = frozenset(
     (
         *("brought", "checkpoint", "contradictions", "errors", "export", "flags", "interruption", "live", "notes", "one_off", "origin"),
@@ -69,17 +69,8 @@ def is_neutral(module: str) -> bool:
 @cache
 def code_hash(module: str) -> str:
     """A hash of the source text of everything that ``module`` (as ``amalgam.teachers``) imports from the package."""
-    return _hash_of([module.partition(".")[2]])
-
-
-def script_hash(script: Path) -> str:
-    """The same of a stage's script, its own text included."""
-    return fingerprint(script=script.read_text(encoding="utf-8"), imports=_hash_of(imported_modules(script)))
-
-
-def _hash_of(modules: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for name in import_closure(modules):
+    for name in import_closure([module.partition(".")[2]]):
         digest.update(name.encode() + module_file(name).read_bytes())
     return digest.hexdigest()
 

@@ -1,7 +1,7 @@
 """Choosing the epoch: how good a student is on the validation images, seen with no more labels than it may use."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +10,8 @@ import torch
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.history import Validation, score
 from amalgam.inference import ROWS_AT_A_TIME, device, predict_logits
-from amalgam.losses import Combination, Knowledge, LabelBlocks, taught, union_target
+from amalgam.losses import Combination, Knowledge, LabelBlocks, TargetRules, taught, union_target
 from amalgam.models import Classifier
-from amalgam.student_settings import Target
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
 
@@ -24,10 +23,7 @@ class SelectionRules:
     """How much of the validation labels may be used, and what the teachers' word counts for where none may."""
 
     label_fraction: float
-    target: Target
-    temperature: float
-    standardize_logits: bool
-    confidence_temperature: float
+    taught: TargetRules
     data_seed: int
     latest_of_few: bool = True
 
@@ -42,9 +38,9 @@ def validate(
 ) -> Validation | None:
     """Loss and accuracy on the validation images; the epoch is chosen by those labels alone that the student may use.
 
-    Where it may use some, by the accuracy on these; where none, by the agreement with the teachers, none of them ruled out: the class
-    ``agreed`` on for each image (N,). If these are some of the images alone, or few (unless the rules say otherwise), the latest epoch
-    within one standard error of the best is kept.
+    With some visible labels it is chosen by the accuracy on those; with none by the agreement with all teachers together, the class
+    ``agreed`` on for each image (N,). Where only a part of the images choose, or at most ``FEW``, the latest epoch within one standard
+    error of the best is kept; ``latest_of_few`` False turns this off where every label is visible.
     """
     rows = split.validation_rows
     if not len(rows):
@@ -93,6 +89,6 @@ def teachers_consensus(
         return torch.softmax(combine(logits), dim=1)
     blocks = LabelBlocks.of(label_sets, device())
     said = Knowledge.of_every_teacher(blocks, logits)
-    target: Target = "joint" if rules.target == "blocks" else rules.target
-    knowledge, weight = taught(said, target, rules.temperature, rules.standardize_logits, rules.confidence_temperature)
-    return union_target(knowledge, target, weight)
+    whole = replace(rules.taught, target="joint") if rules.taught.target == "blocks" else rules.taught
+    knowledge, weight = taught(said, whole)
+    return union_target(knowledge, whole.target, weight)

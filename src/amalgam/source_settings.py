@@ -54,7 +54,7 @@ class FolderFetch(Section):
         min_length=1,
         description="A folder, .zip or .tar.* of train/<class>/* and test/<class>/*; a relative path counts from the repository root.",
     )
-    sha256: str | None = Field(pattern=SHA256, description="Hash that the archive must have (sha256sum prints it); null accepts any.")
+    sha256: str | None = Field(pattern=SHA256, description="SHA-256 that the archive must have (sha256sum prints it); null accepts any.")
     max_gigabytes: float = Field(gt=0, description="Refuse to unpack more than this many gigabytes: raise it for larger data sets.")
 
 
@@ -64,9 +64,15 @@ class GdriveFetch(Section):
         description="Where the archive of images is, in the published layout: a link to Google Drive, another http address, or a path "
         "(a folder or an archive; a relative one counts from the repository root).",
     )
-    data_sha256: str | None = Field(pattern=SHA256, description="Hash that it must have; null accepts any, and says which line pins it.")
-    models: str | None = Field(min_length=1, description="The same for the archive of published weights; null to do without it.")
-    models_sha256: str | None = Field(pattern=SHA256, description="The same for its hash.")
+    data_sha256: str | None = Field(
+        pattern=SHA256, description="SHA-256 that it must have; null accepts any, and prints the line that pins it."
+    )
+    models: str | None = Field(
+        min_length=1, description="Where the archive of published weights is, in the same ways; null to do without it."
+    )
+    models_sha256: str | None = Field(
+        pattern=SHA256, description="SHA-256 that it must have; null accepts any, and prints the line that pins it."
+    )
     max_gigabytes: float = Field(gt=0, description="Refuse to unpack more than this many gigabytes of either.")
 
 
@@ -93,16 +99,19 @@ class SuppliedTeacher(Section):
     classes: Classes | None = Field(None, description="In the order of its outputs, where that is not the order in tasks.")
     resolution: int = Field(ge=8, le=1024, description="Side in pixels of its input.")
     mean: Channels | None = Field(
-        description="A channel, of pixels scaled to 0 … 1, as in its training; null, and for std too, for those of its classes' images."
+        description="Mean of each channel of pixels scaled to 0 … 1, as in its training; null, and for std too, takes those of its "
+        "classes' images."
     )
-    std: Channels | None = Field(description="Likewise.")
+    std: Channels | None = Field(description="Standard deviation of each channel, likewise; null where mean is null.")
     min_accuracy: float = Field(
         ge=0,
         le=100,
         description="In percent, on the validation images of its classes; below it, it is refused. Where no training image of its "
         "classes has a label, only 0 takes it, as it is.",
     )
-    trained_elsewhere: bool = Field(False, description="Whether none of these images was in its training.")
+    trained_elsewhere: bool = Field(
+        False, description="true if it was trained on none of these images: its accuracies are then not marked as optimistic."
+    )
 
     @model_validator(mode="after")
     def _program_or_state_dict(self) -> "SuppliedTeacher":

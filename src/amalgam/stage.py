@@ -35,18 +35,25 @@ def run_stage(main: Callable[[], None]) -> None:
             end_with_parent()
             main()
         except (UserError, OSError) as error:
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
             with put_off():
-                fail(f"{error}" + ("; free some space (README.md, Out of disk?), then repeat the command" if full else ""))
+                fail(_explained(error))
         except KeyboardInterrupt as interrupt:
             sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
+
+
+def _explained(error: UserError | OSError) -> str:
+    """What to do about it."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{error.filename} is missing; if the pipeline makes it, dvc repro does, and dvc pull fetches it"
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{error}" + ("; free some space (README.md, Out of disk?), then repeat the command" if full else "")
 
 
 def end_with_parent() -> None:
     """Have this process interrupted when the ``dvc`` that runs it ends: its successor must not find it still at work.
 
     Nothing where no ``dvc`` runs it; a worker ends with its launcher. DVC starts a stage through a shell, which would live on; then
-    both are watched. A ``dvc`` that ended while this process was still starting has left it to a process that is none.
+    both are watched. If ``dvc`` ended while this process was starting, its parent is another program by now, and it is interrupted at once.
     """
     parents = psutil.Process().parents()
     if is_worker():

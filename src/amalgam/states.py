@@ -24,7 +24,7 @@ def read_state(path: Path) -> State:
     Raises UserError if the file is missing, damaged, unsafe or holds no weights.
     """
     if not path.is_file():
-        raise UserError(f"the weights {path} do not exist")
+        raise UserError(f"the weights {path} do not exist; correct the path (a relative one counts from the repository root)")
     try:
         found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -36,7 +36,7 @@ def read_state(path: Path) -> State:
         if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
             found = found[wrapping]
     if not (isinstance(found, dict) and found and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())):
-        raise UserError(f"{path} holds no state dict: names with a tensor each")
+        raise UserError(f"{path} holds no state dict: names with a tensor each; {REMEDY}")
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): value for name, value in found.items()}

@@ -70,13 +70,12 @@ class StudentSettings(Section):
     )
     target: Target = Field(
         description="What the student learns from the teachers of an image. blocks: each teacher's distribution, inside its own classes; "
-        "how one teacher's compare with another's, labels (alpha below 1) or, of images without label, shared "
-        "classes must tell. mean: the mean of their distributions, "
-        "padded with zeros to all classes. confidence: the same, weighted by how sure each teacher is, for images without "
-        "label. joint: the one distribution over all classes that agrees best with them. stacked: what a linear classifier, "
-        "fitted on the labelled images, makes of all teachers' logits (needs stored_teachers all and some labels). balanced: "
-        "joint, with each class weighed so that all are equally frequent over the training images, for images that show every "
-        "class about equally often (needs stored_teachers all; measured with temperature 1)."
+        "how the classes of different teachers compare must follow from labels (alpha below 1) or, for images without label, from "
+        "shared classes. mean: the mean of their distributions, padded with zeros to all classes. confidence: the same, weighted by how "
+        "sure each teacher is, for images without label. joint: the one distribution over all classes that agrees best with them. "
+        "stacked: what a linear classifier, fitted on the labelled images, makes of all teachers' logits (needs stored_teachers all and "
+        "some labels). balanced: joint, with each class weighed so that all are equally frequent over the training images, for images "
+        "that show every class about equally often (needs stored_teachers all; measured with temperature 1)."
     )
     objective: Objective = Field(
         description="How the distance to the target is measured. kl: Kullback-Leibler divergence. dkd: its part about the image's "
@@ -108,8 +107,8 @@ class StudentSettings(Section):
         ge=0,
         le=10,
         description="Strength of mixing each image with another of the batch (Beta distribution's parameter, usually 0.1 to 1), 0 "
-        "for none; of a mixed image the teachers have been asked about either part. Raise it when over-fitting and for long "
-        "trainings.",
+        "for none. Teachers are not run on mixed images: their logits for the two originals are used. Raise it when over-fitting and "
+        "for long trainings.",
     )
     lr: float = Field(
         gt=0,
@@ -168,8 +167,8 @@ class StudentSettings(Section):
     )
     clip_norm: float | None = Field(
         gt=0,
-        description="Longest gradient, as the norm over all weights; longer ones are shortened to it. null for no limit. Set it, "
-        "to 1 say, when the loss jumps.",
+        description="Largest norm of the gradient over all weights; a larger one is scaled down to it. null for no limit. Set it, to 1 "
+        "say, when the loss jumps.",
     )
     seed: int = Field(
         ge=0,
@@ -184,9 +183,9 @@ class StudentSettings(Section):
     views: int = Field(
         ge=0,
         le=10000,
-        description="Augmented views of each image on which the teachers are run beforehand; epoch e uses view e mod views (each a "
-        "new one at alpha 0). Raise it, up to num_epochs, against over-fitting; lower it to save the teachers' time; 0 shows "
-        "every image as it is.",
+        description="Number of augmented views of each image; the teachers' logits for all of them are computed before training, and epoch "
+        "e uses view e mod views (at alpha 0 each epoch has new ones). Raise it, up to num_epochs, against over-fitting; lower it to save "
+        "the teachers' time; 0 shows every image as it is.",
     )
     view_zoom: float = Field(
         gt=0,

@@ -19,7 +19,7 @@ from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device, predict_logits
 from amalgam.models import Classifier, Preprocessing, channel_statistics, load_classifier, save_weights, three, weights_file
-from amalgam.networks import PROGRAM, build_network, load_body
+from amalgam.networks import PROGRAM, build_network, load_whole
 from amalgam.programs import read_program
 from amalgam.source_settings import SuppliedTeacher
 from amalgam.states import read_state
@@ -58,8 +58,7 @@ def _read(given: SuppliedTeacher, outputs: int, path: Path, what: str) -> tuple[
     if given.architecture is None:
         return read_program(path), f"{PROGRAM}.pt2"
     network = build_network(given.architecture, outputs)
-    inner = getattr(network, "backbone", network)
-    load_body(inner, read_state(path), architecture=f"{given.architecture} of {outputs} classes", origin=f"{what}: {path}")
+    load_whole(network, read_state(path), architecture=f"{given.architecture} of {outputs} classes", origin=f"{what}: {path}")
     return network, "weights.safetensors"
 
 
@@ -102,7 +101,7 @@ def _problem(logits: Any, shape: tuple[int, int], before: torch.Tensor | None) -
             "without its softmax, or their logarithms"
         )
     if before is not None and not torch.allclose(logits[: len(before)], before, *SAME):
-        return "says something else of an image each time, or beside other images; export it after network.eval()"
+        return "gives different logits for the same image on repeated calls or in another batch; export it after network.eval()"
     return None
 
 

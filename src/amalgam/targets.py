@@ -120,8 +120,7 @@ def write_targets(
     """
     known = list(teachers.values())
     rows, held_out = split.training_rows, split.validation_rows
-    knows = np.append(label_sets.covering(), np.full((len(teachers), 1), True), axis=1)  # the last column, −1, is for no label
-    covers = knows[:, split.labels[rows]] if covering_only else np.full((len(teachers), len(rows)), True)
+    covers = label_sets.asked()[split.labels[rows]].T if covering_only else np.full((len(teachers), len(rows)), True)
 
     def answers(view: int, number: int) -> Logits:
         """One teacher's of the images that it covers (images, |Lᵢ|)."""
@@ -178,7 +177,9 @@ def storable(logits: npt.NDArray[np.float32], classifier: Classifier) -> Logits:
         "have it give logits of which the softmax is its probabilities, with a mean near zero (a constant added to all of an image's "
         "logits changes nothing)"
     )
-    if not largest <= MOST_LOGIT:
+    if not np.isfinite(largest):
+        raise UserError(f"{whose} gives logits that are not finite ({classifier.architecture}); train it anew, or bring another")
+    if largest > MOST_LOGIT:
         problem = f"gives a logit of {largest:g} ({classifier.architecture}), and {MOST_LOGIT:g} is the largest that is stored"
         raise UserError(f"{whose} {problem} precisely enough; {remedy}")
     stored = logits.astype(np.float16)

@@ -9,7 +9,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,7 @@ class OwnImages:
         place[columns] = np.arange(len(columns))
         return cls(label_sets.teachers[teacher], Selected(split.images, rows), place[split.labels[rows]], split.validation[rows])
 
+    @cached_property
     def content(self) -> str:
         """A hash of them all."""
         pixels = hashlib.sha256()
@@ -101,7 +102,7 @@ def provide_teacher(own: OwnImages, recipe: Recipe, target: Path, train: Callabl
 def teacher_key(own: OwnImages, recipe: Recipe) -> str:
     """The fingerprint of all that determines a teacher."""
     record, code = execution_record(), code_hash(__name__)
-    return fingerprint(classes=own.classes, content=own.content(), recipe=asdict(recipe), record=record, code=code, format=1)
+    return fingerprint(classes=own.classes, content=own.content, recipe=asdict(recipe), record=record, code=code, format=1)
 
 
 def train_teacher(own: OwnImages, recipe: Recipe, hooks: Hooks | None = None) -> tuple[Classifier, Fit]:
@@ -156,7 +157,7 @@ def write_teacher(classifier: Classifier, result: Fit, own: OwnImages, recipe: R
         folder / "manifest.json",
         {
             "origin": "trained",
-            "images": own.content(),
+            "images": own.content,
             "validation_accuracy": round(100 * best.validation.accuracy, 2) if best.validation else None,
             "epoch": best.epoch,
             "recipe": asdict(recipe),

@@ -97,7 +97,7 @@ def joined() -> Iterator[Team]:
     except RuntimeError as error:
         if not (isinstance(error, (distributed.DistBackendError, distributed.DistNetworkError)) or "gloo" in str(error)):
             raise
-        sys.exit(f"process {distributed.get_rank()} of {size} has lost the others: {str(error).splitlines()[0]}")
+        sys.exit(f"process {distributed.get_rank()} of {size} has lost the others: {str(error).splitlines()[0]}; repeat the command")
     finally:
         distributed.destroy_process_group()
 

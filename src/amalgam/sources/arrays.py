@@ -37,17 +37,17 @@ def read_images(path: Path, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArr
             f"{name} is damaged, or holds more than arrays and numbers, which could run code and is not read ({first_line(error)})"
         ) from error
     if not isinstance(found, dict) or not {"data", "labels"} <= set(found):
-        raise UserError(f"{name} is no dict of 'data' and 'labels'")
+        raise UserError(f"{name} is no dict of images, 'data', and 'labels', as the published archives hold; save such a one")
     pixels, labels = _pixels(_as_array(found["data"], name), name), _labels(found["labels"], name)
     if len(pixels) != len(labels):
-        raise UserError(f"{name} has {len(pixels)} images and {len(labels)} labels")
+        raise UserError(f"{name} has {len(pixels)} images and {len(labels)} labels; it must have a label for each image")
     return pixels, labels
 
 
 def _as_array(values: Any, name: str) -> npt.NDArray[Any]:
     array = values.numpy() if isinstance(values, torch.Tensor) else values
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
-        raise UserError(f"{name}: data is neither an array nor a tensor of numbers")
+        raise UserError(f"{name}: data is neither an array nor a tensor of numbers; save the images as one array N x H x W x 3")
     return array
 
 

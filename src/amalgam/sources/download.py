@@ -52,7 +52,7 @@ def obtain(address: str, sha256: str | None, root: Path, parameter: str) -> Path
 def _local(address: str, root: Path, parameter: str) -> Path:
     path = root / Path(unquote(urlsplit(address).path) if address.startswith("file://") else address).expanduser()
     if not path.exists():
-        raise UserError(f"{parameter}: {path} does not exist")
+        raise UserError(f"{parameter}: {path} does not exist; correct the path (a relative one counts from the repository root)")
     return path
 
 

@@ -42,7 +42,7 @@ def fetch(folder: Path, root: Path, location: str | None, sha256: str | None, ma
         raise UserError("source folder needs folder.fetch.path: a folder, .zip or .tar.* of train/<class>/* and test/<class>/*")
     path = root / Path(location).expanduser()
     if not path.exists():
-        raise UserError(f"folder.fetch.path: {path} does not exist")
+        raise UserError(f"folder.fetch.path: {path} does not exist; correct the path (a relative one counts from the repository root)")
     check_hash(path, sha256, "folder.fetch.sha256")
     with tempfile.TemporaryFile(dir=folder.parent) as scratch:
         with reading(path):

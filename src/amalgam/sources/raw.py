@@ -2,7 +2,7 @@
 
 ::
 
-    dataset.json             format, source, classes (sorted names; a label is an index into them), images per class and split
+    dataset.json             format, source, classes (in the source's order; a label is an index into them), images per class and split
     train/images.bin         the encoded image files (PNG, JPEG, PPM, …), byte for byte, one after another
     train/offsets.npy        int64 (N + 1,): image i is images.bin[offsets[i]:offsets[i + 1]]
     train/labels.npy         int32 (N,)
@@ -10,8 +10,8 @@
     test/…                   the same four files
     unlabeled/…              the same, every label −1: training images without label, where there are any
 
-Images are ordered by class, then by name, so the same images give the same bytes whatever container they came in. Sources
-that are arrays store each image as a PPM file, the simplest lossless one.
+Images are ordered by label, then by name (those of arrays by place), so the same images give the same bytes whatever container they
+came in. Sources that are arrays store each image as a PPM file, the simplest lossless one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -99,7 +99,7 @@ def array_images(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer],
 
 
 def write_raw(folder: Path, source: str, classes: Sequence[str], splits: Mapping[str, Iterable[RawImage]]) -> None:
-    """Write the layout into ``folder``. Each split's images must come ordered by (label, name); the unlabelled split may be absent.
+    """Write the layout into ``folder``. Each split's images must come ordered by label; the unlabelled split may be absent.
 
     Raises UserError if a class has no image in a split: every class must be learnt, of images without label at least, and tested.
     """

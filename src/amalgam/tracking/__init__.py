@@ -1,1 +1,1 @@
-"""MLflow: the only package that knows it."""
+"""MLflow: everything that is written to it or read from it."""

@@ -121,10 +121,11 @@ def crown_by_hand(client: MlflowClient, task: str, run_id: str) -> str:
         raise UserError(f"there is no run {run_id} ({error.error_code}); MLflow's page of a run shows its id") from error
     data, accuracy = run.data.tags.get(DATA_TAG), run.data.metrics.get("best_val_accuracy")
     if run.data.tags.get("task") != task or data is None:
-        raise UserError(f"run {run_id} is no finished training of {task}")
+        raise UserError(f"run {run_id} is no finished training of {task}; MLflow's page of a run shows its id and its task")
     if SELECTED_ON_TAG in run.data.tags:
         raise UserError(
-            f"run {run_id} was chosen by the {run.data.tags[SELECTED_ON_TAG]}: its accuracy on them says too much for a champion"
+            f"run {run_id} was selected on the {run.data.tags[SELECTED_ON_TAG]}, so that its accuracy there is optimistic; crown a run "
+            "that was selected on validation images"
         )
     with store_lock():
         present = champion(client, task)

@@ -33,7 +33,7 @@ class Tracker:
         self.run_id = run_id
 
     def metrics(self, values: dict[str, float], step: int = 0, at: int | None = None) -> None:
-        """Log values by name, ``at`` milliseconds of the epoch (now).
+        """Log values by name; ``at``, milliseconds since 1970, is when they were reached (default: now).
 
         A character that MLflow does not allow in a name (as + in a teacher's) becomes an underscore; names that would then be the same,
         among ``values``, are numbered.
