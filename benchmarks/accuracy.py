@@ -3,13 +3,15 @@
     export PYTHONPATH=src:.
     python benchmarks/accuracy.py tune  images.zip --task A    every row on its grid, first seed, validation alone
     python benchmarks/accuracy.py run   images.zip --task A    the chosen settings, every seed; then the test images, once
+    python benchmarks/accuracy.py combine images.zip --task A  of rows that have been run, how the teachers do without a student
     python benchmarks/accuracy.py table            --task A    Markdown, from what has been run
 
 ``tune`` writes its choice beside the protocol, into accuracy.chosen.yaml, which is committed before ``run``; ``run`` refuses rows
 without a choice, unless the grid is a single point. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none. Each
 training's validation accuracy, and which test images it got right, go into accuracy.results.json: ``table`` reads nothing else, and a
 training that stands in two tables is run once. A training is known by its seed and by what the protocol says of it; after a change of
-params.yaml's other settings, or of the code, it is not run again by itself. What was computed is kept under .amalgam/accuracy and not
+the shipped settings, or of the code, it is not run again by itself. Settings that are not committed are refused, and so are images other
+than those that the results were tested on. What was computed is kept under .amalgam/accuracy and not
 computed again, and what the results hold is not run again; teachers made twice are the same on the same kind of machine alone, so what
 learns from a seed's teachers is finished where it was begun: ``run`` refuses to go on with other teachers. Rows of alpha 0 need none, and
 train none. ``--jobs 2`` runs two trainings at a time, each on its part of the cores (or on AMALGAM_THREADS).
@@ -17,6 +19,7 @@ train none. ``--jobs 2`` runs two trainings at a time, each on its part of the c
 
 import argparse
 import os
+import subprocess
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -38,15 +41,17 @@ from benchmarks.protocol import (
     choice_file,
     chosen,
     final_jobs,
+    known_teachers,
     protocol,
     results,
-    teachers_key,
     tested,
 )
-from benchmarks.rows import train, train_and_test
+from benchmarks.rows import combine, is_fitted, test_content, train_and_test, tuned
 
+from amalgam.errors import UserError
 from amalgam.files import available_cores
 from amalgam.provenance import THREADS_VARIABLE, configure_execution
+from amalgam.stage import run_stage
 
 UNROUTED = {"unrouted teachers": "right", "unrouted teachers, joint": "joint right"}  # names of rows to compare with, and their entries
 
@@ -61,7 +66,7 @@ def tune(task: str, processes: int, rows: dict[str, Settings]) -> None:
     """Every row on the grid with the first seed; the best by validation goes into the choice."""
     grid, seed = protocol()["grid"], protocol()["seeds"][0]
     jobs = [Job(task, row, settings | point, seed) for row, settings in rows.items() for point in grid]
-    work(train, [job for job in jobs if "validation" not in results().get(job.key, {})], processes)
+    work(tuned, [job for job in jobs if "validation" not in results().get(job.key, {})], processes)
     known = results()
     accuracies = [known[job.key]["validation"] for job in jobs]
     choices = chosen()
@@ -80,7 +85,7 @@ def table(task: str, rows: dict[str, Settings], seeds: list[int]) -> str:
             done.setdefault(job.row, []).append(known[job.key])
     done = {row: found for row, found in done.items() if len(found) == len(seeds)}
     right = {row: np.stack([right_images(run) for run in found]) for row, found in done.items()}
-    teachers = [known[key] for seed in seeds if (key := teachers_key(task, seed)) in known]
+    teachers = [entry for seed in seeds if (entry := known_teachers(task, seed))]
     for name, kept in UNROUTED.items():
         if len(teachers) == len(seeds) and all(kept in found for found in teachers):
             right[name] = np.stack([right_images(found, kept) for found in teachers])
@@ -103,9 +108,27 @@ def table(task: str, rows: dict[str, Settings], seeds: list[int]) -> str:
     return "\n".join(lines)
 
 
+def refuse_uncommitted_settings() -> None:
+    """An experiment's settings stay in params.yaml; what the protocol does not say would be theirs."""
+    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "params.yaml"], cwd=ROOT, check=False).returncode == 1:
+        raise UserError("params.yaml holds settings that are not committed; set them back: git checkout params.yaml")
+
+
+def refuse_other_images(jobs: list[Job]) -> None:
+    """Raise UserError if one of these was tested on other images than the archive's."""
+    known = results()
+    for job in jobs:
+        before = known.get(job.key, {}).get("test_images")
+        if before is not None and before != test_content(job.task, job.seed):
+            raise UserError(
+                f"{job.row} of {job.task}, seed {job.seed}, was tested on other images than {os.environ[ARCHIVE]} holds; keep results of "
+                "another archive in another copy of this repository, without benchmarks/accuracy.results.json"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["tune", "run", "table"])
+    parser.add_argument("command", choices=["tune", "run", "combine", "table"])
     parser.add_argument(
         "archive", type=Path, nargs="?", help="train/<class>/* and test/<class>/* with the classes of params.yaml's block folder"
     )
@@ -126,15 +149,21 @@ def main() -> None:
         if arguments.archive is None or not arguments.archive.exists():
             parser.error(f"{arguments.command} needs the archive of images: {arguments.archive or 'none was given'}")
         os.environ[ARCHIVE] = str(arguments.archive.resolve())
+        refuse_uncommitted_settings()
     seeds = arguments.seeds or protocol()["seeds"]
     if arguments.command == "tune":
         tune(task, arguments.jobs, rows)
     elif arguments.command == "run":
         jobs = final_jobs(task, rows, seeds)
+        refuse_other_images(jobs)
         work(train_and_test, [job for job in jobs if not tested(job)], arguments.jobs)
+    elif arguments.command == "combine":
+        jobs = [job for job in final_jobs(task, rows, seeds) if tested(job) and is_fitted(job)]
+        refuse_other_images(jobs)
+        work(combine, [job for job in jobs if FITTED not in results()[job.key]], arguments.jobs)
     if arguments.command != "tune":
         print(table(task, rows, seeds))
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -40,7 +40,12 @@ def with_spread(values: npt.NDArray[np.float64]) -> str:
 
 
 def refuse_other_teachers(before: dict[str, Any], found: dict[str, Any], seed: int, task: str) -> None:
-    """Exits if what a seed's teachers reach is not what the results say that they reached, so far as they say it."""
+    """Exits if what a seed's teachers reach, and how they were trained, is not what the results say, so far as they say it."""
+    if before.get("teacher", found.get("teacher")) != found.get("teacher"):
+        raise SystemExit(
+            f"seed {seed} of {task} was begun with teachers of {before['teacher']}, the protocol says {found['teacher']}; give it the same "
+            "ones, or other seeds"
+        )
     if any(found[name] != value for name, value in before.items()):
         raise SystemExit(
             f"seed {seed} of {task} was begun with other teachers (unrouted {before['unrouted']} %, here {found['unrouted']} %): teachers "

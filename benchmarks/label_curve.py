@@ -18,7 +18,7 @@ import numpy as np
 matplotlib.use("Agg")
 
 from benchmarks.comparison import right_images
-from benchmarks.protocol import PROTOCOL, final_jobs, protocol, results, teachers_key, tested
+from benchmarks.protocol import PROTOCOL, final_jobs, known_teachers, protocol, results, tested
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
@@ -56,7 +56,7 @@ def draw_curve(axes: Axes, name: str, found: dict[float, list[float]], highest: 
 
 def draw_teachers(axes: Axes, task: str) -> None:
     """What they reach without a student: told which of them knows the image, and not told."""
-    every = [known for seed in protocol()["seeds"] if (known := results().get(teachers_key(task, seed)))]
+    every = [known for seed in protocol()["seeds"] if (known := known_teachers(task, seed))]
     above = np.inf
     for name, style in sorted(LINES.items(), key=lambda line: -mean_of(every, line[0])):
         if np.isnan(mean := mean_of(every, name)):
@@ -77,11 +77,13 @@ def mean_of(every: list[dict[str, Any]], name: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path, help="the .png file to write")
-    parser.add_argument("--task", required=True, help="A or B")
+    parser.add_argument("--task", required=True, choices=["A", "B"])
     parser.add_argument("--protocol", type=Path, default=Path(__file__).with_name("labels.yaml"))
     arguments = parser.parse_args()
     os.environ[PROTOCOL] = str(arguments.protocol.resolve())
     task = f"task{arguments.task}"
+    if "curves" not in protocol():
+        parser.error(f"{arguments.protocol} names no curves, as benchmarks/labels.yaml does")
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
     curves = {name: {share: accuracies(task, row) for share, row in rows.items()} for name, rows in protocol()["curves"][task].items()}
     lines = {name: {share: values for share, values in found.items() if values} for name, found in curves.items()}

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -39,19 +39,28 @@ train.main()
 """
 
 
+def run(command: Sequence[str], folder: Path, **environment: str) -> str:
+    """What a command prints, run without others' MLflow server. Exits with what it complains of, if it fails."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    done = subprocess.run(command, cwd=folder, env=kept | environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[:2])} failed:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
 def first_step(folder: Path) -> tuple[float, float]:
     """Seconds of imports, and from there to the end of the first step."""
-    environment = {**os.environ, "DVC_ROOT": str(folder), "PYTHONPATH": "src", "DVC_STAGE": "train-taskA"}
+    environment = {"DVC_ROOT": str(folder), "PYTHONPATH": "src", "DVC_STAGE": "train-taskA"}
     shutil.rmtree(folder / ".amalgam", ignore_errors=True)
-    told = subprocess.run([sys.executable, "-c", FIRST_STEP], cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    imports, rest = told.stdout.split()[-2:]
+    told = run([sys.executable, "-c", FIRST_STEP], folder, **environment)
+    imports, rest = told.split()[-2:]
     return float(imports), float(rest)
 
 
 def wall(*command: str) -> Callable[[], float]:
     def measure() -> float:
         started = time.perf_counter()
-        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        run(command, ROOT)
         return time.perf_counter() - started
 
     return measure
@@ -62,6 +71,8 @@ def show(name: str, values: list[float]) -> None:
 
 
 def main() -> None:
+    if run(("dvc", "status", "--json"), ROOT).strip() != "{}":
+        raise SystemExit("the pipeline is not up to date, so that there is something to do; make repro first")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name in NEEDED:

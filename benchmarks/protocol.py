@@ -53,9 +53,8 @@ def workplace() -> Path:
     """Where everything is kept that comes of this archive and these teachers."""
     archive = Path(os.environ[ARCHIVE])
     about = archive.stat()
-    key = fingerprint(
-        archive=str(archive), size=about.st_size, changed=about.st_mtime_ns, teacher=protocol()["teacher"], **apart_settings()
-    )
+    apart = {} if teachers_share() is None else {"teachers_share": teachers_share()}
+    key = fingerprint(archive=str(archive), size=about.st_size, changed=about.st_mtime_ns, teacher=protocol()["teacher"], **apart)
     return ROOT / ".amalgam" / "accuracy" / key[:12]
 
 
@@ -69,14 +68,26 @@ def read_protocol(file: Path) -> dict[str, Any]:
     return read
 
 
-def apart_settings() -> dict[str, float]:
-    """Of a protocol whose teachers learn from other images than its students."""
-    return {name: value for name, value in protocol().items() if name == "teachers_share"}
+def apart_settings() -> dict[str, Any]:
+    """Of a protocol whose teachers learn from a part of the images: which share of them, and whether the student learns from these too."""
+    return {name: value for name, value in protocol().items() if name in ("teachers_share", "student_sees_the_teachers")}
+
+
+def teachers_share() -> float | None:
+    """The share of each class's training images that the teachers learn from, where it is not all of them."""
+    return apart_settings().get("teachers_share")
 
 
 def teachers_key(task: str, seed: int) -> str:
     """The entry of what a seed's teachers reach."""
-    return f"teachers {task} seed {seed}" + "".join(f", {100 * share:g} % of the images" for share in apart_settings().values())
+    share = teachers_share()
+    return f"teachers {task} seed {seed}" + ("" if share is None else f", {100 * share:g} % of the images")
+
+
+def known_teachers(task: str, seed: int) -> dict[str, Any]:
+    """What a seed's teachers, trained as the protocol says, have reached; nothing where they have not been run."""
+    found: dict[str, Any] = results().get(teachers_key(task, seed), {})
+    return found if found.get("teacher") == protocol()["teacher"] else {}
 
 
 def choice_file() -> Path:

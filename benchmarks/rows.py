@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from benchmarks.apart import TEACHERS, part
-from benchmarks.comparison import packed, refuse_other_teachers
+from benchmarks.comparison import packed, refuse_other_teachers, right_images
 from benchmarks.protocol import (
     ARCHIVE,
     FITTED,
@@ -21,10 +21,12 @@ from benchmarks.protocol import (
     Job,
     apart_settings,
     parameters,
+    protocol,
     record,
     results,
     student_settings,
     teachers_key,
+    teachers_share,
     workplace,
 )
 from filelock import FileLock
@@ -32,6 +34,7 @@ from filelock import FileLock
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import Pupils, fitted_target, train_student
+from amalgam.errors import UserError
 from amalgam.evaluation import predict
 from amalgam.files import read_json, whole_folder, write_json
 from amalgam.inference import device_name, predict_logits
@@ -42,6 +45,7 @@ from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, load_student, new_student, write_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers, load_teachers, provide_teacher, train_teacher
+from amalgam.trainer import DivergedError
 from amalgam.training import optimization, teaching
 
 MOST_BYTES = 50_000_000_000
@@ -73,14 +77,19 @@ def prepared(seed: int, task: str) -> Path:
         for split, name, fraction in zip(splits, ("trainval", "test"), (params.val_fraction, 0.0), strict=True):
             prepare_split([split], available, label_sets.classes, size, fraction, seed, work / name)
             label_sets.write(work / name)
-        for share in apart_settings().values():
+        if (share := teachers_share()) is not None:
             part(work, share, seed)
 
     return once(workplace() / f"seed{seed}" / "prepared" / task, prepare)
 
 
+def pupils(folder: Path) -> Path:
+    """The images that the student learns from and is validated on."""
+    return folder / (TEACHERS if "student_sees_the_teachers" in apart_settings() else "trainval")
+
+
 def trained_teachers(folder: Path, seed: int, task: str) -> Path:
-    images = folder / (TEACHERS if apart_settings() else "trainval")
+    images = folder / ("trainval" if teachers_share() is None else TEACHERS)
     label_sets, split = LabelSets.read(images), PreparedSplit.read(images)
     recipe = Recipe.of(parameters(seed))
 
@@ -94,7 +103,8 @@ def trained_teachers(folder: Path, seed: int, task: str) -> Path:
 
 def stored_targets(folder: Path, job: Job, settings: StudentSettings) -> StoredTargets:
     """What the teachers say; of a student that learns from labels alone, which views there are, and no teacher is trained for it."""
-    label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
+    images = pupils(folder)
+    label_sets, split = LabelSets.read(images), PreparedSplit.read(images)
     views = ViewSettings.of(settings, parameters(job.seed).folder.augmentation, job.seed)
     if settings.alpha == 0:
         return StoredTargets(Path(), views, settings.stored_teachers)
@@ -103,7 +113,7 @@ def stored_targets(folder: Path, job: Job, settings: StudentSettings) -> StoredT
     def write(work: Path) -> None:
         write_targets(work, split, label_sets, load_hashed_teachers(models, label_sets), views, settings.stored_teachers == "covering")
 
-    name = f"{settings.views}-{settings.view_zoom:g}-{settings.view_colour:g}-{settings.stored_teachers}"
+    name = f"{images.name}-{settings.views}-{settings.view_zoom:g}-{settings.view_colour:g}-{settings.stored_teachers}"
     return StoredTargets.read(once(workplace() / f"seed{job.seed}" / "targets" / job.task / name, write), split, label_sets)
 
 
@@ -112,23 +122,35 @@ def train(job: Job) -> float:
     settings = student_settings(job)
     folder = prepared(job.seed, job.task)
     targets = stored_targets(folder, job, settings)
-    label_sets, split = LabelSets.read(folder / "trainval"), PreparedSplit.read(folder / "trainval")
+    label_sets, split = LabelSets.read(pupils(folder)), PreparedSplit.read(pupils(folder))
 
     def make(work: Path) -> None:
         student = new_student(architecture(settings), label_sets, split, settings.seed)
         how, lesson = optimization(settings), teaching(settings)
         result = train_student(student, label_sets, split, targets, how, lesson)
         seconds = round(sum(record.seconds for record in result.history), 1)
-        write_student(student, result, job.task, {"settings": settings.model_dump(), "seconds": seconds}, work)
+        details = {"seconds": seconds, "machine": device_name(), "date": datetime.now(UTC).date().isoformat()}
+        write_student(student, result, job.task, {"settings": settings.model_dump()} | details, work)
 
     done = once(job.folder, make)
     accuracy = float(read_json(done / "metrics.json")[job.task]["val_accuracy"])
-    seconds = read_json(done / "student.json")["seconds"]
-    about = {"task": job.task, "row": job.row, "settings": job.settings, "seed": job.seed}
-    where = {"machine": device_name(), "date": datetime.now(UTC).date().isoformat()}
-    record(job.key, about | {"validation": accuracy, "seconds": seconds} | where)
+    made = read_json(done / "student.json")
+    record(job.key, about(job) | {"validation": accuracy} | {name: made[name] for name in ("seconds", "machine", "date")})
     print(f"{job.task} {job.row} {job.settings} seed {job.seed}: validation {accuracy} %", flush=True)
     return accuracy
+
+
+def about(job: Job) -> dict[str, Any]:
+    return {"task": job.task, "row": job.row, "settings": job.settings, "seed": job.seed}
+
+
+def tuned(job: Job) -> float:
+    """Its validation accuracy in percent; 0 where the training diverged."""
+    try:
+        return train(job)
+    except DivergedError as error:
+        record(job.key, about(job) | {"validation": 0.0, "diverged": str(error)})
+        return 0.0
 
 
 def architecture(settings: StudentSettings) -> Architecture:
@@ -141,22 +163,35 @@ def test(job: Job) -> None:
     folder = prepared(job.seed, job.task)
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
     found = predict(load_student(job.folder, label_sets), split)
-    record(job.key, {"images": len(found.labels), "right": packed(found.predicted == found.labels)})
-    if teaching(student_settings(job)).is_fitted:
-        predicted = combined_teachers(job, folder, label_sets, split)
-        record(job.key, {FITTED: packed(predicted == split.labels)})
+    combined = combined_teachers(job) if is_fitted(job) else {}
+    seen = {"images": len(found.labels), "test_images": split.content}
+    record(job.key, seen | {"right": packed(found.predicted == found.labels)} | combined)
 
 
-def combined_teachers(job: Job, folder: Path, label_sets: LabelSets, split: PreparedSplit) -> npt.NDArray[np.int64]:
-    """The class of each image of ``split`` (N,) by the teachers, combined as the row's target was fitted to the training images."""
-    settings, trainval = student_settings(job), PreparedSplit.read(folder / "trainval")
+def is_fitted(job: Job) -> bool:
+    return teaching(student_settings(job)).is_fitted
+
+
+def combine(job: Job) -> float:
+    """Record, of a row that has been run, how its teachers do without the student; their accuracy in percent."""
+    recognised(job.task, job.seed)
+    found = combined_teachers(job)
+    record(job.key, found)
+    return 100 * float(right_images(results()[job.key], FITTED).mean())
+
+
+def combined_teachers(job: Job) -> dict[str, str]:
+    """Which test images the teachers get right, combined as the row's target was fitted to the training images; packed."""
+    folder = prepared(job.seed, job.task)
+    label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
+    settings, trainval = student_settings(job), PreparedSplit.read(pupils(folder))
     targets = stored_targets(folder, job, settings)
-    pupils = Pupils.of(trainval, label_sets.classes, targets, teaching(settings))
-    combine = fitted_target(label_sets, targets, pupils, settings.target)
+    learnt_from = Pupils.of(trainval, label_sets.classes, targets, teaching(settings))
+    together = fitted_target(label_sets, targets, learnt_from, settings.target)
     teachers = load_teachers(trained_teachers(folder, job.seed, job.task), label_sets).values()
     logits = np.concatenate([predict_logits(teacher, split.images, np.arange(len(split.images))) for teacher in teachers], axis=1)
-    predicted: npt.NDArray[np.int64] = combine(torch.from_numpy(logits)).argmax(1).numpy()
-    return predicted
+    predicted: npt.NDArray[np.int64] = together(torch.from_numpy(logits)).argmax(1).numpy()
+    return {FITTED: packed(predicted == split.labels)}
 
 
 def recognised(task: str, seed: int) -> None:
@@ -173,14 +208,23 @@ def recognised(task: str, seed: int) -> None:
 
     found = read_json(once(workplace() / f"seed{seed}" / "controls" / task, measure) / "controls.json")
     key = teachers_key(task, seed)
+    found |= {"teacher": protocol()["teacher"]}
     refuse_other_teachers(results().get(key, {}), found, seed, task)
     record(key, found)
 
 
 def train_and_test(job: Job) -> float:
-    """Its validation accuracy in percent."""
+    """Its validation accuracy in percent. Raises UserError if the training diverges."""
     if student_settings(job).alpha > 0:
         recognised(job.task, job.seed)
-    accuracy = train(job)
+    try:
+        accuracy = train(job)
+    except DivergedError as error:  # itself it holds weights, and cannot be sent to another process
+        raise UserError(f"{job.row}, seed {job.seed}: {error}; nothing was recorded of it") from None
     test(job)
     return accuracy
+
+
+def test_content(task: str, seed: int) -> str:
+    """What identifies the test images of the archive."""
+    return PreparedSplit.read(prepared(seed, task) / "test").content

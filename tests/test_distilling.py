@@ -352,7 +352,7 @@ def test_the_epoch_is_chosen_by_the_labels_that_may_be_seen(
 
     def found(fraction: float, latest_of_few: bool = True) -> Validation:
         rules = SelectionRules(fraction, TargetRules("mean", 1.0, False, 1.0), VIEWS.data_seed, latest_of_few)
-        result = validate(student, split, SETS, rules, agreed_classes(targets, SETS, rules))
+        result = validate(student, split.images, split, SETS, rules, agreed_classes(targets, SETS, rules))
         assert result is not None
         assert result.accuracy == pytest.approx((logits.argmax(1) == labels).mean())
         return result
@@ -390,7 +390,7 @@ def test_an_epoch_without_labels_is_chosen_by_the_target_that_was_fitted(split: 
     pupils = Pupils.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
     balancing = fitted_target(SETS, targets, pupils, "balanced")
     rules = SelectionRules(0.0, TargetRules("balanced", 1.0, False, 1.0), VIEWS.data_seed)
-    found = validate(student, split, SETS, rules, agreed_classes(targets, SETS, rules, balancing))
+    found = validate(student, split.images, split, SETS, rules, agreed_classes(targets, SETS, rules, balancing))
     theirs = balancing(torch.from_numpy(targets.validation_logits())).argmax(1).numpy()
     assert found is not None
     assert found.score == pytest.approx((predict_logits(student, split.images, split.validation_rows).argmax(1) == theirs).mean())

@@ -29,7 +29,12 @@ def test_a_processor_with_bfloat16_uses_it_where_it_pays(monkeypatch: pytest.Mon
     fast = {name for name in PRECISION["cpu"] if precision_of(name, "cpu") == torch.bfloat16}
     assert fast == {"ReferenceCNN", "ResNet18"}
     assert precision_of("timm/resnet10t", "cpu") == torch.float32
-    assert precision_of("MobileNetV3", "cuda") == torch.bfloat16
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_that_emulates_bfloat16_computes_in_float32(native: bool, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "gpu_bfloat16", lambda: native)
+    assert {precision_of(name, "cuda") for name in ("ReferenceCNN", "MobileNetV3", "timm/resnet10t")} == {precision}
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists() or platform.machine() != "x86_64", reason="reads the kernel's list of instructions")

@@ -175,7 +175,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_reason(tmp_path: Path) -> 
         ({"surplus": torch.zeros(1)}, "it has unknown surplus"),
         (
             {stem: torch.full_like(timm.create_model(SMALL.removeprefix("timm/")).conv_stem.weight.data, torch.nan)},
-            "some weights are not finite",
+            f"{stem} is not finite; save the weights of an epoch before",
         ),
     ):
         path = supplied(tmp_path / "weights.pth", **changes)

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import in_team
+from amalgam.errors import UserError
 from amalgam.files import read_json
-from amalgam.team import Team
+from amalgam.team import Team, check_alike
 from conftest import ROOT, Repository, stages_run
 from test_interruption import DETERMINISTIC, Run, runs, stage_processes, steps_logged
 
@@ -32,6 +33,13 @@ def test_shares_follow_each_other_and_differ_by_one_at_most(count: int, size: in
 @given(st.integers(0, 100), st.integers(1, 9))
 def test_a_piece_of_work_is_exactly_one_processs_turn(number: int, size: int) -> None:
     assert sum(Team(rank, size).turn(number) for rank in range(size)) == 1
+
+
+def test_processes_that_compute_otherwise_are_no_team() -> None:
+    """Their result would be that of no machine, and the record would name the first one's alone."""
+    check_alike([{"device": "one", "threads": 1}] * 3)
+    with pytest.raises(UserError, match="do not compute alike: threads is 2 for process 1, 1 for process 0; start them on machines of one"):
+        check_alike([{"device": "one", "threads": 1}, {"device": "one", "threads": 2}])
 
 
 @pytest.mark.parametrize("check", in_team.CHECKS)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed import loops, pairs
-from benchmarks.speed.setting import IN_ACCURACY_TABLE, ROOT, TASK, Setting, prepare
+from benchmarks.speed.setting import IN_ACCURACY_TABLE, ROOT, TASK, Setting, prepare, processor
 from dvc.utils.serialize import modify_yaml
 
 from amalgam.files import read_json, write_json
@@ -40,6 +40,7 @@ RESULTS = ROOT / "benchmarks" / "experiments.results.json"
 STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
 BATCH_SIZE = 32
 SHORT = 2  # epochs of the second experiment
+FOREIGN = ("DVC_ROOT", "PYTHONPATH", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # the clone has its own, as whoever clones it has
 Settings = dict[str, Any]
 EXPERIMENTS = {"40 epochs": (1, 40), "100 epochs": (1, 100), "six of 40": (6, 40)}  # how many, of how many epochs
 
@@ -50,7 +51,7 @@ def repro(clone: Path, target: str, settings: Settings) -> float:
         for name, value in settings.items():
             *blocks, key = name.split(".")
             reduce(getitem, blocks, params)[key] = value
-    environment = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "PYTHONPATH")}
+    environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     started = time.perf_counter()
     done = subprocess.run(["dvc", "repro", target], cwd=clone, env=environment, capture_output=True, text=True, check=False)
@@ -80,6 +81,16 @@ def shipped(archive: Path, student: str, epochs: int, clone: Path) -> dict[str, 
         "measured epochs": epochs,
         "images": len(images),
     }
+
+
+def refuse_uncommitted_code() -> None:
+    """What is timed is a clone, of what is committed."""
+    command = ["git", "status", "--porcelain", "--", "src", "stages", "dvc.yaml", "params.yaml"]
+    changed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    if changed.stdout:
+        raise SystemExit(
+            f"not committed, so it would not be what is timed: {changed.stdout.decode().split()[1]} and what else git status says"
+        )
 
 
 def naive(setting: Setting, images: int, epochs: int) -> list[float]:
@@ -135,6 +146,7 @@ def table(entries: list[dict[str, Any]]) -> str:
         "of it not training, %",
         "once, s",
         *(f"{name}, s (times faster)" for name in EXPERIMENTS),
+        "processor, date",
     ]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for found in entries:
@@ -142,6 +154,7 @@ def table(entries: list[dict[str, Any]]) -> str:
         theirs = ", ".join(f"{value:g}" for value in found["naive epochs"])
         cells = [found["student"], theirs, f"{ours['epoch']:g}", f"{ours['not training, %']:.1f}", f"{ours['once']:.0f}"]
         cells += [f"{seconds['shipped']} ({seconds['naive'] / seconds['shipped']:.1f})" for seconds in found["experiments"].values()]
+        cells.append(f"{processor(found['machine'])}, {found['date']}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -154,6 +167,7 @@ def main() -> None:
     parser.add_argument("--naive-epochs", type=int, default=2, help="measured epochs of the naive loop")
     arguments = parser.parse_args()
     archive = arguments.archive.resolve()
+    refuse_uncommitted_code()
     configure_execution()
     known = {found["student"]: found for found in (read_json(RESULTS) if RESULTS.exists() else [])}
     with tempfile.TemporaryDirectory() as temporary:

@@ -38,7 +38,7 @@ from amalgam.distilling import train_student
 from amalgam.hardware import native_bfloat16
 from amalgam.models import channel_statistics
 from amalgam.networks import build_network
-from amalgam.provenance import configure_execution
+from amalgam.provenance import configure_execution, thread_count
 from amalgam.students import Architecture, new_student
 from amalgam.trainer import Hooks
 from amalgam.training import optimization, teaching
@@ -68,6 +68,7 @@ class ImagesOneByOne(Dataset[tuple[Tensor, int]]):
 
 
 def naive(setting: Setting, tick: Tick, workers: int) -> None:
+    torch.set_num_threads(thread_count())  # as many as the others have; everything else is PyTorch's default
     settings, split, label_sets = setting.settings, setting.split, setting.label_sets
     alpha, temperature = settings.alpha, settings.temperature
     teachers = [in_default_layout(teacher.network).eval() for teacher in untrained_teachers(split, label_sets).values()]

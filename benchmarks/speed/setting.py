@@ -1,5 +1,6 @@
 """What every loop of the benchmark is given: the same images, teachers, student and batch size."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,11 @@ class Setting:
     @property
     def targets(self) -> StoredTargets:
         return StoredTargets.read(self.work / "targets", self.split, self.label_sets)
+
+
+def processor(device: str) -> str:
+    """A device's name as a table gives it: without the threads, and without what every processor is called."""
+    return re.sub(r"\((R|TM)\)|Processor|,.*", "", device).replace("  ", " ").strip()
 
 
 def parameters() -> Params:

@@ -50,7 +50,7 @@ def mixed_images(
         return images, None
     share, partner = float(random.beta(strength, strength)), random.permutation(len(rows))
     images = (share * images + (1 - share) * show(rows[partner[part]])).round().to(torch.uint8)
-    return images, Mixture(torch.from_numpy(partner).to(images.device), share)
+    return images, Mixture(torch.from_numpy(partner).to(images.device, non_blocking=True), share)
 
 
 def shuffled_batches(rows: Rows, batch_size: int, seed: int, epoch: int) -> list[Rows]:

@@ -109,7 +109,7 @@ def train_student(
         steps,
         lambda epoch: view_of_epoch(images, targets, pupils, teaching, epoch, team),
         student_loss(label_sets, teaching, combine),
-        partial(validate, split=split, label_sets=label_sets, rules=rules, agreed=agreed, team=team),
+        partial(validate, images=images, split=split, label_sets=label_sets, rules=rules, agreed=agreed, team=team),
         hooks,
         team,
     )

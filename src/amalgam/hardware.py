@@ -20,6 +20,11 @@ def native_bfloat16() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
+def gpu_bfloat16() -> bool:
+    """Whether the GPU multiplies bfloat16 itself."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def cpu_instructions() -> str:
     """The vector instructions in use: a virtual machine may lack some of its processor's."""
     return torch.backends.cpu.get_cpu_capability() + (", bfloat16" if native_bfloat16() else "")

@@ -49,7 +49,7 @@ def filled(target: torch.Tensor, values: npt.NDArray[Any] | Selected) -> torch.T
 def taken(values: Stored, rows: Rows) -> torch.Tensor:
     """Some rows, on this process's device."""
     if isinstance(values, torch.Tensor):
-        return values[torch.from_numpy(rows).to(values.device)]
+        return values[torch.from_numpy(rows).to(values.device, non_blocking=True)]
     return torch.from_numpy(values[rows]).to(device(), non_blocking=True)
 
 

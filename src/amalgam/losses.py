@@ -61,6 +61,10 @@ class LabelBlocks:
         """Each block's own distribution (B, n, K); zero where an entry does not count."""
         return torch.softmax(blocks.masked_fill(~self.valid, -torch.inf), dim=2)
 
+    def preferred(self, blocks: Tensor) -> Tensor:
+        """The place of the largest logit in each block (B, n)."""
+        return blocks.masked_fill(~self.valid, -torch.inf).argmax(2)
+
     def standardize(self, blocks: Tensor) -> Tensor:
         """Each block (B, n, K) with mean zero and standard deviation one over its own entries (Sun et al., CVPR 2024)."""
         count = self.sizes[:, None]
@@ -137,8 +141,10 @@ def distillation(
     knowledge, weight = taught(said, rules)
     mine = blocks.of_student(logits)
     inside = (blocks.standardize(mine) if standardize else mine) / temperature
+    with torch.set_grad_enabled(target == "blocks" and objective == "kl"):  # else it is but watched
+        divergence = block_divergence(inside, knowledge)
     if target == "blocks":
-        losses = block_objective(inside, knowledge, objective)
+        losses = block_objective(inside, knowledge, objective, divergence)
     else:
         whole = (standardized(logits) if standardize else logits) / temperature
         if combine is None:
@@ -147,10 +153,8 @@ def distillation(
             combined = combine(teacher_logits)
             wanted = functional.log_softmax((standardized(combined) if standardize else combined) / temperature, dim=1)
         losses = union_objective(whole, wanted, labels, objective)
-    with torch.no_grad():
-        divergence = block_divergence(inside, knowledge)
-        agreement = blocks.softmax(inside).argmax(2) == blocks.softmax(knowledge.logits).argmax(2)
-    return Distilled(temperature**2 * losses, weight if combine is None else None, temperature**2 * divergence, agreement)
+    agreement = blocks.preferred(inside) == blocks.preferred(knowledge.logits)
+    return Distilled(temperature**2 * losses, weight if combine is None else None, temperature**2 * divergence.detach(), agreement)
 
 
 def taught(said: Knowledge, rules: TargetRules) -> tuple[Knowledge, Tensor]:
@@ -197,22 +201,23 @@ def union_objective(logits: Tensor, log_target: Tensor, labels: Tensor, objectiv
     return dkd(log_target.clamp(min=LOGARITHM_OF_NOTHING), log_student, functional.one_hot(place, log_target.shape[1]).bool(), every)
 
 
-def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective) -> Tensor:
+def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective, divergence: Tensor) -> Tensor:
     """The objective (B,) inside each active teacher's label set (B, n, K), mean over an image's active teachers; T² left out.
 
-    That of dist, which relates images to each other, is a mean over all pairs of an image and an active teacher.
+    That of kl is the ``divergence`` (B, n) there. That of dist, which relates images to each other, is a mean over all pairs of an image
+    and an active teacher.
     """
     blocks, active = knowledge.blocks, knowledge.active
-    theirs = blocks.softmax(knowledge.logits)
     if objective == "dist":
-        of_teachers = [values.transpose(0, 1) for values in (blocks.softmax(logits), theirs, active[..., None] & blocks.valid)]
+        distributions = blocks.softmax(logits), blocks.softmax(knowledge.logits), active[..., None] & blocks.valid
+        of_teachers = [values.transpose(0, 1) for values in distributions]
         per_teacher = dist(of_teachers[0], of_teachers[1], of_teachers[2])  # (n,)
         return ((per_teacher * active.sum(0)).sum() / active.sum()).expand(len(logits))
     if objective == "kl":
-        values = block_divergence(logits, knowledge)
+        values = divergence
     else:
         known = (blocks.union == knowledge.labels[:, None, None]) & blocks.valid  # (B, n, K)
-        likeliest = functional.one_hot(theirs.argmax(2), theirs.shape[2]).bool()
+        likeliest = functional.one_hot(blocks.preferred(knowledge.logits), known.shape[2]).bool()
         place = torch.where((knowledge.labels < 0)[:, None, None], likeliest, known)
         values = dkd(blocks.log_softmax(knowledge.logits), blocks.log_softmax(logits), place, blocks.valid)
     return torch.where(active, values, 0.0).sum(1) / active.sum(1)

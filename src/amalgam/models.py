@@ -50,7 +50,7 @@ def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
         moved = nn.functional.interpolate(pixels.permute(0, 3, 1, 2), size, mode="bilinear", antialias=shrinks, align_corners=False)
         return moved.permute(0, 2, 3, 1)
     products = (_enlargement(height, size[0], 1), _enlargement(width, size[1], channels))
-    rows, columns = (torch.from_numpy(product).to(pixels.device) for product in products)
+    rows, columns = (torch.from_numpy(product).to(pixels.device, non_blocking=True) for product in products)
     wide = pixels.reshape(count * height, width * channels) @ columns.T
     return (rows @ wide.reshape(count, height, -1)).reshape(count, *size, channels)
 

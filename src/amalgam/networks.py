@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
-from amalgam.hardware import native_bfloat16
+from amalgam.hardware import gpu_bfloat16, native_bfloat16
 from amalgam.reference_cnn import ReferenceCNN
 from amalgam.source_settings import TORCHVISION
 from amalgam.states import State, read_state
@@ -23,10 +23,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PROGRAM = "program"  # the architecture of an exported program
 
 NATIVE_BFLOAT16 = "cpu with bfloat16"  # a processor with instructions for it; any other needs 6 to 13 times as long as in float32
+OLD_CUDA = "cuda without bfloat16"  # a GPU that emulates it, of compute capability below 8
 
 # The faster precision of each architecture, fixed so that results do not depend on what a machine happens to prefer; a program has its own.
 PRECISION = {
-    "cpu": dict.fromkeys(("ReferenceCNN", "ResNet18", "MobileNetV3", "EfficientNet", PROGRAM), torch.float32),
+    **{
+        slow: dict.fromkeys(("ReferenceCNN", "ResNet18", "MobileNetV3", "EfficientNet", PROGRAM), torch.float32)
+        for slow in ("cpu", OLD_CUDA)
+    },
     NATIVE_BFLOAT16: {
         "ReferenceCNN": torch.bfloat16,
         "ResNet18": torch.bfloat16,
@@ -42,7 +46,7 @@ PRECISION = {
         PROGRAM: torch.float32,
     },
 }
-OTHERS_PRECISION = {"cpu": torch.float32, NATIVE_BFLOAT16: torch.float32, "cuda": torch.bfloat16}
+OTHERS_PRECISION = {"cpu": torch.float32, NATIVE_BFLOAT16: torch.float32, OLD_CUDA: torch.float32, "cuda": torch.bfloat16}
 
 # torchvision's MobileNetV3 has 0.01: with few images its running statistics lag epochs behind the weights, and validation with them.
 BATCH_NORM_MOMENTUM = 0.1
@@ -200,6 +204,8 @@ def precision_of(architecture: str, device: str) -> torch.dtype:
     """On a device of torch's type ``device``, cpu or cuda."""
     if device == "cpu" and native_bfloat16():
         device = NATIVE_BFLOAT16
+    elif device == "cuda" and not gpu_bfloat16():
+        device = OLD_CUDA
     return PRECISION[device].get(architecture, OTHERS_PRECISION[device])
 
 

@@ -9,7 +9,7 @@ import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.history import Validation, score
-from amalgam.inference import ROWS_AT_A_TIME, device, predict_logits
+from amalgam.inference import ROWS_AT_A_TIME, Stored, device, predict_logits
 from amalgam.losses import Combination, Knowledge, LabelBlocks, TargetRules, taught, union_target
 from amalgam.models import Classifier
 from amalgam.targets import StoredTargets
@@ -30,6 +30,7 @@ class SelectionRules:
 
 def validate(
     student: Classifier,
+    images: Stored,
     split: PreparedSplit,
     label_sets: LabelSets,
     rules: SelectionRules,
@@ -38,14 +39,15 @@ def validate(
 ) -> Validation | None:
     """Loss and accuracy on the validation images; the epoch is chosen by those labels alone that the student may use.
 
-    With some visible labels it is chosen by the accuracy on those; with none by the agreement with all teachers together, the class
-    ``agreed`` on for each image (N,). Where only a part of the images choose, or at most ``FEW``, the latest epoch within one standard
-    error of the best is kept; ``latest_of_few`` False turns this off where every label is visible.
+    ``images`` are those of the ``split``, or a copy on the GPU. With some visible labels the epoch is chosen by the accuracy on those;
+    with none by the agreement with all teachers together, the class ``agreed`` on for each image (N,). Where only a part of the images
+    choose, or at most ``FEW``, the latest epoch within one standard error of the best is kept; ``latest_of_few`` False turns this off
+    where every label is visible.
     """
     rows = split.validation_rows
     if not len(rows):
         return None
-    logits, labels = predict_logits(student, split.images, rows, team=team), split.labels[rows]
+    logits, labels = predict_logits(student, images, rows, team=team), split.labels[rows]
     found = score(logits, labels)
     if rules.label_fraction == 1 and (len(rows) > FEW or not rules.latest_of_few):
         return found

@@ -21,6 +21,7 @@ from amalgam.processes import fail, is_worker
 
 PIPELINE_FILE = Path("dvc.yaml")
 SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_END = 60.0  # of a team's process without its launcher: waiting for the others' GPUs, it hears no signal
 TRAINING = "train-"  # and the task: the name of a task's training stage
 
 
@@ -57,7 +58,7 @@ def end_with_parent() -> None:
     """
     parents = psutil.Process().parents()
     if is_worker():
-        threading.Thread(target=_watch, args=(parents[:1],), daemon=True).start()
+        threading.Thread(target=_watch, args=(parents[:1], SECONDS_TO_END), daemon=True).start()
     elif "DVC_STAGE" in os.environ and parents:
         through_shell = "-c" in parents[0].cmdline()[1:2]
         watched = parents[: 2 if through_shell else 1]
@@ -75,10 +76,14 @@ def may_be_dvc(process: psutil.Process) -> bool:
     return any("python" in word.lower() or "dvc" in word.lower() for word in words)
 
 
-def _watch(processes: Sequence[psutil.Process]) -> None:
+def _watch(processes: Sequence[psutil.Process], seconds_to_end: float | None = None) -> None:
+    """Interrupt this process when one of these is gone; and kill it if it has not ended so many seconds later."""
     while all(map(_lives, processes)):
         time.sleep(SECONDS_BETWEEN_LOOKS)
     os.kill(os.getpid(), signal.SIGTERM)
+    if seconds_to_end is not None:
+        time.sleep(seconds_to_end)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -58,6 +58,8 @@ def check_takes_its_input(student: Classifier) -> None:
     student.network.eval()
     try:
         shape = tuple(student.logits(torch.zeros((2, height, width, 3), dtype=torch.uint8, device=device())).shape)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # says nothing about the size
+        raise
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UserError(
             f"student_model {student.architecture} does not take images of {height} x {width} pixels ({str(error) or 'no reason given'}); "

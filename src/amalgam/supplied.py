@@ -81,6 +81,8 @@ def _answer(classifier: Classifier, batch: int, what: str) -> Any:
     images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     try:
         return classifier.network(classifier.preprocessing(images.to(device())))
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # says nothing about the size
+        raise
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
             f"{what} does not take {batch} images of {height} x {width} pixels ({str(error).splitlines()[0]}); correct resolution, or "

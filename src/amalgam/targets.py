@@ -24,7 +24,7 @@ from amalgam import store
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import new_array, read_json, sha256_of_arrays, whole_folder, write_json
-from amalgam.inference import predict_logits
+from amalgam.inference import Stored, predict_logits, resident
 from amalgam.models import Classifier
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.source_settings import Augmentation
@@ -119,12 +119,12 @@ def write_targets(
     processes take turns at views and teachers; then the first one writes.
     """
     known = list(teachers.values())
-    rows, held_out = split.training_rows, split.validation_rows
+    rows, held_out, images = split.training_rows, split.validation_rows, resident(split.images)
     covers = label_sets.asked()[split.labels[rows]].T if covering_only else np.full((len(teachers), len(rows)), True)
 
     def answers(view: int, number: int) -> Logits:
         """One teacher's of the images that it covers (images, |Lᵢ|)."""
-        return _view_logits(*known[number], split, rows[covers[number]], settings, view)
+        return _view_logits(*known[number], split.content, images, rows[covers[number]], settings, view)
 
     for piece, (view, number) in enumerate(product(range(settings.stored), range(len(known)))):
         if team.turn(piece):
@@ -136,7 +136,7 @@ def write_targets(
         with whole_folder(folder) as work:
             for view in range(settings.stored):
                 _write_side_by_side(work / view_file(view), [answers(view, number) for number in range(len(known))], covers)
-            every = [_view_logits(*teacher, split, held_out, ViewSettings(0, 0, False, 0), 0) for teacher in known]
+            every = [_view_logits(*teacher, split.content, images, held_out, ViewSettings(0, 0, False, 0), 0) for teacher in known]
             _write_side_by_side(work / VALIDATION_FILE, every, np.full((len(known), len(held_out)), True))
             stored = "covering" if covering_only else "all"
             write_json(work / "targets.json", _manifest(split, teachers) | {"views": asdict(settings), "stored_teachers": stored})
@@ -192,22 +192,25 @@ def storable(logits: npt.NDArray[np.float32], classifier: Classifier) -> Logits:
 
 
 def _view_logits(
-    classifier: Classifier, sha256: str, split: PreparedSplit, rows: npt.NDArray[np.int64], settings: ViewSettings, index: int
+    classifier: Classifier, sha256: str, content: str, images: Stored, rows: npt.NDArray[np.int64], settings: ViewSettings, index: int
 ) -> Logits:
-    """Logits (len(rows), classes) of one teacher on view ``index``, memory-mapped, from the store where they are known."""
+    """Logits (len(rows), classes) of one teacher on view ``index``, memory-mapped, from the store where they are known.
+
+    ``content`` names the ``images`` in the store.
+    """
 
     def make(folder: Path) -> None:
-        view, shape = settings.view(index, len(split.images)), (len(rows), len(classifier.classes))
+        view, shape = settings.view(index, len(images)), (len(rows), len(classifier.classes))
         logits = new_array(folder / "logits.npy", np.float16, shape)
         for start in range(0, len(rows), ROWS_AT_A_TIME):
             some = slice(start, start + ROWS_AT_A_TIME)
-            logits[some] = storable(predict_logits(classifier, split.images, rows[some], view), classifier)
+            logits[some] = storable(predict_logits(classifier, images, rows[some], view), classifier)
         logits.flush()
 
     view = {**asdict(settings), "views": index} if settings.views else "plain"  # this view, however many there are
     key = fingerprint(
         teacher=classifier.manifest() | {"weights_sha256": sha256},
-        images=split.content,
+        images=content,
         rows=sha256_of_arrays(rows),
         view=view,
         record=execution_record(),

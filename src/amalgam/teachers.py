@@ -129,7 +129,7 @@ def train_teacher(own: OwnImages, recipe: Recipe, hooks: Hooks | None = None) ->
             yield Batch(images, taken(labels, rows), mixture=mixture)
 
     def validate(current: Classifier) -> Validation | None:
-        return score(predict_logits(current, own.images, validation), own.labels[validation]) if len(validation) else None
+        return score(predict_logits(current, pixels, validation), own.labels[validation]) if len(validation) else None
 
     def loss(logits: torch.Tensor, batch: Batch) -> StepLoss:
         shares = label_shares(batch, len(own.classes))

@@ -8,7 +8,7 @@ which numbers are added.
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +19,9 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
+
+from amalgam.errors import UserError
+from amalgam.provenance import execution_record
 
 PATIENCE = timedelta(days=7)  # with each other: who dies is noticed by the launcher, and one may wait for another training
 T = TypeVar("T")
@@ -61,6 +64,13 @@ class Team:
         distributed.broadcast_object_list(box)
         return cast(T, box[0])
 
+    def everyones(self, value: T) -> list[T]:
+        """What each process has for ``value``, by rank, in all of them; it is pickled."""
+        found: list[Any] = [value] * self.size
+        if self.size > 1:
+            distributed.all_gather_object(found, value)
+        return found
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
@@ -82,7 +92,7 @@ SOLO = Team()
 def joined() -> Iterator[Team]:
     """This process's team: itself, or those that a launcher of PyTorch's (torchrun) started with it.
 
-    It exits when another one is gone.
+    It exits when another one is gone. Raises UserError if they do not all compute alike.
     """
     size = int(os.environ["WORLD_SIZE"]) if distributed.is_torchelastic_launched() else 1
     if size == 1:
@@ -91,15 +101,32 @@ def joined() -> Iterator[Team]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    # What is no tensor goes by gloo on GPUs too: it notices who is gone, and a signal ends its waits.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    well = False
     try:
-        yield Team(distributed.get_rank(), size)
+        team = Team(distributed.get_rank(), size)
+        check_alike(team.everyones(execution_record(size)))
+        yield team
+        well = True
     except RuntimeError as error:
         if not (isinstance(error, (distributed.DistBackendError, distributed.DistNetworkError)) or "gloo" in str(error)):
             raise
         sys.exit(f"process {distributed.get_rank()} of {size} has lost the others: {str(error).splitlines()[0]}; repeat the command")
     finally:
-        distributed.destroy_process_group()
+        if well or not on_gpu:  # after an error NCCL would wait for the others, who wait for this process
+            distributed.destroy_process_group()
+
+
+def check_alike(records: Sequence[Mapping[str, Any]]) -> None:
+    """Raises UserError unless all processes have one execution record: what they work out together would have none."""
+    for rank, record in enumerate(records):
+        for name, value in record.items():
+            if value != records[0][name]:
+                raise UserError(
+                    f"the processes do not compute alike: {name} is {value} for process {rank}, {records[0][name]} for process 0; start "
+                    "them on machines of one kind, with the same packages and the same environment"
+                )
 
 
 class _Gather(torch.autograd.Function):
@@ -174,7 +201,7 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Number of values a channel, mean (C,) and variance (C,), over all processes: each one's own, combined (Chan et al., 1979)."""
     dimensions = [0, *range(2, values.ndim)]
     variance, mean = torch.var_mean(_precise(values), dimensions, correction=0)
-    own = torch.cat([mean.new_tensor([values.numel() // len(mean)]), mean, variance])
+    own = torch.cat([mean.new_full((1,), values.numel() // len(mean)), mean, variance])
     every = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
     distributed.all_gather(every, own)
     table, channels = torch.stack(every), len(mean)

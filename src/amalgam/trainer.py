@@ -78,8 +78,9 @@ def fit(
     A score from few images chooses the latest epoch within one standard error of the best.
 
     ``batches(epoch)`` yields ``steps`` batches. With an average of the weights, it is what is validated and kept. A training that
-    goes on from what its hooks kept ends bit for bit as it would have without the break. Raises DivergedError if the loss or a weight
-    stops being finite. Every process of a team calls it, with the same arguments but for ``hooks`` and its share of the images.
+    goes on from what its hooks kept ends bit for bit as it would have without the break (three processes or more: up to the order in
+    which the first step's gradients are added). Raises DivergedError if the loss or a weight stops being finite. Every process of a
+    team calls it, with the same arguments but for ``hooks`` and its share of the images.
     """
     hooks = hooks or Hooks()
     course = _Course(classifier, optimization, steps)

@@ -69,16 +69,15 @@ class Strong:
         centre_y, centre_x = ((2 * torch.from_numpy(place[rows]) - 1) * (1 - side) for place in (self.top, self.left))
         none = torch.zeros_like(side)
         corners = torch.stack([torch.stack([side, none, centre_x], 1), torch.stack([none, side, centre_y], 1)], 1)  # (B, 2, 3)
-        grid = functional.affine_grid(corners.to(pixels.device), list(pixels.shape), align_corners=False)
+        grid = functional.affine_grid(corners.to(pixels.device, non_blocking=True), list(pixels.shape), align_corners=False)
         return functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def _colour(self, pixels: Tensor, rows: Rows) -> Tensor:
         brightness, contrast, saturation = (
-            torch.from_numpy(factor[rows]).view(-1, 1, 1, 1).to(pixels.device)
-            for factor in (self.brightness, self.contrast, self.saturation)
+            _on(pixels.device, factor[rows]).view(-1, 1, 1, 1) for factor in (self.brightness, self.contrast, self.saturation)
         )
         pixels = pixels * brightness
-        grey = (pixels * torch.tensor(LUMA, device=pixels.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        grey = (pixels * torch.tensor(LUMA).to(pixels.device, non_blocking=True).view(1, 3, 1, 1)).sum(1, keepdim=True)
         pixels = grey + saturation * (pixels - grey)
         mean = grey.mean((2, 3), keepdim=True)
         return mean + contrast * (pixels - mean)
