@@ -85,8 +85,9 @@ def preprocess(folder: Path, sets: LabelSets) -> float:
 
 def targets(folder: Path, sets: LabelSets) -> float:
     from amalgam.inference import device
-    from amalgam.models import Classifier, Preprocessing
+    from amalgam.models import Classifier
     from amalgam.networks import build_network
+    from amalgam.preprocessing import Preprocessing
     from amalgam.targets import ViewSettings, write_targets
 
     configure_execution()

@@ -36,9 +36,10 @@ def milliseconds_a_checkpoint() -> list[float]:
     """Of the smallest student with AdamW, its best weights included."""
     from amalgam.batches import Batch
     from amalgam.checkpoint import checkpoint
-    from amalgam.models import Classifier, Preprocessing
+    from amalgam.models import Classifier
     from amalgam.networks import build_network
     from amalgam.optimization import Optimization
+    from amalgam.preprocessing import Preprocessing
     from amalgam.trainer import Hooks, Snapshot, StepLoss, fit
 
     taken = []

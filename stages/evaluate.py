@@ -15,12 +15,12 @@ from amalgam.brought import CHECKPOINTS, refuse_changed
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
-from amalgam.evaluation import Judged, predict, write_evaluation
+from amalgam.evaluation import Evaluation, Judged, predict, write_evaluation
 from amalgam.files import brought_file, read_json, sha256_of_file
 from amalgam.given_student import copy_checkpoint, described, load_checkpoint
 from amalgam.models import Classifier
 from amalgam.one_off import in_pipeline, new_folder, prepared
-from amalgam.params import Evaluation, Params
+from amalgam.params import EvaluationSettings, Params
 from amalgam.params_file import load_params
 from amalgam.provenance import configure_execution
 from amalgam.record import FILE, RunRecord
@@ -42,7 +42,8 @@ def evaluate(task: str, student: Classifier, judged: Judged, folder: Path) -> No
     """Judge one task's student, and its teachers, on the test images."""
     label_sets, split = prepared(PREPARED / task / "test")
     controls = teacher_controls(load_teachers(MODELS / task, label_sets), label_sets, split)
-    write_evaluation(task, judged, predict(student, split), controls, label_sets, split, doubts(MODELS / task), folder)
+    found = Evaluation(task, judged, predict(student, split), controls, label_sets, split, doubts(MODELS / task))
+    write_evaluation(found, folder)
 
 
 def trained_student(task: str) -> tuple[Classifier, Judged]:
@@ -158,7 +159,7 @@ def parser(resolution: int) -> argparse.ArgumentParser:
 def checked_resolution(side: int) -> int:
     """Raises UserError unless params.yaml's setting of the same name might have this value."""
     try:
-        return Evaluation(checkpoint={}, resolution=side).resolution
+        return EvaluationSettings(checkpoint={}, resolution=side).resolution
     except ValidationError as error:
         raise UserError(f"--resolution: {side} is refused: {error.errors()[0]['msg']}") from error
 

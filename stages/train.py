@@ -21,8 +21,10 @@ from amalgam.flags import add_settings, given_settings
 from amalgam.history import Epoch
 from amalgam.live import LOG, PICTURE, LiveCurve, log_line
 from amalgam.one_off import check_made, export, in_pipeline, new_folder, prepared, targets_for
+from amalgam.origin import changed_from_commit, commands_that_repeat
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
+from amalgam.preprocessing import Preprocessing
 from amalgam.processes import in_processes
 from amalgam.provenance import configure_execution
 from amalgam.record import RunRecord
@@ -32,7 +34,7 @@ from amalgam.targets import StoredTargets
 from amalgam.team import Team, joined
 from amalgam.tracking.publish import attempt, publish_training
 from amalgam.trainer import Fit
-from amalgam.training import Job, assist, changed_from_commit, commands_that_repeat, milliseconds, one_run, past_epochs, run_params
+from amalgam.training import Job, assist, milliseconds, one_run, past_epochs, run_params
 
 PREPARED = Path("outputs/prepared")
 TARGETS = Path("outputs/targets")
@@ -103,11 +105,10 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
     settings = params.student(task)
     label_sets, split = prepared(PREPARED / task / "trainval")
     check_made(task, PREPARED / task / "trainval", MODELS / task, params)
-    common, about = None, {}
+    common: Preprocessing | None = None
+    about: dict[str, str] = {}
     if reference:
-        split = reference_protocol.joined(split, prepared(PREPARED / task / "test")[1])
-        common = reference_protocol.common_preprocessing(split, settings.student_resolution)
-        about = {"protocol": reference_protocol.NAME, "selected_on": reference_protocol.SELECTED_ON}
+        split, common, about = reference_protocol.applied(split, prepared(PREPARED / task / "test")[1], settings.student_resolution)
     supplied = brought_file(settings.student_weights) if settings.student_weights else None
     folder = team.first(new_folder(task, settings.run) if team.is_first else Path())
     if team.is_first:
@@ -119,19 +120,25 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
         if not team.is_first:
             assist(job, team)
             return
-        with checkpoint(job.key(team.size)) as own:
-            own.write(began=(*own.sessions.began, began))
-            live = LiveCurve(folder / PICTURE, f"{task}: training", past_epochs(own))
-            command = commands_that_repeat(shlex.join(["python", *sys.argv]))
-            watch = logged(live, folder / LOG, settings.num_epochs)
-            record, result = one_run(job, params.source, own, folder, watch, flags, command, team)
-            live.draw()
-            exported = export(folder, task)
-            own.remove()
+        record, result, exported = one_off(job, params.source, folder, flags, began, team)
     chosen_by = f"accuracy on the {reference_protocol.SELECTED_ON}" if reference else "validation accuracy"
     report(task, result, record, chosen_by)
     print(f"evaluate it: python stages/evaluate.py --task {task} --checkpoint {exported}", flush=True)
     attempt(lambda: publish_training(folder), folder, f"python stages/sync.py {folder} sends what is missing")
+
+
+def one_off(job: Job, source: str, folder: Path, flags: dict[str, str], began: int, team: Team) -> tuple[RunRecord, Fit, Path]:
+    """Train into the ``folder``; the run's record, the result, and the student in the reference's form."""
+    with checkpoint(job.key(team.size)) as own:
+        own.write(began=(*own.sessions.began, began))
+        live = LiveCurve(folder / PICTURE, f"{job.task}: training", past_epochs(own))
+        command = commands_that_repeat(shlex.join(["python", *sys.argv]))
+        watch = logged(live, folder / LOG, job.settings.num_epochs)
+        record, result = one_run(job, source, own, folder, watch, flags, command, team)
+        live.draw()
+        exported = export(folder, job.task)
+        own.remove()
+    return record, result, exported
 
 
 def logged(live: LiveCurve, path: Path, epochs: int) -> Callable[[Epoch], None]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from amalgam.brought import CHECKPOINTS, TEACHERS, WEIGHTS
 from amalgam.files import brought_file, sha256_of_file, whole_folder, write_json
-from amalgam.params import Evaluation
+from amalgam.params import EvaluationSettings
 from amalgam.source_settings import Source
 from amalgam.stage import no_arguments, run_stage, stage_params
 from amalgam.student_settings import StudentSettings
@@ -36,7 +36,7 @@ def supply_teachers(source: Source, folder: Path) -> None:
             copy_supplied(given, classes, path, f"teacher {task} {name}", folder / task / name)
 
 
-def supply_checkpoints(evaluation: Evaluation, source: Source, folder: Path) -> None:
+def supply_checkpoints(evaluation: EvaluationSettings, source: Source, folder: Path) -> None:
     """Write each student that evaluation is given. Raises UserError unless it is one of the task's number of classes."""
     for task, named in evaluation.checkpoint.items():
         if named is not None:

@@ -17,9 +17,10 @@ from torch.nn import functional
 from amalgam.distilling import Teaching, train_student
 from amalgam.errors import UserError
 from amalgam.inference import predict_logits
-from amalgam.models import Classifier, Preprocessing
+from amalgam.models import Classifier
 from amalgam.networks import build_network
 from amalgam.optimization import Optimization
+from amalgam.preprocessing import Preprocessing
 from amalgam.provenance import configure_execution
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.team import SOLO, Team, joined

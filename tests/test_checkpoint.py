@@ -21,8 +21,9 @@ from amalgam.batches import Batch
 from amalgam.checkpoint import Checkpoint, checkpoint, committed, dvc_hash, finish
 from amalgam.files import remove_abandoned, whole_file, whole_folder
 from amalgam.history import Epoch, Validation
-from amalgam.models import Classifier, Preprocessing
+from amalgam.models import Classifier
 from amalgam.optimization import Optimization
+from amalgam.preprocessing import Preprocessing
 from amalgam.record import DataRecord, RunRecord
 from amalgam.trainer import Fit, Hooks, Snapshot, StepLoss, fit
 from conftest import ROOT

@@ -7,7 +7,8 @@ from torch import nn
 
 from amalgam.controls import agreement, teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.models import Classifier, Preprocessing
+from amalgam.models import Classifier
+from amalgam.preprocessing import Preprocessing
 
 
 class Brightness(nn.Module):

@@ -12,10 +12,9 @@ from PIL import Image
 
 from amalgam.controls import Controls
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.evaluation import Judged, Predictions, write_evaluation
-from amalgam.history import Epoch, Validation
+from amalgam.evaluation import Evaluation, Judged, Predictions, write_evaluation
+from amalgam.history import Epoch, Validation, write_history
 from amalgam.plots import save_confusion_matrix, save_matrix, save_samples
-from amalgam.students import write_history
 
 LABELS = np.array([0, 0, 1, 1, 2, 2, 2, 2])
 GUESSES = np.array([0, 1, 1, 1, 2, 2, 0, 2])
@@ -39,9 +38,8 @@ def test_the_files_hold_what_they_promise(tmp_path: Path) -> None:
     (tmp_path / "best.safetensors").write_bytes(b"weights")
     own = {"best_epoch": 1, "weights_sha256": hashlib.sha256(b"weights").hexdigest()}
     (tmp_path / "student.json").write_text(json.dumps(own))
-    write_evaluation(
-        "taskX", Judged(tmp_path / "best.safetensors"), PREDICTIONS, CONTROLS, SETS, SPLIT, {"t": "doubtful"}, tmp_path / "out"
-    )
+    student = Judged(tmp_path / "best.safetensors")
+    write_evaluation(Evaluation("taskX", student, PREDICTIONS, CONTROLS, SETS, SPLIT, {"t": "doubtful"}), tmp_path / "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["task"] == "taskX"
     assert results["model_path"] == "best.safetensors", "of a file outside the repository, the name alone"

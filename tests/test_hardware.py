@@ -6,35 +6,35 @@ from pathlib import Path
 import pytest
 import torch
 
-from amalgam import networks
+from amalgam import precision
 from amalgam.hardware import cpu_instructions, cpu_model, native_bfloat16
-from amalgam.networks import PRECISION, precision_of
+from amalgam.precision import PRECISION, precision_of
 from amalgam.provenance import execution_record
 
 
 def test_every_architecture_has_a_precision_on_every_kind_of_device() -> None:
     assert len({frozenset(table) for table in PRECISION.values()}) == 1
-    assert PRECISION.keys() == networks.OTHERS_PRECISION.keys()
+    assert PRECISION.keys() == precision.OTHERS_PRECISION.keys()
 
 
 @pytest.mark.parametrize("architecture", [*PRECISION["cpu"], "timm/resnet10t"])
 def test_a_processor_without_bfloat16_computes_in_float32(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Emulated, a step of the reference CNN takes thirteen times as long."""
-    monkeypatch.setattr(networks, "native_bfloat16", lambda: False)
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
     assert precision_of(architecture, "cpu") == torch.float32
 
 
 def test_a_processor_with_bfloat16_uses_it_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "native_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
     fast = {name for name in PRECISION["cpu"] if precision_of(name, "cpu") == torch.bfloat16}
     assert fast == {"ReferenceCNN", "ResNet18"}
     assert precision_of("timm/resnet10t", "cpu") == torch.float32
 
 
-@pytest.mark.parametrize(("native", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_a_gpu_that_emulates_bfloat16_computes_in_float32(native: bool, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "gpu_bfloat16", lambda: native)
-    assert {precision_of(name, "cuda") for name in ("ReferenceCNN", "MobileNetV3", "timm/resnet10t")} == {precision}
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_that_emulates_bfloat16_computes_in_float32(native: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "gpu_bfloat16", lambda: native)
+    assert {precision_of(name, "cuda") for name in ("ReferenceCNN", "MobileNetV3", "timm/resnet10t")} == {expected}
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists() or platform.machine() != "x86_64", reason="reads the kernel's list of instructions")

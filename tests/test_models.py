@@ -13,16 +13,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from amalgam.errors import UserError
-from amalgam.models import (
-    Classifier,
-    Preprocessing,
-    channel_statistics,
-    load_classifier,
-    resized,
-    save_classifier,
-    save_weights,
-)
+from amalgam.models import Classifier, load_classifier, save_classifier, save_weights
 from amalgam.networks import build_network
+from amalgam.preprocessing import Preprocessing, channel_statistics, resized
 
 PLAIN = Preprocessing((16, 16), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 PLAIN_LARGER = Preprocessing((33, 33), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -14,7 +14,8 @@ from stages.champion import row
 from torch import nn
 
 from amalgam.errors import UserError
-from amalgam.models import Classifier, Preprocessing
+from amalgam.models import Classifier
+from amalgam.preprocessing import Preprocessing
 from amalgam.tracking.model import log_model
 from amalgam.tracking.registry import DATA_TAG, Candidate, champion, consider, crown_by_hand, model_of, rival
 from amalgam.tracking.run import training_run

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from amalgam.export import export_student
-from amalgam.models import Classifier, Preprocessing
+from amalgam.models import Classifier
 from amalgam.networks import build_network
+from amalgam.preprocessing import Preprocessing
 from amalgam.serving.model import ServedStudent, _load_pyfunc
 from amalgam.serving.pixels import decode, fit
 

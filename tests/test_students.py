@@ -10,9 +10,9 @@ import torch
 
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
-from amalgam.history import Epoch, Validation, score
+from amalgam.history import Epoch, Validation, score, write_history
 from amalgam.selection import scored
-from amalgam.students import Architecture, epoch_row, load_student, new_student, student_metrics, write_history, write_student
+from amalgam.students import Architecture, load_student, new_student, student_metrics, write_student
 from amalgam.trainer import Fit
 from conftest import SETS, colour_split
 
@@ -29,9 +29,9 @@ def test_a_history_without_validation_or_labels_keeps_the_columns_that_plots_nam
 
 
 def test_what_chose_the_epoch_is_logged_where_it_is_not_the_accuracy() -> None:
-    row = epoch_row(record(1, 0.5, 0.75, Validation(1.0, 0.5, 0.25)))
+    row = record(1, 0.5, 0.75, Validation(1.0, 0.5, 0.25)).row()
     assert (row["val_accuracy"], row["val_score"], row["train_accuracy"]) == (50, 25, 75)
-    assert "val_score" not in epoch_row(record(1, 0.5, 0.75, Validation(1.0, 0.5)))
+    assert "val_score" not in record(1, 0.5, 0.75, Validation(1.0, 0.5)).row()
 
 
 def test_a_network_for_one_size_of_images_is_refused_at_another() -> None:

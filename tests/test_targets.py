@@ -10,7 +10,8 @@ import torch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.inference import predict_logits
-from amalgam.models import Classifier, Preprocessing
+from amalgam.models import Classifier
+from amalgam.preprocessing import Preprocessing
 from amalgam.targets import StoredTargets, ViewSettings, storable, write_targets
 from amalgam.views import draw_view
 from conftest import SETS, colour_split

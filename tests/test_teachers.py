@@ -12,7 +12,8 @@ from stages import teachers as teacher_stage
 from amalgam.batches import Batch, mixed_images
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.models import Classifier, channel_statistics
+from amalgam.models import Classifier
+from amalgam.preprocessing import channel_statistics
 from amalgam.teachers import OwnImages, Recipe, label_shares, load_teachers, provide_teacher, train_teacher
 from amalgam.trainer import Fit
 from conftest import SETS, colour_split

@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epoch
 from amalgam.history import Epoch, Validation, score
-from amalgam.models import Classifier, Preprocessing
+from amalgam.models import Classifier
 from amalgam.optimization import Optimization
+from amalgam.preprocessing import Preprocessing
 from amalgam.student_settings import SchedulerName
 from amalgam.trainer import DivergedError, Fit, Hooks, StepLoss, fit
 

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from amalgam.dataset import PreparedSplit
-from amalgam.models import Classifier, Preprocessing
+from amalgam.models import Classifier
 from amalgam.networks import build_network
+from amalgam.preprocessing import Preprocessing
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from conftest import SETS
 

@@ -30,7 +30,8 @@ from torch import nn
 
 from amalgam.files import write_json
 from amalgam.inference import device_name, predict_logits
-from amalgam.networks import build_network, precision_of
+from amalgam.networks import build_network
+from amalgam.precision import precision_of
 from amalgam.provenance import configure_execution
 from amalgam.students import Architecture, new_student
 from amalgam.targets import write_targets

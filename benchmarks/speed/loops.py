@@ -36,8 +36,8 @@ from torchvision import transforms
 from amalgam.dataset import PreparedSplit
 from amalgam.distilling import train_student
 from amalgam.hardware import native_bfloat16
-from amalgam.models import channel_statistics
 from amalgam.networks import build_network
+from amalgam.preprocessing import channel_statistics
 from amalgam.provenance import configure_execution, thread_count
 from amalgam.students import Architecture, new_student
 from amalgam.trainer import Hooks

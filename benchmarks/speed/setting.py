@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.models import Classifier, Preprocessing, channel_statistics, three
+from amalgam.models import Classifier
 from amalgam.networks import build_network
 from amalgam.params import Params
 from amalgam.params_file import load_params
 from amalgam.preparing import prepare_split, stored_size
+from amalgam.preprocessing import Preprocessing, channel_statistics, three
 from amalgam.sources import folder as folder_source
 from amalgam.sources.raw import read_classes, read_split
 from amalgam.student_settings import StudentSettings

@@ -29,12 +29,12 @@ from sklearn.metrics import confusion_matrix
 from amalgam.controls import Controls, agreement
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import place, read_json, sha256_of_file, whole_folder, write_json
-from amalgam.history import score
+from amalgam.history import read_history, score
 from amalgam.inference import predict_logits
 from amalgam.metrics import Reliability, accuracy_interval, reliability, shared_class_accuracy, split_errors
 from amalgam.models import Classifier
 from amalgam.plots import save_confusion_matrix, save_learning_curve, save_matrix, save_reliability, save_samples
-from amalgam.students import own_manifest, read_history
+from amalgam.students import own_manifest
 
 SAMPLES = 20  # images in the picture of sample predictions
 
@@ -99,15 +99,29 @@ class Judged:
         return folder if (folder / "history.csv").is_file() and own_manifest(self.weights) else None
 
 
-def results(task: str, student: Judged, predictions: Predictions, controls: Controls, covering: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """``covering`` (teachers, classes) says who knows what."""
+@dataclass(frozen=True)
+class Evaluation:
+    """A student on the test images of a task, beside its teachers."""
+
+    task: str
+    student: Judged
+    predictions: Predictions
+    controls: Controls
+    label_sets: LabelSets
+    split: PreparedSplit  # the test images
+    doubts: dict[str, str]  # by teacher, what makes its figures optimistic
+
+
+def results(evaluation: Evaluation) -> dict[str, Any]:
+    """What results.json holds: accuracies, errors and the calibration error in percent, the interval (low, high) in percent too."""
+    predictions, controls, covering = evaluation.predictions, evaluation.controls, evaluation.label_sets.covering()
     labels, predicted = predictions.labels, predictions.predicted
     errors = split_errors(labels, predicted, covering)
     return {
-        "task": task,
-        "model_path": place(student.weights),
-        "weights_sha256": sha256_of_file(student.weights),
-        "checkpoint": student.checkpoint,
+        "task": evaluation.task,
+        "model_path": place(evaluation.student.weights),
+        "weights_sha256": sha256_of_file(evaluation.student.weights),
+        "checkpoint": evaluation.student.checkpoint,
         "overall_accuracy": predictions.accuracy,
         "interval_95": accuracy_interval(int((labels == predicted).sum()), len(labels)),
         "per_class_accuracy": predictions.per_class_accuracy,
@@ -120,6 +134,8 @@ def results(task: str, student: Judged, predictions: Predictions, controls: Cont
         "unrouted_teachers": controls.unrouted,
         "unrouted_teachers_joint": controls.unrouted_joint,
         "test_images": len(labels),
+        "teacher_doubts": evaluation.doubts,
+        "test_content": evaluation.split.content,
     }
 
 
@@ -134,37 +150,21 @@ def compared(found: dict[str, Any], test_loss: float) -> dict[str, float]:
     }
 
 
-def write_evaluation(
-    task: str,
-    student: Judged,
-    predictions: Predictions,
-    controls: Controls,
-    label_sets: LabelSets,
-    split: PreparedSplit,
-    doubts: dict[str, str],
-    folder: Path,
-) -> None:
-    """``doubts`` says by teacher what makes its figures optimistic."""
-    found = results(task, student, predictions, controls, label_sets.covering()) | {"teacher_doubts": doubts}
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write all the files named above into ``folder``."""
+    found, predictions = results(evaluation), evaluation.predictions
     with whole_folder(folder) as work:
-        write_json(work / "results.json", found | {"test_content": split.content})
-        write_json(work / "metrics.json", {task: compared(found, score(predictions.logits, predictions.labels).loss)})
+        write_json(work / "results.json", found)
+        write_json(work / "metrics.json", {evaluation.task: compared(found, score(predictions.logits, predictions.labels).loss)})
         write_predictions(predictions, work / "predictions.csv")
-        write_per_class(predictions, label_sets, work / "per_class.csv")
+        write_per_class(predictions, evaluation.label_sets, work / "per_class.csv")
         write_confusion(predictions, work / "confusion_matrix.csv")
-        draw(task, student.training, predictions, controls, label_sets, split, work)
+        draw(evaluation, work)
 
 
-def draw(
-    task: str,
-    training: Path | None,
-    predictions: Predictions,
-    controls: Controls,
-    label_sets: LabelSets,
-    split: PreparedSplit,
-    folder: Path,
-) -> None:
+def draw(evaluation: Evaluation, folder: Path) -> None:
     """All pictures; the learning curve where the training's folder is known."""
+    task, predictions, label_sets, training = evaluation.task, evaluation.predictions, evaluation.label_sets, evaluation.student.training
     title = f"{task}: {predictions.accuracy} %"
     save_confusion_matrix(predictions.confusion, predictions.classes, title, folder / "confusion_matrix.png")
     normalized = folder / "confusion_matrix_normalized.png"
@@ -176,9 +176,9 @@ def draw(
     teachers, classes, covering = list(label_sets.teachers), label_sets.classes, label_sets.covering()
     known = np.where(covering, 1.0, np.nan)
     save_matrix(known, teachers, classes, f"{task}: who knows what", folder / "responsibility.png", written=False)
-    same = agreement(predictions.logits, predictions.labels, controls.choices, label_sets)
+    same = agreement(predictions.logits, predictions.labels, evaluation.controls.choices, label_sets)
     save_matrix(same, teachers, classes, f"{task}: student and teacher agree, %", folder / "agreement.png")
-    draw_samples(predictions, label_sets, split, folder / "sample_predictions.png")
+    draw_samples(predictions, label_sets, evaluation.split, folder / "sample_predictions.png")
 
 
 def draw_samples(predictions: Predictions, label_sets: LabelSets, split: PreparedSplit, path: Path) -> None:

@@ -1,6 +1,8 @@
-"""A training's history: how good the weights were, epoch by epoch."""
+"""A training's history: how good the weights were, epoch by epoch; in memory and as history.csv."""
 
+import csv
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,10 +54,38 @@ class Epoch:
         validation = self.validation
         return asdict(self) | {"validation": validation._asdict() if validation else None}
 
+    def row(self) -> dict[str, float]:
+        """Under the names that history.csv and MLflow use; accuracies in percent."""
+        row = {"train_loss": self.train_loss, "lr": self.lr}
+        if self.train_accuracy is not None:
+            row["train_accuracy"] = 100 * self.train_accuracy
+        row |= {f"train_loss_{name}": value for name, value in self.terms.items()}
+        if self.validation:
+            row |= {"val_loss": self.validation.loss, "val_accuracy": 100 * self.validation.accuracy}
+            if self.validation.score is not None:
+                row["val_score"] = 100 * self.validation.score
+        return row | self.watched
+
 
 def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Validation:
-    """Mean cross-entropy and accuracy of logits (N, C) for labels (N,)."""
+    """Mean cross-entropy and accuracy of logits (N, C) for labels (N,), each of a class."""
     known = torch.from_numpy(labels)
     values = torch.from_numpy(logits)
     accuracy = (values.argmax(1) == known).double().mean().item()
     return Validation(functional.cross_entropy(values, known).item(), accuracy)
+
+
+def read_history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """The columns of a history by name, NaN where an epoch has no value."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
+
+
+def write_history(history: list[Epoch], path: Path) -> None:
+    rows = [{"epoch": record.epoch, **record.row()} for record in history]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        columns = list(dict.fromkeys([*rows[0], "train_accuracy", "val_loss", "val_accuracy"]))  # always there: DVC's plots name them
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

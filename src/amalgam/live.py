@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from amalgam.history import Epoch
-from amalgam.students import epoch_row
 
 PICTURE = "learning_curve.png"
 LOG = "training.log"
@@ -32,7 +31,7 @@ class LiveCurve:
         """Replace the picture whole: who looks at it never sees half of one."""
         from amalgam.plots import save_learning_curve  # slow to import
 
-        rows = [{"epoch": record.epoch, **epoch_row(record)} for record in self.epochs]
+        rows = [{"epoch": record.epoch, **record.row()} for record in self.epochs]
         columns = ("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
         history = {name: np.array([row.get(name, np.nan) for row in rows]) for name in columns}
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
-from amalgam.hardware import gpu_bfloat16, native_bfloat16
 from amalgam.reference_cnn import ReferenceCNN
 from amalgam.source_settings import TORCHVISION
 from amalgam.states import State, read_state
@@ -21,32 +20,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 PROGRAM = "program"  # the architecture of an exported program
-
-NATIVE_BFLOAT16 = "cpu with bfloat16"  # a processor with instructions for it; any other needs 6 to 13 times as long as in float32
-OLD_CUDA = "cuda without bfloat16"  # a GPU that emulates it, of compute capability below 8
-
-# The faster precision of each architecture, fixed so that results do not depend on what a machine happens to prefer; a program has its own.
-PRECISION = {
-    **{
-        slow: dict.fromkeys(("ReferenceCNN", "ResNet18", "MobileNetV3", "EfficientNet", PROGRAM), torch.float32)
-        for slow in ("cpu", OLD_CUDA)
-    },
-    NATIVE_BFLOAT16: {
-        "ReferenceCNN": torch.bfloat16,
-        "ResNet18": torch.bfloat16,
-        "MobileNetV3": torch.float32,
-        "EfficientNet": torch.float32,
-        PROGRAM: torch.float32,
-    },
-    "cuda": {
-        "ReferenceCNN": torch.bfloat16,
-        "ResNet18": torch.bfloat16,
-        "MobileNetV3": torch.bfloat16,
-        "EfficientNet": torch.bfloat16,
-        PROGRAM: torch.float32,
-    },
-}
-OTHERS_PRECISION = {"cpu": torch.float32, NATIVE_BFLOAT16: torch.float32, OLD_CUDA: torch.float32, "cuda": torch.bfloat16}
 
 # torchvision's MobileNetV3 has 0.01: with few images its running statistics lag epochs behind the weights, and validation with them.
 BATCH_NORM_MOMENTUM = 0.1
@@ -68,19 +41,12 @@ class Student(nn.Module):
 
     def __init__(self, architecture: str, num_classes: int, pretrained: bool = False, weights: Path | None = None) -> None:
         super().__init__()
-        backbone = _timm_model(architecture, num_classes) if architecture.startswith(TIMM) else _torchvision_model(architecture)
-        head = backbone.default_cfg["classifier"] if architecture.startswith(TIMM) else HEADS[architecture]  # of some several
+        backbone, heads = _backbone(architecture, num_classes)
         if pretrained:
             state = imagenet_weights(architecture) if weights is None else read_state(weights)
-            load_body(
-                backbone,
-                state,
-                *([head] if isinstance(head, str) else head),
-                architecture=architecture,
-                origin=str(weights or "the published weights"),
-            )
+            load_body(backbone, state, *heads, architecture=architecture, origin=str(weights or "the published weights"))
         if architecture.startswith(TIMM):
-            _draw_heads(backbone, *([head] if isinstance(head, str) else head))
+            _draw_heads(backbone, *heads)
         else:
             _replace_head(backbone, architecture, num_classes)
         for module in backbone.modules():
@@ -91,6 +57,15 @@ class Student(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.backbone(x)
         return logits
+
+
+def _backbone(architecture: str, num_classes: int) -> tuple[Any, tuple[str, ...]]:
+    """An untrained network and the names of its heads, of which some have several; timm's know ``num_classes``, the others ImageNet's."""
+    if not architecture.startswith(TIMM):
+        return _torchvision_model(architecture), (HEADS[architecture],)
+    backbone = _timm_model(architecture, num_classes)
+    named = backbone.default_cfg["classifier"]
+    return backbone, (named,) if isinstance(named, str) else tuple(named)
 
 
 def _torchvision_model(architecture: str) -> Any:
@@ -198,15 +173,6 @@ def pretrained_statistics(architecture: str) -> tuple[tuple[float, ...], tuple[f
         return IMAGENET_MEAN, IMAGENET_STD
     config = _timm_model(architecture, 2).default_cfg
     return tuple(config["mean"]), tuple(config["std"])
-
-
-def precision_of(architecture: str, device: str) -> torch.dtype:
-    """On a device of torch's type ``device``, cpu or cuda."""
-    if device == "cpu" and native_bfloat16():
-        device = NATIVE_BFLOAT16
-    elif device == "cuda" and not gpu_bfloat16():
-        device = OLD_CUDA
-    return PRECISION[device].get(architecture, OTHERS_PRECISION[device])
 
 
 def build_network(architecture: str, num_classes: int, pretrained: bool = False, weights: Path | None = None) -> nn.Module:

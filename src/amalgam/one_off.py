@@ -19,8 +19,8 @@ from pathlib import Path
 from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, scratch_folder, sha256_of_file, write_json
-from amalgam.models import Preprocessing
 from amalgam.params import Params
+from amalgam.preprocessing import Preprocessing
 from amalgam.states import read_state, write_whole
 from amalgam.student_settings import StudentSettings
 from amalgam.targets import StoredTargets, ViewSettings, write_targets

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from amalgam.notes import changed_settings, repeat
 from amalgam.params_file import PARAMS_FILE
 
 
@@ -52,6 +53,17 @@ def pinned(name: str) -> str | None:
         return None
     found: str | None = yaml.safe_load(file.read_text(encoding="utf-8"))["outs"][0].get("md5")
     return found
+
+
+def changed_from_commit() -> dict[str, str]:
+    """The settings, by dotted keys, that are others than the commit's."""
+    committed = committed_params()
+    return changed_settings(PARAMS_FILE.read_text(encoding="utf-8"), committed) if committed else {}
+
+
+def commands_that_repeat(by_hand: str | None = None) -> str:
+    """A run of the code and the settings as they are now; ``by_hand`` is its own command, where it is none of the pipeline."""
+    return repeat(code_commit(), PARAMS_FILE.read_text(encoding="utf-8"), committed_params(), by_hand)
 
 
 def _git(*arguments: str) -> str | None:

@@ -43,7 +43,7 @@ class TeacherSettings(Section):
     )
 
 
-class Evaluation(Section):
+class EvaluationSettings(Section):
     """What ``evaluate`` looks at in place of the trained students."""
 
     checkpoint: dict[str, str | None] = Field(
@@ -88,7 +88,7 @@ class Params(StudentSettings):
     cifar100: Cifar100
     folder: Folder
     gdrive: Gdrive
-    evaluate: Evaluation
+    evaluate: EvaluationSettings
     overrides: Overrides
     tasks: dict[str, Overrides]
 

@@ -7,7 +7,7 @@ same pixels: those of the student's resolution, normalised by the statistics of 
 import numpy as np
 
 from amalgam.dataset import PreparedSplit
-from amalgam.models import Preprocessing, channel_statistics, three
+from amalgam.preprocessing import Preprocessing, channel_statistics, three
 from amalgam.provenance import fingerprint
 
 NAME = "reference"
@@ -56,3 +56,9 @@ def common_preprocessing(split: PreparedSplit, resolution: int) -> Preprocessing
     """What every network sees."""
     mean, std = channel_statistics(split.images, split.training_rows)
     return Preprocessing((resolution, resolution), three(mean), three(std))
+
+
+def applied(training: PreparedSplit, test: PreparedSplit, resolution: int) -> tuple[PreparedSplit, Preprocessing, dict[str, str]]:
+    """The images, what every network sees of them, and what the manifest and the run say of it."""
+    split = joined(training, test)
+    return split, common_preprocessing(split, resolution), {"protocol": NAME, "selected_on": SELECTED_ON}

@@ -9,7 +9,6 @@
     outputs/students/<task>/metrics.json       what DVC compares
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ import torch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
-from amalgam.history import Epoch
+from amalgam.history import write_history
 from amalgam.inference import device
-from amalgam.models import Classifier, load_classifier, save_classifier, save_weights, student_preprocessing
-from amalgam.networks import build_network
+from amalgam.models import Classifier, load_classifier, save_classifier, save_weights
+from amalgam.networks import build_network, pretrained_statistics
+from amalgam.preprocessing import Preprocessing, channel_statistics, three
 from amalgam.trainer import Fit
 
 MANIFEST = "student.json"
@@ -115,30 +115,9 @@ def student_metrics(result: Fit) -> dict[str, float]:
     return metrics
 
 
-def epoch_row(record: Epoch) -> dict[str, float]:
-    """One epoch under the names that the history and MLflow use; accuracies in percent."""
-    row = {"train_loss": record.train_loss, "lr": record.lr}
-    if record.train_accuracy is not None:
-        row["train_accuracy"] = 100 * record.train_accuracy
-    row |= {f"train_loss_{name}": value for name, value in record.terms.items()}
-    if record.validation:
-        row |= {"val_loss": record.validation.loss, "val_accuracy": 100 * record.validation.accuracy}
-        if record.validation.score is not None:
-            row["val_score"] = 100 * record.validation.score
-    return row | record.watched
-
-
-def read_history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
-    """The columns of a history by name, NaN where an epoch has no value."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
-
-
-def write_history(history: list[Epoch], path: Path) -> None:
-    rows = [{"epoch": record.epoch, **epoch_row(record)} for record in history]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        columns = list(dict.fromkeys([*rows[0], "train_accuracy", "val_loss", "val_accuracy"]))  # always there: DVC's plots name them
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def student_preprocessing(
+    architecture: str, resolution: int, pretrained: bool, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]
+) -> Preprocessing:
+    """The statistics that pre-trained weights expect, else those of the training images."""
+    mean, std = pretrained_statistics(architecture) if pretrained else channel_statistics(images, rows)
+    return Preprocessing((resolution, resolution), three(mean), three(std))

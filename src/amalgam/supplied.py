@@ -18,8 +18,9 @@ from torch import nn
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device, predict_logits
-from amalgam.models import Classifier, Preprocessing, channel_statistics, load_classifier, save_weights, three, weights_file
+from amalgam.models import Classifier, load_classifier, save_weights, weights_file
 from amalgam.networks import PROGRAM, build_network, load_whole
+from amalgam.preprocessing import Preprocessing, channel_statistics, three
 from amalgam.programs import read_program
 from amalgam.source_settings import SuppliedTeacher
 from amalgam.states import read_state

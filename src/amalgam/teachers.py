@@ -24,10 +24,11 @@ from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_arrays
 from amalgam.history import Validation, score
 from amalgam.inference import device, predict_logits, resident, shown, taken
-from amalgam.models import Classifier, Preprocessing, channel_statistics, load_classifier, save_classifier, weights_file
+from amalgam.models import Classifier, load_classifier, save_classifier, weights_file
 from amalgam.networks import build_network
 from amalgam.optimization import Optimization
 from amalgam.params import Params
+from amalgam.preprocessing import Preprocessing, channel_statistics
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.team import SOLO
 from amalgam.trainer import Fit, Hooks, StepLoss, fit

@@ -15,18 +15,18 @@ from amalgam.errors import UserError
 from amalgam.files import read_json, repository_root, sha256_of_file
 from amalgam.history import Epoch
 from amalgam.inference import device_name
-from amalgam.models import Classifier, Preprocessing, save_weights
-from amalgam.notes import changed_settings, repeat, run_name, told
+from amalgam.models import Classifier, save_weights
+from amalgam.notes import run_name, told
 from amalgam.optimization import Optimization
-from amalgam.origin import code_commit, code_is_dirty, committed_params, origin_tags, pinned
+from amalgam.origin import code_is_dirty, origin_tags, pinned
 from amalgam.params import Params
-from amalgam.params_file import PARAMS_FILE
+from amalgam.preprocessing import Preprocessing
 from amalgam.progress import progress_bar
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.record import DataRecord, RunRecord
 from amalgam.store import STORE
 from amalgam.student_settings import StudentSettings
-from amalgam.students import Architecture, epoch_row, new_student, write_student
+from amalgam.students import Architecture, new_student, write_student
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
 from amalgam.tracking.run import Tracker, training_run
@@ -125,7 +125,7 @@ def train(
         def on_epoch(record: Epoch) -> None:
             show(record)
             speed = {"epoch_seconds": record.seconds, "images_per_second": record.images_per_second}
-            tracker.metrics(epoch_row(record) | speed, record.epoch)
+            tracker.metrics(record.row() | speed, record.epoch)
             watch(record)
 
         hooks = Hooks(on_step, on_epoch, own.keep, saved)
@@ -161,16 +161,6 @@ def keep_best(result: Fit, run_id: str) -> str:
 def milliseconds() -> int:
     """Since 1970."""
     return time.time_ns() // 1_000_000
-
-
-def changed_from_commit() -> dict[str, str]:
-    committed = committed_params()
-    return changed_settings(PARAMS_FILE.read_text(encoding="utf-8"), committed) if committed else {}
-
-
-def commands_that_repeat(by_hand: str | None = None) -> str:
-    """A run of the code and the settings as they are now; ``by_hand`` is its own command, where it is none of the pipeline."""
-    return repeat(code_commit(), PARAMS_FILE.read_text(encoding="utf-8"), committed_params(), by_hand)
 
 
 def epoch_times(result: Fit) -> list[dict[str, float]]:

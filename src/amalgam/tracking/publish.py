@@ -103,7 +103,7 @@ def publish_evaluation(student: Path, evaluation: Path) -> list[str]:
     One of another student, which was trained before this one, is not this run's.
     """
     client, record = connect(), RunRecord.read(student)
-    if not is_chosen(read_json(evaluation / "results.json")["weights_sha256"], student):
+    if not is_chosen(read_json(evaluation / RESULTS)["weights_sha256"], student):
         return [f"{record.task}: {evaluation} is of another student than {student}; dvc repro evaluates this one"]
     run = _run_of(client, record, restore=False)
     if run is None:
@@ -112,7 +112,7 @@ def publish_evaluation(student: Path, evaluation: Path) -> list[str]:
     mark = fingerprint(files={file.name: sha256_of_file(file) for file in files})
     if run.data.tags.get(EVALUATION_TAG) == mark:
         return []
-    tracker, found = Tracker(client, run.info.run_id), read_json(evaluation / "results.json")
+    tracker, found = Tracker(client, run.info.run_id), read_json(evaluation / RESULTS)
     tracker.metrics(_numbers(record.task, evaluation, found) | _against_rival(tracker, record.task, evaluation))
     for path in files:
         tracker.file(path, "evaluation")
@@ -124,14 +124,14 @@ def publish_evaluation(student: Path, evaluation: Path) -> list[str]:
 
 def publish_result(student: Path, evaluation: Path) -> list[str]:
     """Add an evaluation to the run of the student in folder ``student``, or, if it was of another one, give it a run of its own."""
-    given = read_json(evaluation / "results.json")["checkpoint"]
+    given = read_json(evaluation / RESULTS)["checkpoint"]
     return publish_evaluation(student, evaluation) if given is None else publish_checkpoint(evaluation)
 
 
 @one_at_a_time
 def publish_checkpoint(evaluation: Path) -> list[str]:
     """Give the evaluation of a student that no run here trained a run of its own, once for each evaluation; says so."""
-    client, found = connect(), read_json(evaluation / "results.json")
+    client, found = connect(), read_json(evaluation / RESULTS)
     task, given = found["task"], found["checkpoint"]
     files, place = sorted(evaluation.iterdir()), experiment(client, task)
     mark = fingerprint(files={file.name: sha256_of_file(file) for file in files})
@@ -219,7 +219,7 @@ def _dataset(record: RunRecord, split: str, context: str) -> DatasetInput:
 
 def _note(record: RunRecord, student: Path, evaluation: Path | None, run: Run) -> str:
     architecture, trained = read_json(student / "student.json")["architecture"], read_json(student / "metrics.json")[record.task]
-    found = read_json(evaluation / "results.json") if evaluation else None
+    found = read_json(evaluation / RESULTS) if evaluation else None
     confusion = _confusion(evaluation) if evaluation else None
     selected_on = record.tags.get(SELECTED_ON_TAG)
     note = run_note(record.task, architecture, trained, found, confusion, record.commands, record.dirty, selected_on)
