@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from amalgam.interruption import interruptible, put_off
-from amalgam.stage import may_be_dvc
+from amalgam.parents import may_be_dvc
 from conftest import Repository
 
 DETERMINISTIC = ("best.safetensors", "last.safetensors", "student.json", "history.csv", "metrics.json")

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parent
 NEUTRAL = frozenset(
     (
         *("brought", "checkpoint", "contradictions", "errors", "export", "flags", "interruption", "live", "notes", "one_off", "origin"),
-        *("params", "params_file", "processes", "progress", "record", "reference_protocol", "source_settings", "stage", "store"),
+        *("params", "params_file", "parents", "processes", "progress", "record", "reference_protocol", "source_settings", "stage", "store"),
         *("student_settings", "summary", "tracking"),
     )
 )
