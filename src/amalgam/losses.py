@@ -141,7 +141,8 @@ def distillation(
     knowledge, weight = taught(said, rules)
     mine = blocks.of_student(logits)
     inside = (blocks.standardize(mine) if standardize else mine) / temperature
-    with torch.set_grad_enabled(target == "blocks" and objective == "kl"):  # else it is but watched
+    is_loss = target == "blocks" and objective == "kl"  # else it is but watched
+    with torch.set_grad_enabled(torch.is_grad_enabled() and is_loss):
         divergence = block_divergence(inside, knowledge)
     if target == "blocks":
         losses = block_objective(inside, knowledge, objective, divergence)
