@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from benchmarks import overview
+from benchmarks import overview, scale
+from benchmarks.speed import __main__ as steps
 from benchmarks.speed import experiments, forward
 from dvc.cli.parser import get_main_parser
 from stages import evaluate, train
@@ -183,6 +184,14 @@ def test_readmes_table_is_what_the_results_say() -> None:
 
 def test_the_table_of_whole_experiments_is_what_the_results_say() -> None:
     assert experiments.table(read_json(experiments.RESULTS)) in (ROOT / "docs" / "speed.md").read_text()
+
+
+def test_the_table_of_training_steps_is_what_the_results_say() -> None:
+    assert steps.table(read_json(steps.RESULTS)) in (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_more_images_is_what_the_results_say() -> None:
+    assert scale.table(read_json(scale.RESULTS)) in (ROOT / "docs" / "speed.md").read_text()
 
 
 def test_the_forward_table_is_what_the_results_say() -> None:

@@ -56,8 +56,9 @@ class Setting:
 
 
 def processor(device: str) -> str:
-    """A device's name as a table gives it: without the threads, and without what every processor is called."""
-    return re.sub(r"\((R|TM)\)|Processor|,.*", "", device).replace("  ", " ").strip()
+    """A device's name as a table gives it: without the threads and the stepping, and without what every processor is called."""
+    plain = " ".join(re.sub(r"\((R|TM)\)|Processor|,.*", "", device).split())
+    return re.sub(r" (\d+) (\d+) \d+$", r" (family \1, model \2)", plain)
 
 
 def parameters() -> Params:
