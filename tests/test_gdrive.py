@@ -189,7 +189,7 @@ def test_what_can_be_read_in_two_ways_or_none_is_refused(data: object, labels: o
 
 
 def test_a_file_without_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no dict of 'data' and 'labels'"):
+    with pytest.raises(UserError, match="is no dict of images, 'data', and 'labels'"):
         images_of({"data": PIXELS}, tmp_path)
 
 

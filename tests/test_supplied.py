@@ -164,7 +164,7 @@ def unknown_architecture(folder: Path) -> None:
             wrong_classes_of_a_state_dict,
             "not the weights of timm/test_efficientnet of 2 classes: it has another shape for classifier.weight",
         ),
-        (not_finite, "some weights are not finite"),
+        (not_finite, r"\S+ is not finite; save the weights of an epoch before"),
         (probabilities, r"gives probabilities, and logits are needed .* export the network without its softmax, or their logarithms"),
         (unknown_architecture, "torchvision has no classifier 'resnet19'; did you mean resnet18"),
     ],
