@@ -59,7 +59,9 @@ def test_what_is_as_it_was_copied_or_gone_is_fine(params: Params, tmp_path: Path
 @pytest.mark.parametrize("what", NAMED)
 def test_a_file_that_became_another_is_refused_with_the_remedy(what: str, params: Params, tmp_path: Path) -> None:
     (tmp_path / NAMED[what][0]).write_text("new")
-    with pytest.raises(UserError, match=f"{what}: .*/{NAMED[what][0]} has changed since it was copied.* dvc repro --force --single-item weights"):
+    with pytest.raises(
+        UserError, match=f"{what}: .*/{NAMED[what][0]} has changed since it was copied.* dvc repro --force --single-item weights"
+    ):
         refuse_changed(params)
 
 

@@ -164,11 +164,12 @@ def test_the_map_of_the_code_names_every_module() -> None:
 FEW_LABELS = ("--protocol", "benchmarks/labels.yaml")
 PRETRAINED = ("--protocol", "benchmarks/pretrained.yaml")
 UNSEEN = ("--protocol", "benchmarks/unseen.yaml")
+SEEN = ("--protocol", "benchmarks/seen.yaml", "--seeds", "1")
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("A",), ("B",), ("A", *FEW_LABELS), ("B", *FEW_LABELS), ("A", *PRETRAINED), ("A", *UNSEEN)],
+    [("A",), ("B",), ("A", *FEW_LABELS), ("B", *FEW_LABELS), ("A", *PRETRAINED), ("A", *UNSEEN), ("A", *SEEN)],
     ids=" ".join,
 )
 def test_an_accuracy_table_is_what_the_results_say(arguments: tuple[str, ...]) -> None:

@@ -158,7 +158,10 @@ def unknown_architecture(folder: Path) -> None:
         (wrong_size, r"does not take 2 images of 32 x 32 pixels"),
         (wrong_count, r"gives \(2, 2\) for 2 images, not \(2, 3\)"),
         (fixed_batch, r"does not take 3 images .* export it with a dynamic number of images"),
-        (exported_in_training, r"gives different logits for the same image on repeated calls or in another batch; export it after network\.eval\(\)"),
+        (
+            exported_in_training,
+            r"gives different logits for the same image on repeated calls or in another batch; export it after network\.eval\(\)",
+        ),
         (wrong_architecture, "not the weights of torchvision/resnet18 of 2 classes: it lacks conv1.weight"),
         (
             wrong_classes_of_a_state_dict,
