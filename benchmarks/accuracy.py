@@ -46,7 +46,7 @@ from benchmarks.protocol import (
     results,
     tested,
 )
-from benchmarks.rows import combine, is_fitted, test_content, train_and_test, tuned
+from benchmarks.rows import combine, is_fitted, tested_content, train_and_test, tuned
 
 from amalgam.errors import UserError
 from amalgam.files import available_cores
@@ -119,7 +119,7 @@ def refuse_other_images(jobs: list[Job]) -> None:
     known = results()
     for job in jobs:
         before = known.get(job.key, {}).get("test_images")
-        if before is not None and before != test_content(job.task, job.seed):
+        if before is not None and before != tested_content(job.task, job.seed):
             raise UserError(
                 f"{job.row} of {job.task}, seed {job.seed}, was tested on other images than {os.environ[ARCHIVE]} holds; keep results of "
                 "another archive in another copy of this repository, without benchmarks/accuracy.results.json"

@@ -225,6 +225,6 @@ def train_and_test(job: Job) -> float:
     return accuracy
 
 
-def test_content(task: str, seed: int) -> str:
+def tested_content(task: str, seed: int) -> str:
     """What identifies the test images of the archive."""
     return PreparedSplit.read(prepared(seed, task) / "test").content

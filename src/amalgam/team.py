@@ -98,7 +98,7 @@ def joined() -> Iterator[Team]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # What is no tensor goes by gloo on GPUs too: it notices who is gone, and a signal ends its waits.
+    # What is no tensor goes by gloo on GPUs too: it notices who is gone.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
     well = False
     try:
