@@ -124,7 +124,7 @@ def test_what_cannot_be_crowned_is_refused(client: MlflowClient) -> None:
         crown_by_hand(client, "taskB", without.run_id)
     with_peeking = trained(client, 99.0)
     client.set_tag(with_peeking.run_id, "selected_on", "test images")
-    with pytest.raises(UserError, match="chosen by the test images"):
+    with pytest.raises(UserError, match="selected on the test images"):
         crown_by_hand(client, "taskA", with_peeking.run_id)
 
 
