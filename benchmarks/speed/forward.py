@@ -95,16 +95,20 @@ def targets(setting: Setting) -> tuple[Callable[[], Any], int, int]:
     return write, images, split.images.shape[1]
 
 
+def seconds_of(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
 def entry(name: str, network: str, shipped: Callable[[], Any], images: int, side: int, turns: int) -> dict[str, Any]:
     alone, precision = build_network(network, 15), precision_of(network, "cpu")
     variant = fastest(alone, precision, side)
     shipped()
     taken: dict[str, list[float]] = {"shipped": [], "bare": []}
-    for _ in range(turns):
-        started = time.perf_counter()
-        shipped()
-        taken["shipped"].append(time.perf_counter() - started)
-        taken["bare"].append(bare(alone, precision, side, variant, images))
+    for turn in range(turns):
+        for kind in ("shipped", "bare") if turn % 2 else ("bare", "shipped"):
+            taken[kind].append(seconds_of(shipped) if kind == "shipped" else bare(alone, precision, side, variant, images))
     return {
         "work": name,
         "network": network,
