@@ -28,9 +28,9 @@ from amalgam.preprocessing import Preprocessing
 from amalgam.processes import in_processes
 from amalgam.provenance import configure_execution
 from amalgam.record import RunRecord
-from amalgam.stage import check_task, full_task_name, run_stage, stage_params
+from amalgam.stage import check_labels, check_task, full_task_name, run_stage, stage_params
 from amalgam.students import student_metrics
-from amalgam.targets import StoredTargets
+from amalgam.targets import StoredTargets, ViewSettings
 from amalgam.team import Team, joined
 from amalgam.tracking.publish import attempt, publish_training
 from amalgam.trainer import Fit
@@ -94,6 +94,7 @@ def pipeline_job(task: str, params: Params) -> Job:
     folder = PREPARED / task / "trainval"
     label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder)
     targets = StoredTargets.read(TARGETS / task, split, label_sets)
+    targets.check_made_with(ViewSettings.of(settings, params.source_block.augmentation, params.data_seed), settings.stored_teachers)
     supplied = SUPPLIED / task / "weights.safetensors" if settings.student_weights else None
     return Job(task, settings, run_params(params, settings), label_sets, split, targets, supplied)
 
@@ -109,6 +110,7 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
     about: dict[str, str] = {}
     if reference:
         split, common, about = reference_protocol.applied(split, prepared(PREPARED / task / "test")[1], settings.student_resolution)
+    check_labels(task, settings, split.labels[split.training_rows])
     supplied = brought_file(settings.student_weights) if settings.student_weights else None
     folder = team.first(new_folder(task, settings.run) if team.is_first else Path())
     if team.is_first:

@@ -1,6 +1,5 @@
-"""What test_team.py runs in several processes: python in_team.py <check> <processes>. Each compares the team's result with its own alone."""
+"""What test_team.py runs in several processes: python in_team.py <check> <processes>. Each compares a team with its first process alone."""
 
-import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -116,7 +115,7 @@ def weights_of(network: nn.Module) -> torch.Tensor:
 def learnt(architecture: str, precision: torch.dtype, team: Team) -> torch.Tensor:
     """How far a few steps of the training loop, from pixels and in this precision whatever the processor prefers, move the weights."""
     torch.manual_seed(2)
-    network = build_network(architecture, CLASSES).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network = build_network(architecture, CLASSES).to(memory_format=torch.channels_last).train()
     before = weights_of(network)
     called = team.wrap(InDouble(network).train() if precision == torch.float64 else network)
     student = Classifier(architecture, called, tuple("abcde"), Preprocessing((64, 64), (0.5,) * 3, (0.5,) * 3))

@@ -66,8 +66,11 @@ def batches_of(split: PreparedSplit, targets: StoredTargets, batch_size: int, ep
     return view_of_epoch(split.images, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, epoch)
 
 
-def test_stored_logits_are_the_live_teachers_on_the_view_the_student_gets(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
-    targets = stored(split, teachers, tmp_path / "targets")
+@pytest.mark.parametrize("views", [VIEWS, replace(VIEWS, zoom=0.5, colour=0.3)], ids=["shifted", "strong"])
+def test_stored_logits_are_the_live_teachers_on_the_view_the_student_gets(
+    split: PreparedSplit, teachers: Teachers, views: ViewSettings, tmp_path: Path
+) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", views=views)
     answers = [targets.logits(view).astype(np.float32) for view in range(3)]
     for view in range(3):
         others = np.abs(answers[view] - answers[(view + 1) % 3])
@@ -134,6 +137,8 @@ def test_loss_terms_and_teachers_are_logged_by_name(split: PreparedSplit, teache
     kinds = ("teacher_weight", "teacher_divergence", "teacher_agreement")
     assert record.watched.keys() == {f"{kind}/{name}" for kind in kinds for name in SETS.teachers}
     assert sum(record.watched[f"teacher_weight/{name}"] for name in SETS.teachers) == pytest.approx(1)
+    joint = trained(split, targets, target="joint")[1].history[0]
+    assert not [name for name in joint.watched if name.startswith("teacher_weight")], "it is no weighted mean"
     alone = trained(split, targets, alpha=0.0)[1].history[0]
     assert alone.terms.keys() == {"labels"}
     assert not alone.watched
@@ -172,17 +177,20 @@ def test_images_without_any_label_need_settings_without(split: PreparedSplit, te
     targets = stored(bare, teachers, tmp_path / "targets")
     with pytest.raises(UserError, match="no training image of the task has a label; set label_fraction to 0"):
         Pupils.of(bare, SETS.classes, targets, TEACHING)
+    with pytest.raises(UserError, match="with alpha 0 the student learns from labels alone; bring some, or raise alpha"):
+        Pupils.of(bare, SETS.classes, targets, replace(TEACHING, alpha=0.0))
 
 
 def test_without_labels_none_reaches_the_student(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     """Labels permuted before targets are stored and the student is trained: the same weights, the same epoch."""
-    shuffled = PreparedSplit(split.images, np.random.default_rng(1).permutation(split.labels), split.validation, split.names, split.content)
+    labels = np.random.default_rng(1).permutation(split.labels)
+    shuffled = PreparedSplit(split.images, labels, split.validation, split.names, "permuted")  # so no answer comes from the store
+    ways: list[dict[str, Any]] = [{"target": target, "alpha": 1.0} for target in get_args(Target) if target != "stacked"]
+    ways.append({"target": "joint", "alpha": 0.5, "objective": "dkd", "mixup": 0.4, "label_smoothing": 0.1})
     outcomes = []
     for number, images in enumerate((split, shuffled)):
         targets = stored(images, teachers, tmp_path / f"targets{number}")
-        outcomes += [
-            trained(images, targets, epochs=3, target=t, alpha=1.0, label_fraction=0.0)[1] for t in get_args(Target) if t != "stacked"
-        ]
+        outcomes += [trained(images, targets, epochs=3, label_fraction=0.0, **way)[1] for way in ways]
     half = len(outcomes) // 2
     for truth, lie in zip(outcomes[:half], outcomes[half:], strict=True):
         torch.testing.assert_close(truth.best, lie.best, rtol=0, atol=0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from amalgam.contradictions import separate, strangers, too_few_classes
+from amalgam.contradictions import incomparable, separate, strangers, too_few_classes
 from amalgam.errors import UserError
 from amalgam.params import Params
 from amalgam.params_file import load_params, read_yaml
@@ -202,6 +202,14 @@ def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
             "with warmup_epochs 30 of num_epochs 30 lr never reaches its value",
         ),
         (
+            {"warmup_epochs: 0": "warmup_epochs: 3"},
+            "warmup_epochs 3 has no effect under scheduler one_cycle, which has a warm-up",
+        ),
+        (
+            {"standardize_logits: false": "standardize_logits: true", "target: blocks": "target: mean"},
+            "standardize_logits brings logits inside each teacher's classes to one spread, and target mean is one distribution over",
+        ),
+        (
             {"label_fraction: 1.0": "label_fraction: 0", "stored_teachers: covering": "stored_teachers: all"},
             "target blocks says nothing .* and with label_fraction 0",
         ),
@@ -266,6 +274,13 @@ def test_where_scales_are_free_one_shared_class_does_not_connect(setting: str, t
     assert load(text, tmp_path).student("taskB").label_fraction == 0
     with pytest.raises(UserError, match=r"taskB: target blocks says nothing .*; savanna, forest share fewer than two classes"):
         load(text.replace("source: digits", "source: folder"), tmp_path)
+
+
+def test_logits_of_one_teacher_may_be_standardized_under_any_target() -> None:
+    """Its classes are all there are."""
+    settings = load_params(ROOT / "params.yaml").student("taskA").model_copy(update={"standardize_logits": True, "target": "joint"})
+    assert incomparable({"only": ["a", "b", "c"]}, settings) is None
+    assert incomparable({"one": ["a", "b", "c"], "two": ["a", "b", "c"]}, settings) is not None
 
 
 TWO = ("      high: [7, 8, 9]", "      high: [8, 9]")

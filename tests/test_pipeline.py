@@ -22,7 +22,7 @@ from conftest import ROOT, Repository, stages_run, write_images
 
 ALL = {"fetch", "weights", "preprocess", "teachers", "targets-taskA", "targets-taskB", "train-taskA", "train-taskB", "evaluate"}
 TRAINING = {"train-taskA", "train-taskB", "evaluate"}
-METRICS = {"test_accuracy", "test_loss", "test_ece", "oracle_routed_teachers", "unrouted_teachers"}
+METRICS = {"test_accuracy", "test_loss", "test_ece", "oracle_routed_teachers", "unrouted_teachers", "unrouted_teachers_joint"}
 DETERMINISTIC = ("best.safetensors", "last.safetensors", "student.json", "history.csv", "metrics.json")
 
 
@@ -441,7 +441,8 @@ def test_teachers_alone_and_a_heap_of_images(finished: Repository) -> None:
     supplied["taskA"][next(iter(supplied["taskA"]))]["min_accuracy"] = 0
     finished.set_params(folder__supplied=supplied)
     refused = finished.run("dvc", "repro", check=False).stderr
-    assert "no training image of the task has a label; set label_fraction to 0" in refused
+    assert "error: taskA: no training image of the task has a label; set label_fraction to 0" in refused
+    assert not (finished.root / "outputs/targets/taskA").exists(), "the teachers ran for nothing"
 
     finished.set_params(label_fraction=0, stored_teachers="all", target="balanced", temperature=1, taskB__target="joint")
     finished.repro()

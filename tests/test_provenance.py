@@ -22,6 +22,7 @@ def pipeline_stages() -> dict[str, Any]:
 
 
 STAGES = pipeline_stages()
+AUGMENTATION = "${source}.augmentation"
 TARGET_KEYS = {"views", "view_zoom", "view_colour", "stored_teachers"}
 
 
@@ -58,7 +59,8 @@ def listed(stage: str) -> set[str]:
 def test_trainings_depend_on_every_student_setting_and_targets_on_theirs() -> None:
     for task in ("taskA", "taskB"):
         assert listed(f"train-{task}") == set(StudentSettings.model_fields) - TARGET_KEYS | {task}
-        assert listed(f"targets-{task}") >= TARGET_KEYS | {f"{task}.{key}" for key in TARGET_KEYS}
+        assert listed(f"targets-{task}") == {"data_seed", AUGMENTATION} | TARGET_KEYS | {f"{task}.{key}" for key in TARGET_KEYS}
+    assert listed("teachers") == {"teacher", AUGMENTATION}
 
 
 def test_every_parameter_re_runs_something() -> None:

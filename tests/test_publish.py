@@ -58,6 +58,14 @@ def artifacts(mlflow: MlflowClient, run: Run) -> set[str]:
 def test_a_run_holds_all_that_its_page_is_to_show(tracked: Repository) -> None:
     run = client(tracked).get_run(run_id(tracked))
     assert run.data.metrics.keys() >= {"best_val_accuracy", "test_accuracy", "test_ece", "seconds", "images_per_second", "train_loss", "lr"}
+    assert run.data.metrics.keys() >= {
+        "within_teacher_errors",
+        "across_teacher_errors",
+        "unrouted_teachers_joint",
+        "oracle_routed_teachers",
+    }
+    low, accuracy, high = (run.data.metrics[f"test_accuracy{end}"] for end in ("_low", "", "_high"))
+    assert low < accuracy < high or low <= accuracy == 100
     assert run.data.tags.keys() >= {"task", "source", "student", "target", "dvc.data", "dvc.models", "git.commit", "git.dirty", "device"}
     pinned = run.data.tags["dvc.data"]
     datasets = {entry.tags[0].value: entry.dataset for entry in run.inputs.dataset_inputs}

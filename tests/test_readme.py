@@ -78,6 +78,14 @@ def test_a_command_of_the_documentation_would_run(line: str, tmp_path: Path) -> 
             check(words, tmp_path)
 
 
+def test_readmes_experiments_leave_the_workspace_as_it_is() -> None:
+    """Else each would start from the settings of those above it; the first, on one's own images, is meant to stay."""
+    first, *others = re.findall(r"^dvc exp run .*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert "folder.fetch.path" in first
+    assert len(others) > 10
+    assert [line for line in others if "--temp" not in line and "--queue" not in line] == []
+
+
 def check(words: list[str], folder: Path) -> None:
     if words[0] == "make":
         assert {word for word in words[1:] if "=" not in word} <= MAKE

@@ -111,6 +111,16 @@ def test_targets_of_other_images_or_teachers_are_refused(split: PreparedSplit, t
         StoredTargets.read(tmp_path / "targets", split, LabelSets(SETS.classes, {"cold": ("blue", "green")}))
 
 
+def test_targets_of_other_views_than_a_training_asks_for_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    """A training that was told so alone (dvc repro --single-item) would note settings under which it did not learn."""
+    targets = stored(split, teachers, tmp_path / "targets", covering=True)
+    targets.check_made_with(VIEWS, "covering")
+    with pytest.raises(UserError, match=r"targets was made with views 3, the settings say 9; run dvc repro"):
+        targets.check_made_with(replace(VIEWS, views=9), "covering")
+    with pytest.raises(UserError, match=r"made with stored_teachers covering, the settings say all"):
+        targets.check_made_with(VIEWS, "all")
+
+
 def test_the_student_is_shown_no_view_on_which_a_teacher_of_the_same_seed_was_trained() -> None:
     """Teachers draw theirs by the same seed, for epochs from 0."""
     theirs = [draw_view(60, epoch, VIEWS.data_seed, VIEWS.crop, VIEWS.flip) for epoch in range(3)]

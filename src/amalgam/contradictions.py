@@ -24,12 +24,21 @@ def impossible(settings: StudentSettings) -> str | None:
         )
     if settings.target == "balanced" and settings.alpha > 0 and settings.stored_teachers != "all":
         return f"target balanced compares what all teachers say, but stored_teachers is {settings.stored_teachers}; set it to all"
-    if settings.warmup_epochs >= settings.num_epochs and settings.scheduler != "one_cycle":
+    if settings.label_fraction == 0 and settings.alpha == 0:
+        return "label_fraction 0 with alpha 0 leaves nothing to learn from; raise one of them"
+    return _idle_warm_up(settings)
+
+
+def _idle_warm_up(settings: StudentSettings) -> str | None:
+    if settings.warmup_epochs > 0 and settings.scheduler == "one_cycle":
+        return (
+            f"warmup_epochs {settings.warmup_epochs:g} has no effect under scheduler one_cycle, which has a warm-up of its own; set it to "
+            "0, or scheduler to step or cosine"
+        )
+    if settings.warmup_epochs >= settings.num_epochs:
         return (
             f"with warmup_epochs {settings.warmup_epochs:g} of num_epochs {settings.num_epochs} lr never reaches its value; lower the first"
         )
-    if settings.label_fraction == 0 and settings.alpha == 0:
-        return "label_fraction 0 with alpha 0 leaves nothing to learn from; raise one of them"
     return None
 
 
@@ -77,6 +86,29 @@ def too_few_classes(teachers: Mapping[str, Sequence[str]], settings: StudentSett
     if settings.objective == "dist" and (settings.alpha == 1 or settings.label_fraction == 0) and correlated:
         return f"objective dist {problem.format(correlated)}; choose kl or dkd, or use labels too"
     return None
+
+
+def incomparable(teachers: Mapping[str, Sequence[str]], settings: StudentSettings) -> str | None:
+    """A target over all classes from logits that were standardised inside each teacher's: no standardised student attains it; and the
+    remedy."""
+    if not settings.standardize_logits or settings.alpha == 0 or len(teachers) == 1 or settings.target in ("blocks", *FITTED_TARGETS):
+        return None
+    return (
+        f"standardize_logits brings logits inside each teacher's classes to one spread, and target {settings.target} is one distribution "
+        "over the classes of all, which no student of that spread attains; set it to false, or target to blocks, stacked or balanced"
+    )
+
+
+def without_labels(alpha: float) -> str:
+    """What is wrong with a share of the labels above 0 where no training image has one, and the remedy."""
+    if alpha == 0:
+        return (
+            "no training image of the task has a label, and with alpha 0 the student learns from labels alone; bring some, or raise alpha"
+        )
+    return (
+        "no training image of the task has a label; set label_fraction to 0 and stored_teachers to all, and target to joint where the "
+        "teachers share classes, to balanced where they do not"
+    )
 
 
 def _of_two_classes(compared: Mapping[str, Collection[str]]) -> str | None:

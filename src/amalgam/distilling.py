@@ -10,6 +10,7 @@ import torch
 
 from amalgam.balancing import fit_balancing
 from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epoch
+from amalgam.contradictions import without_labels
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.errors import UserError
 from amalgam.inference import Stored, device, resident, shown, taken
@@ -66,10 +67,7 @@ class Pupils:
         rows = split.training_rows
         labels = visible_labels(split.labels[rows], classes, teaching.label_fraction, targets.settings.data_seed)
         if teaching.label_fraction > 0 and not (labels >= 0).any():
-            raise UserError(
-                "no training image of the task has a label; set label_fraction to 0 and stored_teachers to all, and target to joint where "
-                "the teachers share classes, to balanced where they do not"
-            )
+            raise UserError(without_labels(teaching.alpha))
         needs_all = teaching.label_fraction < 1 or teaching.is_fitted
         if teaching.alpha > 0 and needs_all and targets.stored_teachers != "all":
             raise UserError(

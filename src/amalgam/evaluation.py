@@ -147,6 +147,7 @@ def compared(found: dict[str, Any], test_loss: float) -> dict[str, float]:
         "test_ece": found["expected_calibration_error"],
         "oracle_routed_teachers": found["oracle_routed_teachers"],
         "unrouted_teachers": found["unrouted_teachers"],
+        "unrouted_teachers_joint": found["unrouted_teachers_joint"],
     }
 
 

@@ -9,23 +9,27 @@ from amalgam.history import Epoch
 
 PICTURE = "learning_curve.png"
 LOG = "training.log"
-SECONDS_BETWEEN_PICTURES = 30  # one takes a quarter of a second: under one percent of the time
+SECONDS_BETWEEN_PICTURES = 30  # at least
+TIMES_A_PICTURE = 200  # and so many times as long as the last one took: half a percent of the time
 
 
 class LiveCurve:
-    """Draws the epochs so far, after an epoch when the last picture is half a minute old."""
+    """Draws the epochs so far, after an epoch when the last picture is old enough."""
 
     def __init__(self, path: Path, title: str, before: list[Epoch]) -> None:
         self.path = path
         self.title = title
         self.epochs = list(before)
         self.drawn = time.monotonic()
+        self.pause: float = SECONDS_BETWEEN_PICTURES
 
     def add(self, record: Epoch) -> None:
         self.epochs.append(record)
-        if time.monotonic() - self.drawn >= SECONDS_BETWEEN_PICTURES:
+        started = time.monotonic()
+        if started - self.drawn >= self.pause:
             self.draw()
             self.drawn = time.monotonic()
+            self.pause = max(SECONDS_BETWEEN_PICTURES, TIMES_A_PICTURE * (self.drawn - started))
 
     def draw(self) -> None:
         """Replace the picture whole: who looks at it never sees half of one."""

@@ -47,7 +47,8 @@ class LabelBlocks:
 
     def of_teachers(self, logits: Tensor, active: Tensor) -> Tensor:
         """(B, n, K) of the teachers' logits (B, Σ|Lᵢ|), zero where a teacher is not active."""
-        return torch.where(active[..., None], logits.float()[:, self.stored], 0.0)
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return torch.where(active[..., None], precise[:, self.stored], 0.0)
 
     def of_student(self, logits: Tensor) -> Tensor:
         """(B, n, K) of the student's logits (B, C)."""
@@ -108,7 +109,7 @@ class Distilled:
     """The distillation loss and, for the record, what each teacher had to do with it."""
 
     losses: Tensor  # (B,), T² included; where an objective relates images to each other, each has an equal part
-    weight: Tensor | None  # (B, n): each teacher's share in an image's target; rows sum to one; None if it was fitted to all of them
+    weight: Tensor | None  # (B, n): each teacher's share in an image's target, rows sum to one; None where that is no weighted mean
     divergence: Tensor  # (B, n): T² · KL inside each teacher's label set
     agreement: Tensor  # bool (B, n): whether teacher and student prefer the same class of that set
 
@@ -155,7 +156,8 @@ def distillation(
             wanted = functional.log_softmax((standardized(combined) if standardize else combined) / temperature, dim=1)
         losses = union_objective(whole, wanted, labels, objective)
     agreement = blocks.preferred(inside) == blocks.preferred(knowledge.logits)
-    return Distilled(temperature**2 * losses, weight if combine is None else None, temperature**2 * divergence.detach(), agreement)
+    is_mean = combine is None and target != "joint"
+    return Distilled(temperature**2 * losses, weight if is_mean else None, temperature**2 * divergence.detach(), agreement)
 
 
 def taught(said: Knowledge, rules: TargetRules) -> tuple[Knowledge, Tensor]:

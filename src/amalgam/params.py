@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from amalgam.contradictions import impossible, too_few_classes, unrelated
+from amalgam.contradictions import impossible, incomparable, too_few_classes, unrelated
 from amalgam.source_settings import Cifar100, Digits, Folder, Gdrive, Source
 from amalgam.student_settings import Section, StudentSettings
 
@@ -76,12 +76,14 @@ class Params(StudentSettings):
         "(downloaded), folder (your own images) or gdrive (the reference system's published archives). Its settings stand in the block "
         "of its name."
     )
-    data_seed: int = Field(ge=0, le=2**32 - 1, description="Random seed of the validation split and of the views.")
+    data_seed: int = Field(
+        ge=0, le=2**32 - 1, description="Random seed of the validation split, of the views, and of which labels label_fraction shows."
+    )
     val_fraction: float = Field(
         ge=0,
         lt=1,
-        description="Share of the training images, stratified by class, held out to choose the best epoch; 0 trains on all "
-        "of them and takes the last epoch.",
+        description="Share of the training images, stratified by class, held out to choose the best epoch (of at most 500 "
+        "with a label, the latest within one standard error of the best); 0 trains on all of them and takes the last epoch.",
     )
     teacher: TeacherSettings
     digits: Digits
@@ -137,17 +139,11 @@ class Params(StudentSettings):
         return self
 
     @model_validator(mode="after")
-    def _something_relates_the_teachers(self) -> "Params":
+    def _teachers_suit_the_target(self) -> "Params":
         for task, teachers in self.source_block.tasks.items():
-            if problem := unrelated(teachers, self.student(task)):
-                raise ValueError(f"{task}: {problem}")
-        return self
-
-    @model_validator(mode="after")
-    def _logits_can_differ(self) -> "Params":
-        for task, teachers in self.source_block.tasks.items():
-            if problem := too_few_classes(teachers, self.student(task)):
-                raise ValueError(f"{task}: {problem}")
+            for check in (unrelated, incomparable, too_few_classes):
+                if problem := check(teachers, self.student(task)):
+                    raise ValueError(f"{task}: {problem}")
         return self
 
     @model_validator(mode="after")

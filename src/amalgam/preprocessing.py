@@ -33,17 +33,18 @@ class Preprocessing:
 def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Float images (B, height, width, 3), bilinearly brought to ``size``; where they shrink, averaged (antialiased) too.
 
-    Small images are enlarged by two matrix products, for which a CPU needs half the time, or less, of torch's loop over three channels.
+    Small images are enlarged by two matrix products, for which a CPU needs half the time, or less, of torch's loop over three channels;
+    a GPU would have to be sent the matrices.
     """
     count, height, width, channels = pixels.shape
     if (height, width) == size:
         return pixels
     shrinks = size[0] < height or size[1] < width
-    if shrinks or max(height, width) > ENLARGED_BY_PRODUCTS:
+    if shrinks or max(height, width) > ENLARGED_BY_PRODUCTS or pixels.is_cuda:
         moved = nn.functional.interpolate(pixels.permute(0, 3, 1, 2), size, mode="bilinear", antialias=shrinks, align_corners=False)
         return moved.permute(0, 2, 3, 1)
     products = (_enlargement(height, size[0], 1), _enlargement(width, size[1], channels))
-    rows, columns = (torch.from_numpy(product).to(pixels.device, non_blocking=True) for product in products)
+    rows, columns = map(torch.from_numpy, products)
     wide = pixels.reshape(count * height, width * channels) @ columns.T
     return (rows @ wide.reshape(count, height, -1)).reshape(count, *size, channels)
 

@@ -52,7 +52,8 @@ class Cifar100Fetch(Section):
 class FolderFetch(Section):
     path: str | None = Field(
         min_length=1,
-        description="A folder, .zip or .tar.* of train/<class>/* and test/<class>/*; a relative path counts from the repository root.",
+        description="A folder, .zip or .tar.* of train/<class>/*, test/<class>/* and, of images without label, unlabeled/*; a "
+        "relative path counts from the repository root.",
     )
     sha256: str | None = Field(pattern=SHA256, description="SHA-256 that the archive must have (sha256sum prints it); null accepts any.")
     max_gigabytes: float = Field(gt=0, description="Refuse to unpack more than this many gigabytes: raise it for larger data sets.")
@@ -106,8 +107,8 @@ class SuppliedTeacher(Section):
     min_accuracy: float = Field(
         ge=0,
         le=100,
-        description="In percent, on the validation images of its classes; below it, it is refused. Where no training image of its "
-        "classes has a label, only 0 takes it, as it is.",
+        description="In percent, on the validation images of its classes (the training images where val_fraction is 0); below it, it is "
+        "refused. Where no training image of its classes has a label, only 0 takes it, as it is.",
     )
     trained_elsewhere: bool = Field(
         False, description="true if it was trained on none of these images: its accuracies are then not marked as optimistic."
@@ -134,7 +135,7 @@ class Source(Section):
         ge=4,
         le=1024,
         description="Side in pixels of the square in which images are stored (shorter side resized, centre kept); null keeps "
-        "the native size if all images share one, else stores 64 pixels.",
+        "the native size if all images share one (above 1024 pixels it must be set), else stores 64 pixels.",
     )
     augmentation: Augmentation
     tasks: Tasks = Field(description="For each task, the teachers by name, each with the classes it knows. Quote a class named null.")

@@ -7,14 +7,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
+from amalgam.contradictions import without_labels
 from amalgam.errors import UserError
 from amalgam.interruption import interruptible, put_off
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
 from amalgam.parents import end_with_parent
 from amalgam.processes import fail
+from amalgam.student_settings import StudentSettings
 
 PIPELINE_FILE = Path("dvc.yaml")
 TRAINING = "train-"  # and the task: the name of a task's training stage
@@ -65,6 +69,12 @@ def full_task_name(named: str) -> str:
 def check_task(task: str, tasks: Sequence[str]) -> None:
     if task not in tasks:
         raise UserError(f"there is no {task}; the tasks are {', '.join(tasks)}")
+
+
+def check_labels(task: str, settings: StudentSettings, labels: npt.NDArray[np.int64]) -> None:
+    """Raises UserError if the student is to use labels and no training image (−1: it has none) has one: before teachers run for nothing."""
+    if settings.label_fraction > 0 and not (labels >= 0).any():
+        raise UserError(f"{task}: {without_labels(settings.alpha)}")
 
 
 def stage_params() -> Params:

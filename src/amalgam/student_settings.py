@@ -57,33 +57,35 @@ class StudentSettings(Section):
     alpha: float = Field(
         ge=0,
         le=1,
-        description="Weight of the teachers in the loss of a labelled image, 0 to 1, usually 0.1 to 0.7: 0 learns from labels only, 1 from "
-        "teachers only. "
-        "Raise it to lean on good teachers or when over-fitting; lower it where the teachers may be wrong. Above 0, images without "
-        "label are learnt from the teachers alone.",
+        description="Weight of the teachers in the loss of a labelled image, 0 to 1, usually 0.1 to 0.7: 0 learns from labels only, "
+        "1 from teachers only. Raise it to lean on good teachers or when over-fitting; lower it where the teachers may be wrong. "
+        "Images without label are learnt from the teachers alone, and left out at 0.",
     )
     temperature: float = Field(
         ge=0.01,
         le=100,
         description="Softness of the teachers' distributions, 0.01 to 100, usually 1 to 10. Raise it to emphasise relations "
-        "between classes; lower it for more confident targets.",
+        "between classes; lower it for more confident targets. The teachers' part of the loss is multiplied by its square.",
     )
     target: Target = Field(
-        description="What the student learns from the teachers of an image. blocks: each teacher's distribution, inside its own classes; "
-        "how the classes of different teachers compare must follow from labels (alpha below 1) or, for images without label, from "
-        "shared classes. mean: the mean of their distributions, padded with zeros to all classes. confidence: the same, weighted by how "
-        "sure each teacher is, for images without label. joint: the one distribution over all classes that agrees best with them. "
-        "stacked: what a linear classifier, fitted on the labelled images, makes of all teachers' logits (needs stored_teachers all and "
-        "some labels). balanced: joint, with each class weighed so that all are equally frequent over the training images, for images "
-        "that show every class about equally often (needs stored_teachers all; measured with temperature 1)."
+        description="What the student learns from the teachers of an image. blocks: each teacher's distribution, inside its own "
+        "classes; how the classes of different teachers compare must follow from labels (alpha below 1) or, for images without "
+        "label, from shared classes. mean: the mean of their distributions, padded with zeros to all classes. confidence: the same, "
+        "weighted by how sure each teacher is, meant for images without label. joint: the one distribution over all classes that "
+        "agrees best with them; to classes that none of an image's teachers knows it gives an average share, so it is meant for "
+        "images without label, of which all teachers are asked. stacked: what a linear classifier, fitted on the labelled images, "
+        "makes of all teachers' logits (needs stored_teachers all and some labels). balanced: joint, with each class weighed so that "
+        "all are equally frequent over the training images, for images that show every class about equally often (needs "
+        "stored_teachers all; measured with temperature 1)."
     )
     objective: Objective = Field(
         description="How the distance to the target is measured. kl: Kullback-Leibler divergence. dkd: its part about the image's "
         "class and its part about the others, weighted apart. dist: correlation within images and within classes."
     )
     standardize_logits: bool = Field(
-        description="true brings the logits of teachers and student to the same mean and spread before they are compared (inside "
-        "each teacher's classes), so that only relations count, not how sure a network is. Try it with a temperature around 2."
+        description="true brings the logits of teachers and student to the same mean and spread before they are compared (under "
+        "target blocks inside each teacher's classes, under stacked and balanced over all; the others cannot be so compared), so that "
+        "only relations count, not how sure a network is. Try it with a temperature around 2."
     )
     confidence_temperature: float = Field(
         ge=0.001,
@@ -94,9 +96,9 @@ class StudentSettings(Section):
     label_fraction: float = Field(
         ge=0,
         le=1,
-        description="Share of the labelled training images, stratified by class, whose label the student may use. The others are "
-        "learnt from all teachers, whether they know the class or not (below 1 needs stored_teachers all). Lower it to see what labels "
-        "are worth, not because some images have none; at 0 none is used in training.",
+        description="Share of the labelled training images, stratified by class, whose label the student may use. The others are, at "
+        "alpha above 0, learnt from all teachers, whether they know the class or not (below 1 needs stored_teachers all). Lower it "
+        "to see what labels are worth, not because some images have none; at 0 none is used in training.",
     )
     label_smoothing: float = Field(
         ge=0,
@@ -146,8 +148,8 @@ class StudentSettings(Section):
     warmup_epochs: float = Field(
         ge=0,
         le=1000,
-        description="Epochs over which lr rises to its value under step and cosine; one_cycle has its own. Raise it, to a few, "
-        "when the loss diverges at the start.",
+        description="Epochs over which lr rises to its value under step and cosine; one_cycle has its own (then 0 here). Raise it, to "
+        "a few, when the loss diverges at the start.",
     )
     scheduler_step: int = Field(
         ge=1,
@@ -183,9 +185,9 @@ class StudentSettings(Section):
     views: int = Field(
         ge=0,
         le=10000,
-        description="Number of augmented views of each image; the teachers' logits for all of them are computed before training, and epoch "
-        "e uses view e mod views (at alpha 0 each epoch has new ones). Raise it, up to num_epochs, against over-fitting; lower it to save "
-        "the teachers' time; 0 shows every image as it is.",
+        description="Number of augmented views of each image; the teachers' logits for all of them are computed before training, and "
+        "epoch e uses view e mod views (at alpha 0 each epoch has new ones). Raise it, up to num_epochs, against over-fitting; lower "
+        "it to save the teachers' time; 0 shows every image as it is.",
     )
     view_zoom: float = Field(
         gt=0,
@@ -200,5 +202,6 @@ class StudentSettings(Section):
         "over-fitting, where colour does not tell the class.",
     )
     stored_teachers: Literal["covering", "all"] = Field(
-        description="covering stores, for each image, the logits of the teachers that know its class (cheap); all stores every teacher's."
+        description="covering stores, for each image, the logits of the teachers that know its class (cheap; of an image without label "
+        "every teacher's); all stores every teacher's, which targets stacked and balanced and a label_fraction below 1 need."
     )

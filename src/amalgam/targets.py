@@ -82,6 +82,13 @@ class StoredTargets:
             raise UserError(f"{folder} holds targets of other teachers or classes; run dvc repro")
         return cls(folder, ViewSettings(**manifest["views"]), manifest["stored_teachers"])
 
+    def check_made_with(self, views: ViewSettings, stored_teachers: str) -> None:
+        """Raises UserError unless the store holds what these settings ask for."""
+        asked = asdict(views) | {"stored_teachers": stored_teachers}
+        for name, value in (asdict(self.settings) | {"stored_teachers": self.stored_teachers}).items():
+            if value != asked[name]:
+                raise UserError(f"{self.folder} was made with {name} {value}, the settings say {asked[name]}; run dvc repro")
+
     def logits(self, view: int) -> Logits:
         """Logits (training images, Σ|Lᵢ|) of one view, memory-mapped."""
         values: Logits = np.load(self.folder / view_file(view), mmap_mode="r")

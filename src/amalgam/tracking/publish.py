@@ -33,7 +33,7 @@ EVALUATION_TAG = "amalgam.evaluation"  # the fingerprint of what is there
 BEGUN_TAG = "amalgam.evaluation_begun"  # the same, before it is there
 RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files name
 FILES = ("best.safetensors", "last.safetensors", "student.json", "history.csv")
-MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy", "unrouted_teachers_joint")
+MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy")
 PREDICTIONS = "predictions.csv"
 RESULTS = "results.json"
 P = ParamSpec("P")
@@ -157,6 +157,7 @@ def _numbers(task: str, evaluation: Path, found: dict[str, Any]) -> dict[str, fl
     numbers: dict[str, float] = read_json(evaluation / "metrics.json")[task]
     numbers |= {f"test_accuracy/{name}": value for name, value in found["per_class_accuracy"].items()}
     numbers |= {name: found[name] for name in MORE_METRICS if found[name] is not None}
+    numbers |= dict(zip(("test_accuracy_low", "test_accuracy_high"), found["interval_95"], strict=True))
     return numbers | {f"teacher_accuracy/{name}": value for name, value in found["teacher_accuracy"].items()}
 
 
