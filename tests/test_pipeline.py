@@ -117,13 +117,26 @@ def test_a_third_task_is_the_lines_of_the_example_and_runs_nothing_of_the_others
     assert stages_run(shown) == {"train-taskC", "evaluate"}
 
 
-def test_the_example_of_a_third_task_fits_the_shipped_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("patch", "tasks"), [("third_task", ["taskA", "taskB", "taskC"]), ("one_task", ["taskA"])])
+def test_an_example_of_other_tasks_fits_the_shipped_files(patch: str, tasks: list[str], tmp_path: Path) -> None:
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(ROOT / name, tmp_path / name)
-    subprocess.run(["git", "apply", str(ROOT / "examples" / "third_task.patch")], cwd=tmp_path, check=True)
+    subprocess.run(["git", "apply", str(ROOT / "examples" / f"{patch}.patch")], cwd=tmp_path, check=True)
     params = load_params(tmp_path / "params.yaml")
-    assert params.task_names == ["taskA", "taskB", "taskC"]
+    assert params.task_names == tasks
     check_stages(params, tmp_path / "dvc.yaml")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "stage", "list"], cwd=tmp_path, check=True)
+
+
+def test_a_single_task_goes_on_from_what_both_had_made(finished: Repository) -> None:
+    finished.run("git", "apply", "--include=dvc.yaml", str(ROOT / "examples" / "one_task.patch"))
+    params = yaml.safe_load((finished.root / "params.yaml").read_text())
+    del params["taskB"], params["folder"]["tasks"]["taskB"], params["evaluate"]["checkpoint"]["taskB"]
+    (finished.root / "params.yaml").write_text(yaml.safe_dump(params))
+    assert "train-taskA" not in finished.repro()
+    assert not (finished.root / "outputs/evaluation/taskB").exists()
+    assert read(finished, "outputs/evaluation/taskA/results.json")["test_images"] > 0
 
 
 def test_the_same_inputs_give_the_same_bits_whatever_ran_before(finished: Repository) -> None:
