@@ -182,7 +182,9 @@ def training(team: Team) -> None:
             assert expected.validation is not None
             assert found.validation[:2] == pytest.approx(expected.validation[:2], rel=1e-6)
         for name, values in alone.last.items():
-            np.testing.assert_allclose(together.last[name], values, rtol=1e-6, atol=1e-9, err_msg=name)
+            np.testing.assert_allclose(
+                together.last[name], values, rtol=1e-6, atol=1e-7, err_msg=name
+            )  # the loss sees logits in single precision
         firsts = team.first({name: values.clone() for name, values in student.network.state_dict().items()})
         assert all(torch.equal(values, firsts[name]) for name, values in student.network.state_dict().items())
         team.wait()
