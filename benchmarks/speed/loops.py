@@ -11,8 +11,8 @@
 - the loss is (1 − α)·cross-entropy + α·T²·KL, the optimiser Adam, the schedule StepLR, the layout contiguous; loss and accuracy are read
   as numbers at every step.
 
-**shipped**: ``distilling.train_student`` as the pipeline calls it: gather, augmentation, resize, loss, sums, checks (and no average of the weights:
-as shipped there is none).
+**shipped**: ``distilling.train_student`` as the pipeline calls it: gather, augmentation, resize, loss, sums, checks. (As shipped
+there is no average of the weights.)
 
 **bare**: forward, backward and optimiser of the student on one batch that lies in memory as a normalised tensor, cross-entropy alone; in
 the fastest variant of layout, precision and optimiser for the setting, found by trial; memory is kept as the shipped loop keeps it.
