@@ -30,6 +30,17 @@ def test_a_few_labels_tell_whom_to_believe(classes: int) -> None:
     assert (stacked == truth).mean() > 0.97
 
 
+@pytest.mark.parametrize("loudness", [0.0, 0.1, 10.0, 1e5])
+@pytest.mark.parametrize(("images", "classes"), [(4, 2), (12, 12), (1000, 12)])
+def test_the_fit_converges_whatever_the_teachers_say(images: int, classes: int, loudness: float) -> None:
+    """As few labels as there are classes, answers as sure as 10⁵, one output that says the same of all; scikit-learn's warning would fail."""
+    logits = np.random.default_rng(images).normal(0, 1, (images, 15)) * loudness
+    logits[:, 0] = 3
+    labels = np.arange(images) % classes
+    for said in (logits, logits + 50 * loudness * np.eye(15)[labels]):
+        assert torch.isfinite(fit_stacking(said, labels)(torch.from_numpy(said))).all()
+
+
 def test_it_is_the_regression_that_scikit_learn_predicts_with() -> None:
     """Scaling folded into the weights, calibrated at temperature 1."""
     from sklearn.linear_model import LogisticRegression
