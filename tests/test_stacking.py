@@ -33,7 +33,7 @@ def test_a_few_labels_tell_whom_to_believe(classes: int) -> None:
 @pytest.mark.parametrize("loudness", [0.0, 0.1, 10.0, 1e5])
 @pytest.mark.parametrize(("images", "classes"), [(4, 2), (12, 12), (1000, 12)])
 def test_the_fit_converges_whatever_the_teachers_say(images: int, classes: int, loudness: float) -> None:
-    """As few labels as there are classes, answers as sure as 10⁵, one output that says the same of all; scikit-learn's warning would fail."""
+    """As few labels as there are classes, answers as sure as 10⁵, an output that never changes; scikit-learn's warning would fail."""
     logits = np.random.default_rng(images).normal(0, 1, (images, 15)) * loudness
     logits[:, 0] = 3
     labels = np.arange(images) % classes
