@@ -42,14 +42,14 @@ STUDENTS = [
     ("`balanced`, T 1", "none", "labels", "balanced, 0"),
 ]
 COMBINED = [  # teachers without a student, put together as the row's target is
-    ("*its teachers, `stacked` themselves, no student*", "all", "labels", "stacked, 1"),
-    ("*its teachers, `stacked` themselves, no student*", "a tenth", "labels", "stacked, 0.1"),
-    ("*its teachers, `balanced` themselves, no student*", "none", "labels", "balanced, 0"),
+    ("*no student: the three teachers, put together as for `stacked`*", "all", "labels", "stacked, 1"),
+    ("*no student: the three teachers, put together as for `stacked`*", "a tenth", "labels", "stacked, 0.1"),
+    ("*no student: the three teachers, put together as for `balanced`*", "none", "labels", "balanced, 0"),
 ]
 TEACHERS = {
-    "*its teachers, if someone says which to ask*": "oracle-routed",
-    "*its teachers, if nobody does: their mean*": "unrouted",
-    "*the same: their joint estimate*": "unrouted, joint",
+    "*no student: of the three teachers those that know the class (an oracle says which)*": "oracle-routed",
+    "*no student: all three teachers, their mean*": "unrouted",
+    "*no student: all three teachers, their joint estimate*": "unrouted, joint",
 }
 
 

@@ -20,7 +20,7 @@ from amalgam.files import brought_file, whole_folder
 from amalgam.flags import add_settings, given_settings
 from amalgam.history import Epoch
 from amalgam.live import LOG, PICTURE, LiveCurve, log_line
-from amalgam.one_off import check_made, export, in_pipeline, new_folder, prepared, targets_for
+from amalgam.one_off import check_brought, check_made, export, in_pipeline, new_folder, prepared, targets_for
 from amalgam.origin import changed_from_commit, commands_that_repeat
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
@@ -106,6 +106,8 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
     settings = params.student(task)
     label_sets, split = prepared(PREPARED / task / "trainval")
     check_made(task, PREPARED / task / "trainval", MODELS / task, params)
+    check_brought(params)
+    refuse_changed(params)
     common: Preprocessing | None = None
     about: dict[str, str] = {}
     if reference:

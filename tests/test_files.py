@@ -1,10 +1,13 @@
-"""Files that are whole or absent, and lines that are read when asked for."""
+"""Files that are whole or absent, entries of the store among them, and lines that are read when asked for."""
 
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from amalgam.files import Lines, new_array
+from amalgam.files import Lines, new_array, write_json
+from amalgam.store import entry
 
 
 def test_lines_are_the_files(tmp_path: Path) -> None:
@@ -30,3 +33,24 @@ def test_a_new_array_has_all_its_space_on_disk(tmp_path: Path) -> None:
     assert array.shape == (1000, 1000)
     assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 2_000_000
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), 0)
+
+
+def test_an_entry_of_the_store_is_on_disk_before_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a machine that stops leaves an empty manifest that is taken for whole ever after."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    kept: set[int] = set()
+    fsync = os.fsync
+
+    def watched(handle: int) -> None:
+        assert not (tmp_path / ".amalgam" / "teachers" / "key").exists()
+        kept.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def make(folder: Path) -> None:
+        (folder / "parts").mkdir()
+        write_json(folder / "manifest.json", {"classes": []})
+        write_json(folder / "parts" / "0.json", {})
+
+    monkeypatch.setattr(os, "fsync", watched)
+    made = entry("teachers", "key", make)
+    assert kept >= {path.stat().st_ino for path in (made, *made.rglob("*"))}

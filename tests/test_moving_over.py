@@ -314,11 +314,20 @@ def test_a_training_by_hand_needs_images_and_teachers_that_the_parameters_descri
     told = finished.run("python", "stages/train.py", check=False)
     assert told.returncode == 1
     assert "outputs/prepared/taskB/trainval was made with data_seed 0, params.yaml says 7; run dvc repro models.dvc" in told.stderr
+    brought = {"weights": "first.pt2", "resolution": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "min_accuracy": 70}
     for change, message in (
         ({"teacher__num_epochs": 400}, "teacher models/taskB/first was trained with num_epochs 2, params.yaml says 400"),
         (
             {"folder__tasks__taskB__second": ["blue", "grey"]},
             "outputs/prepared/taskB/trainval was made for other teachers, or other",
+        ),
+        (
+            {"folder__fetch__path": "others"},
+            "folder.fetch is not what it was when the pipeline's stage fetch ran last",
+        ),
+        (
+            {"folder__supplied": {"taskB": {"first": brought}}},
+            "folder.supplied is not what it was when the pipeline's stage weights ran",
         ),
     ):
         before = (finished.root / "params.yaml").read_text()

@@ -112,6 +112,18 @@ def test_everything_wrong_is_said_at_once_with_its_line(tmp_path: Path) -> None:
         assert f"params.yaml:{lines.index(key) + 1}: {key.partition(':')[0]}: " in str(error.value)
 
 
+def test_the_line_of_a_tasks_own_value_is_named_though_the_shared_keys_stand_below_it(tmp_path: Path) -> None:
+    text = edited("taskA:\n  <<: *overrides", "taskA:\n  alpha: 7\n  <<: *overrides")
+    with pytest.raises(UserError, match=rf"params\.yaml:{text.splitlines().index('  alpha: 7') + 1}: taskA\.alpha: "):
+        load(text, tmp_path)
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(SHIPPED.encode() + "# für\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"params\.yaml is not UTF-8 \(.*\); save it so"):
+        load_params(tmp_path / "params.yaml")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.yaml not found"):
         load_params(tmp_path / "absent.yaml")

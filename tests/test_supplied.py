@@ -309,6 +309,18 @@ def test_a_program_of_which_two_readers_might_see_two_things_is_refused(name: st
         read_program(program)
 
 
+def test_a_program_that_would_unpack_to_more_than_it_is_is_refused(program: Path) -> None:
+    with zipfile.ZipFile(program) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    top = next(iter(members)).partition("/")[0]
+    with zipfile.ZipFile(program, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        archive.writestr(f"{top}/data/weights/weight_9", bytes(10_000_000), zipfile.ZIP_DEFLATED)
+    with pytest.raises(UserError, match="is refused: it holds compressed files"):
+        read_program(program)
+
+
 @pytest.mark.parametrize(
     "change",
     [

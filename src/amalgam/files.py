@@ -58,6 +58,16 @@ def whole_folder(target: Path) -> Iterator[Path]:
         work.rename(target)
 
 
+def sync(folder: Path) -> None:
+    """Have the disk keep a folder's files, all below it, before anything relies on them."""
+    for path in (*folder.rglob("*"), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder beside ``target``, on the same disk, that is gone afterwards.

@@ -15,11 +15,15 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, scratch_folder, sha256_of_file, write_json
 from amalgam.params import Params
+from amalgam.params_file import PARAMS_FILE, read_yaml
 from amalgam.preprocessing import Preprocessing
 from amalgam.states import read_state, write_whole
 from amalgam.student_settings import StudentSettings
@@ -28,6 +32,7 @@ from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers
 from amalgam.team import Team
 
 RUNS = Path("runs")
+LOCK = Path("dvc.lock")  # where DVC writes down with which parameters each stage ran last
 
 
 def in_pipeline() -> bool:
@@ -55,6 +60,21 @@ def prepared(folder: Path) -> tuple[LabelSets, PreparedSplit]:
     if not folder.is_dir():
         raise UserError(f"{folder} is missing; dvc repro preprocess makes it")
     return LabelSets.read(folder), PreparedSplit.read(folder)
+
+
+def check_brought(params: Params) -> None:
+    """Raises UserError unless images and supplied teachers came from where ``params`` say, when the pipeline ran last."""
+    ran = read_yaml(LOCK.read_text(encoding="utf-8"), str(LOCK))[0]["stages"] if LOCK.is_file() else {}
+    for stage, part in (("fetch", "fetch"), ("weights", "supplied")):
+        name, now = f"{params.source}.{part}", getattr(params.source_block, part)
+        then = ran.get(stage, {}).get("params", {}).get(str(PARAMS_FILE), {}).get(name)
+        kind: Any = type(params.source_block).model_fields[part].annotation
+        try:
+            same = then is not None and TypeAdapter(kind).validate_python(then) == now
+        except ValidationError:
+            same = False
+        if not same:
+            raise UserError(f"{name} is not what it was when the pipeline's stage {stage} ran last; run dvc repro models.dvc")
 
 
 def check_made(task: str, folder: Path, models: Path, params: Params) -> None:

@@ -41,6 +41,7 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]
             return [convert(item, (*location, index)) for index, item in enumerate(node.value)]
         values: dict[str, Any] = {}
         merged: dict[str, Any] = {}
+        own: dict[Location, int] = {}  # lines of keys that stand here, whose values win over what << takes in
         for key_node, value_node in node.value:
             key = str(key_node.value)
             if key_node.tag == MERGE:
@@ -50,7 +51,8 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]
             if key in values:
                 raise UserError(f"{name}:{key_node.start_mark.line + 1}: the key '{key}' stands twice; remove one")
             values[key] = convert(value_node, (*location, key))
-            lines[(*location, key)] = key_node.start_mark.line + 1
+            own[(*location, key)] = key_node.start_mark.line + 1
+        lines.update(own)
         return merged | values
 
     try:
@@ -78,7 +80,11 @@ def load_params(path: Path = PARAMS_FILE, task: str | None = None, flags: Mappin
     """
     if not path.exists():
         raise UserError(f"{path} not found in {Path.cwd()}; run from the repository root, or restore it with: git checkout {path}")
-    values, lines = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); save it so") from error
+    values, lines = read_yaml(text, str(path))
     if "tasks" in values:
         raise UserError(f"{path}:{lines['tasks',]}: unknown key 'tasks'; settings of a task stand in a block of its name, as taskA")
     tasks = {key: values.pop(key) for key in list(values) if TASK_NAME.fullmatch(key)}

@@ -91,6 +91,9 @@ def _suspicious(archive: zipfile.ZipFile) -> Iterator[str]:
     if len({name.casefold() for name in names}) < len(names) or len({name.partition("/")[0] for name in names}) > 1:
         yield "two files of one name, or two programs"  # of which PyTorch might read the one that is not looked at here
         return
+    if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+        yield "compressed files"  # PyTorch writes none; of a few bytes they make any number
+        return
     members = {name.partition("/")[2]: archive.read(name) for name in names}
     yield from (f"the file {name}" for name in members if not MEMBERS.fullmatch(name))
     for kind in ("weights", "constants"):

@@ -141,7 +141,7 @@ class Source(Section):
     tasks: Tasks = Field(description="For each task, the teachers by name, each with the classes it knows. Quote a class named null.")
     supplied: Supplied = Field(
         description="Teachers that you bring instead of having them trained: for each task, by name, the file and how it sees images, "
-        "as README.md shows."
+        "as docs/your_own.md shows."
     )
 
     @model_validator(mode="after")

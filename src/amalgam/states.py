@@ -14,7 +14,7 @@ from amalgam.files import new_whole_file
 State = dict[str, Tensor]
 
 PREFIXES = ("module.", "model.", "net.", "backbone.")  # of all names, where the network was part of a larger one
-REMEDY = "save network.state_dict(), or export the network with torch.export (README.md, Your own teachers)"
+REMEDY = "save network.state_dict(), or export the network with torch.export (docs/your_own.md, Teachers)"
 WRAPPINGS = ("state_dict", "model_state_dict", "model")  # under which checkpoints keep a network's weights
 
 

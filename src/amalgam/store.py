@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from amalgam.files import repository_root, whole_folder
+from amalgam.files import repository_root, sync, whole_folder
 
 STORE = ".amalgam"
 
@@ -24,6 +24,7 @@ def entry(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         if not folder.is_dir():
             with whole_folder(folder) as work:
                 make(work)
+                sync(work)  # an entry that is there is whole, even if the machine stops
         os.utime(folder)  # the time of last use, by which make clean goes
     return folder
 

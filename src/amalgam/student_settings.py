@@ -98,7 +98,8 @@ class StudentSettings(Section):
         le=1,
         description="Share of the labelled training images, stratified by class, whose label the student may use. The others are, at "
         "alpha above 0, learnt from all teachers, whether they know the class or not (below 1 needs stored_teachers all). Lower it "
-        "to see what labels are worth, not because some images have none; at 0 none is used in training.",
+        "to see what labels are worth, not because some images have none; at 0 none is used in training. Set it to 0 where no training "
+        "image has a label.",
     )
     label_smoothing: float = Field(
         ge=0,

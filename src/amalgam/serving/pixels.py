@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
+READABLE = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "JPEG2000", "PPM")  # others may run programs, as EPS does
 UNREADABLE = (
     OSError,
+    RuntimeError,
     SyntaxError,
     ValueError,
     EOFError,
@@ -22,7 +24,7 @@ UNREADABLE = (
 UPRIGHT = ("PPM", "BMP", "GIF", "TIFF")  # formats without orientation, or whose size Pillow gives with respect to it
 PNG_MARKS = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # where a PNG file may say it, after its pixels too
 FEWEST_LEVELS = 16  # of eight bits, that sixteen must leave
-FIRST_LYING = 5  # EXIF's orientations from here on exchange height and width
+LYING = (5, 6, 7, 8)  # EXIF's orientations that exchange height and width
 
 
 def shape(encoded: bytes) -> tuple[int, int]:
@@ -32,7 +34,7 @@ def shape(encoded: bytes) -> tuple[int, int]:
     """
     with _opened(encoded) as image:
         width, height = image.size
-        turned = _may_be_turned(image, encoded) and image.getexif().get(ExifTags.Base.Orientation, 1) >= FIRST_LYING
+        turned = _may_be_turned(image, encoded) and image.getexif().get(ExifTags.Base.Orientation, 1) in LYING
     return (width, height) if turned else (height, width)
 
 
@@ -46,7 +48,7 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(encoded)) as image:
+            with Image.open(io.BytesIO(encoded), formats=READABLE) as image:
                 yield image
     except UNREADABLE as error:
         raise ValueError(f"not a readable image ({error})") from error

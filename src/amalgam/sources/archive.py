@@ -23,6 +23,8 @@ IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 IGNORED_FOLDERS = {"__MACOSX"}
 BLOCK = 1 << 20
 SAYS_UTF8 = 1 << 11  # a flag of a zip archive's members
+NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's categories of control characters, halves of characters and ends of lines
+ON_WINDOWS = 0  # the system that made an archive's member; there a path may be written with backslashes
 ANEW = "pack it again or, if it was downloaded here, remove it to have it fetched anew"
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 DAMAGED_ERRNO = (None, errno.EINVAL)  # gzip's and bzip2's, and of a jump before the file's begin
@@ -83,21 +85,26 @@ def members(path: Path) -> Iterator[Member]:
     """
     if path.is_dir():
         found = _folder_members(path)
+    elif tarfile.is_tarfile(path):  # asked first: that looks at the beginning, where is_zipfile finds a zip that ends the last member
+        found = _tar_members(path)
     elif zipfile.is_zipfile(path):
         found = _zip_members(path)
-    elif tarfile.is_tarfile(path):
-        found = _tar_members(path)
     else:
         raise UserError(f"{path} is neither a folder nor a .zip or .tar.* archive that can be read; {ANEW}")
+    seen: set[PurePosixPath] = set()
     for member in found:
         inside = PurePosixPath(unicodedata.normalize("NFC", str(member.path)))
         if inside.is_absolute() or ".." in inside.parts:
             raise UserError(f"{path}: the member '{inside}' points outside the archive; do not trust it")
-        if not str(inside).isprintable():
-            raise UserError(f"{path}: the name {str(inside)!r} is not valid text; rename the file")
         hidden = any(part.startswith(".") or part in IGNORED_FOLDERS for part in inside.parts)
-        if not hidden and inside.name.lower() not in IGNORED_FILES:
-            yield Member(inside, member.stream)
+        if hidden or inside.name.lower() in IGNORED_FILES:
+            continue
+        if any(unicodedata.category(letter) in NO_TEXT for letter in str(inside)):
+            raise UserError(f"{path}: the name {str(inside)!r} is not valid text; rename the file")
+        if member.path in seen:  # as tar --append and --update leave them
+            raise UserError(f"{path} holds '{inside}' twice, and both would be read; pack it again")
+        seen.add(member.path)
+        yield Member(inside, member.stream)
 
 
 def _folder_members(path: Path) -> Iterator[Member]:
@@ -121,12 +128,13 @@ def _zip_members(path: Path) -> Iterator[Member]:
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
     """The member's name. Archivers of macOS write UTF-8 without saying so, which zipfile reads as code page 437."""
+    name = info.filename.replace("\\", "/") if info.create_system == ON_WINDOWS else info.filename
     if info.flag_bits & SAYS_UTF8:
-        return info.filename
+        return name
     try:
-        return info.filename.encode("cp437").decode("utf-8")
+        return name.encode("cp437").decode("utf-8")
     except UnicodeError:
-        return info.filename
+        return name
 
 
 def _tar_members(path: Path) -> Iterator[Member]:
