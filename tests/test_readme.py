@@ -173,11 +173,22 @@ FEW_LABELS = ("--protocol", "benchmarks/labels.yaml")
 PRETRAINED = ("--protocol", "benchmarks/pretrained.yaml")
 UNSEEN = ("--protocol", "benchmarks/unseen.yaml")
 SEEN = ("--protocol", "benchmarks/seen.yaml", "--seeds", "1")
+FIRST_SEED = ("--seeds", "0")
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("A",), ("B",), ("A", *FEW_LABELS), ("B", *FEW_LABELS), ("A", *PRETRAINED), ("A", *UNSEEN), ("A", *SEEN)],
+    [
+        ("A",),
+        ("A", *FIRST_SEED),
+        ("B",),
+        ("A", *FEW_LABELS),
+        ("B", *FEW_LABELS),
+        ("A", *PRETRAINED),
+        ("A", *PRETRAINED, *FIRST_SEED),
+        ("A", *UNSEEN),
+        ("A", *SEEN),
+    ],
     ids=" ".join,
 )
 def test_an_accuracy_table_is_what_the_results_say(arguments: tuple[str, ...]) -> None:
