@@ -107,7 +107,6 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
     label_sets, split = prepared(PREPARED / task / "trainval")
     check_made(task, PREPARED / task / "trainval", MODELS / task, params)
     check_brought(params)
-    refuse_changed(params)
     common: Preprocessing | None = None
     about: dict[str, str] = {}
     if reference:

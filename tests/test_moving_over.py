@@ -338,7 +338,7 @@ def test_a_training_by_hand_needs_images_and_teachers_that_the_parameters_descri
     finished.repro("preprocess")
     told = finished.run("python", "stages/train.py", check=False)
     assert told.returncode == 1
-    assert "teacher models/taskB/first was trained on other images, or another split, than outputs/prepared/taskB" in told.stderr
+    assert "teacher models/taskB/first was trained on other images, or another split, than are prepared" in told.stderr
     assert not (finished.root / "runs").exists()
 
 

@@ -377,6 +377,10 @@ def test_two_foreign_teachers_make_a_student_without_python(finished: Repository
     assert finished.repro() == {"weights", "teachers", "targets-taskA", "train-taskA", "evaluate"}
     new = [path for path in (finished.root / ".amalgam/views").iterdir() if path.is_dir()]
     assert len(new) - before // 2 == 3, "the new teacher's two views and its validation images; the other's were known"
+    train_small(["red", "yellow"], finished.root / "warm2.pth", 40)
+    refused = finished.run("python", "stages/train.py", "--task", "A", check=False)
+    assert "teacher models/taskA/warm is not what " in refused.stderr
+    assert "warm2.pth holds; run dvc repro --force --single-item weights, then dvc repro models.dvc" in refused.stderr
     (finished.root / "cold.pt2").unlink()
     finished.set_params(folder__supplied__taskA__cold=cold | {"min_accuracy": 50})
     refused = finished.run("dvc", "repro", check=False)

@@ -21,10 +21,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import read_json, scratch_folder, sha256_of_file, write_json
+from amalgam.files import brought_file, read_json, scratch_folder, sha256_of_file, write_json
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, read_yaml
 from amalgam.preprocessing import Preprocessing
+from amalgam.source_settings import SuppliedTeacher
 from amalgam.states import read_state, write_whole
 from amalgam.student_settings import StudentSettings
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
@@ -89,18 +90,22 @@ def check_made(task: str, folder: Path, models: Path, params: Params) -> None:
     said = {name: set(classes) for name, classes in params.source_block.tasks[task].items()}
     if {name: set(classes) for name, classes in label_sets.teachers.items()} != said:
         raise UserError(f"{folder} was made for other teachers, or other classes, than params.yaml says; run dvc repro models.dvc")
-    recipe = asdict(Recipe.of(params))
     for name in label_sets.teachers:
-        manifest = read_json(models / name / "manifest.json")
-        if manifest.get("images") not in (None, OwnImages.of(name, label_sets, split).content):
-            raise UserError(
-                f"teacher {models / name} was trained on other images, or another split, than {folder} holds; run dvc repro models.dvc"
-            )
-        for setting, value in manifest.get("recipe", {}).items():
-            if value != (now := recipe[setting]):
-                raise UserError(
-                    f"teacher {models / name} was trained with {setting} {value}, params.yaml says {now}; run dvc repro models.dvc"
-                )
+        check_teacher(models / name, OwnImages.of(name, label_sets, split), params.source_block.supplied.get(task, {}).get(name), params)
+
+
+def check_teacher(teacher: Path, own: OwnImages, given: SuppliedTeacher | None, params: Params) -> None:
+    """Raises UserError if it was trained on other images than its ``own`` or otherwise than ``params`` say, or is not the one ``given``."""
+    manifest, recipe = read_json(teacher / "manifest.json"), asdict(Recipe.of(params))
+    if manifest.get("images") not in (None, own.content):
+        raise UserError(f"teacher {teacher} was trained on other images, or another split, than are prepared; run dvc repro models.dvc")
+    for setting, value in manifest.get("recipe", {}).items():
+        if value != (now := recipe[setting]):
+            raise UserError(f"teacher {teacher} was trained with {setting} {value}, params.yaml says {now}; run dvc repro models.dvc")
+    if given and (path := brought_file(given.weights)).is_file() and sha256_of_file(path) != manifest.get("file_sha256"):
+        raise UserError(
+            f"teacher {teacher} is not what {path} holds; run dvc repro --force --single-item weights, then dvc repro models.dvc"
+        )
 
 
 @contextmanager
