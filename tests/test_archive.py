@@ -184,8 +184,11 @@ def test_the_hash_pins_the_archive(images_folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_zip_archive_of_windows_may_have_backslashes(images_folder: Path, tmp_path: Path) -> None:
-    """As old archivers there write paths."""
+    """As old archivers there write paths, of folders too."""
     with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        folder = zipfile.ZipInfo("train\\red\\")
+        folder.create_system = 0
+        archive.writestr(folder, b"")
         for file in sorted(images_folder.rglob("*.png")):
             info = zipfile.ZipInfo(str(file.relative_to(images_folder)).replace("/", "\\"))
             info.create_system = 0

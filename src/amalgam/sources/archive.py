@@ -121,9 +121,10 @@ def _folder_members(path: Path) -> Iterator[Member]:
 def _zip_members(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            if not info.is_dir():
+            name = _zip_name(info)
+            if not name.endswith("/"):  # a folder's
                 with archive.open(info) as stream:
-                    yield Member(PurePosixPath(_zip_name(info)), stream)
+                    yield Member(PurePosixPath(name), stream)
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
