@@ -16,9 +16,9 @@ def test_every_pinned_version_installs_on_the_oldest_python() -> None:
     checked = []
     for name in pinned:
         try:
-            asked = metadata(name)["Requires-Python"]
+            asked = ",".join(metadata(name).get_all("Requires-Python", []))  # some packages say nothing
         except PackageNotFoundError:  # of another system
             continue
-        assert SpecifierSet(asked or "").contains(f"{oldest}.0"), f"{name} {pinned[name]} needs Python {asked}"
+        assert SpecifierSet(asked).contains(f"{oldest}.0"), f"{name} {pinned[name]} needs Python {asked}"
         checked.append(name)
     assert len(checked) > 50
