@@ -6,6 +6,7 @@ import shutil
 import sys
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ def program(tmp_path: Path) -> Path:
     return tmp_path / "cold.pt2"
 
 
-def provide(given: SuppliedTeacher, path: Path, classes: tuple[str, ...], folder: Path) -> dict[str, Any]:
+def provide(given: SuppliedTeacher, path: Path, classes: tuple[str | None, ...], folder: Path) -> dict[str, Any]:
     copy_supplied(given, classes, path, "teacher taskX cold", folder / "fetched" / "cold")
     provide_supplied(folder / "fetched" / "cold", OwnImages.of("cold", SETS, SPLIT), "teacher taskX cold", folder / "models" / "cold")
     return json.loads((folder / "models" / "cold" / "manifest.json").read_text())  # type: ignore[no-any-return]
@@ -58,6 +59,36 @@ def test_a_program_teaches_in_the_tasks_order_of_classes(program: Path, tmp_path
     larger = nn.functional.interpolate(pixels, (24, 24), mode="bilinear", antialias=True)
     by_hand = NearestColour(["blue", "green"])((larger - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1))
     np.testing.assert_allclose(predict_logits(teacher, SPLIT.images, rows[:1]), by_hand.detach(), rtol=1e-4)
+
+
+def test_outputs_of_no_class_here_are_left_out(program: Path, tmp_path: Path) -> None:
+    """Of the others the logits are what they are without them."""
+    provide(spec(), program, ("green", "blue"), tmp_path / "two")
+    export_program(["red", "green", "yellow", "blue"], program)
+    manifest = provide(spec(), program, (None, "green", None, "blue"), tmp_path / "four")
+    assert (manifest["classes"], manifest["output_order"], manifest["outputs"]) == (["blue", "green"], [3, 1], 4)
+    sets = type(SETS)(SETS.classes, {"cold": SETS.teachers["cold"]})
+    two, four = (load_teachers(tmp_path / name / "models", sets)["cold"] for name in ("two", "four"))
+    rows = np.arange(len(SPLIT.labels))
+    np.testing.assert_allclose(predict_logits(four, SPLIT.images, rows), predict_logits(two, SPLIT.images, rows), rtol=1e-5)
+
+
+def test_a_state_dict_with_outputs_of_no_class_here_teaches(tmp_path: Path) -> None:
+    train_small(["red", "green", "blue"], tmp_path / "cold.pth")
+    given = spec(weights="cold.pth", architecture="timm/test_efficientnet", resolution=40, mean=[0.5] * 3, std=[0.5] * 3)
+    assert provide(given, tmp_path / "cold.pth", (None, "green", "blue"), tmp_path)["validation_accuracy"] > 90
+
+
+def test_a_checkpoint_of_a_training_that_keeps_its_command_line_teaches(tmp_path: Path) -> None:
+    """As those of torchvision's own scripts, and timm's; any other class's object is refused."""
+    train_small(["green", "blue"], tmp_path / "cold.pth")
+    state = torch.load(tmp_path / "cold.pth")["state_dict"]
+    torch.save({"model": state, "epoch": 3, "args": Namespace(lr=0.1, device="cuda", opt=None)}, tmp_path / "cold.pth")
+    given = spec(weights="cold.pth", architecture="timm/test_efficientnet", resolution=40, mean=[0.5] * 3, std=[0.5] * 3)
+    assert provide(given, tmp_path / "cold.pth", ("green", "blue"), tmp_path)["validation_accuracy"] > 90
+    torch.save({"model": state, "args": Path("runs")}, tmp_path / "cold.pth")
+    with pytest.raises(UserError, match=r"cold\.pth is damaged, or holds more than weights"):
+        provide(given, tmp_path / "cold.pth", ("green", "blue"), tmp_path / "other")
 
 
 def test_a_state_dict_of_another_library_teaches(tmp_path: Path) -> None:
@@ -165,7 +196,7 @@ def unknown_architecture(folder: Path) -> None:
         (wrong_architecture, "not the weights of torchvision/resnet18 of 2 classes: it lacks conv1.weight"),
         (
             wrong_classes_of_a_state_dict,
-            "not the weights of timm/test_efficientnet of 2 classes: it has another shape for classifier.weight",
+            "not the weights of timm/test_efficientnet of 2 classes: it has classifier.weight of \\(3, ",
         ),
         (not_finite, r"\S+ is not finite; save the weights of an epoch before"),
         (probabilities, r"gives probabilities, and logits are needed .* export the network without its softmax, or their logarithms"),
@@ -351,10 +382,11 @@ def test_what_is_no_program_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_foreign_teachers_make_a_student_without_python(finished: Repository) -> None:
-    """Of different architecture, input size and normalisation; then one is replaced, and the other is left as it is."""
-    export_program(["green", "blue"], finished.root / "cold.pt2")
+    """Of different architecture, input size and normalisation, one with an output too many; then the other is replaced, and it is left."""
+    export_program(["green", "red", "blue"], finished.root / "cold.pt2")
     train_small(["red", "yellow"], finished.root / "warm.pth")
-    cold = {"weights": "cold.pt2", "classes": ["green", "blue"], "trained_elsewhere": True} | SEEN | {"mean": list(MEAN), "std": list(STD)}
+    cold = {"weights": "cold.pt2", "classes": ["green", None, "blue"], "trained_elsewhere": True}
+    cold |= SEEN | {"mean": list(MEAN), "std": list(STD)}
     half = [0.5] * 3
     warm = {
         "weights": "warm.pth",

@@ -26,6 +26,7 @@ class Classifier:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     order: tuple[int, ...] | None = None  # the network's output for each class; None: as they stand
+    outputs: int | None = None  # how many the network has; None: one a class
 
     def to(self, device: torch.device) -> "Classifier":
         self.network.to(device)
@@ -42,7 +43,8 @@ class Classifier:
 
     def manifest(self) -> dict[str, Any]:
         order = {} if self.order is None else {"output_order": list(self.order)}
-        return order | {
+        outputs = {} if self.outputs is None else {"outputs": self.outputs}
+        return {
             "architecture": self.architecture,
             "classes": list(self.classes),
             "preprocessing": {
@@ -50,6 +52,8 @@ class Classifier:
                 "mean": list(self.preprocessing.mean),
                 "std": list(self.preprocessing.std),
             },
+            **order,
+            **outputs,
         }
 
 
@@ -90,7 +94,9 @@ def load_classifier(weights: Path, manifest: Path) -> Classifier:
     architecture, classes, own = entry["architecture"], tuple(entry["classes"]), entry["preprocessing"]
     preprocessing = Preprocessing(_pair(own["size"]), three(own["mean"]), three(own["std"]))
     order = tuple(entry["output_order"]) if "output_order" in entry else None
-    return Classifier(architecture, _load_network(architecture, len(classes), weights), classes, preprocessing, order)
+    outputs = entry.get("outputs")
+    network = _load_network(architecture, outputs or len(classes), weights)
+    return Classifier(architecture, network, classes, preprocessing, order, outputs)
 
 
 def _load_network(architecture: str, num_classes: int, weights: Path) -> nn.Module:

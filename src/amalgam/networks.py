@@ -152,8 +152,12 @@ def load_body(network: nn.Module, state: State, *heads: str, architecture: str, 
     given = {name: value for name, value in state.items() if not name.startswith(prefixes)}
     missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
     foreign = [name for name in given if name not in own]
-    shaped = [name for name in own if name in given and own[name].shape != given[name].shape]
-    for names, problem in ((missing, "lacks"), (foreign, "has unknown"), (shaped, "has another shape for")):
+    shaped = [
+        f"{name} of {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in given and own[name].shape != given[name].shape
+    ]
+    for names, problem in ((missing, "lacks"), (foreign, "has unknown"), (shaped, "has")):
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise UserError(f"{origin}: not the weights of {architecture}: it {problem} {shown}")

@@ -2,18 +2,20 @@
 
 import unicodedata
 from functools import partial
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from amalgam.student_settings import STUDENTS, TIMM, Section
 
+T = TypeVar("T", str, str | None)
+
 TORCHVISION = "torchvision/"
 SHA256 = r"^[0-9a-f]{64}$"
 
 
-def _distinct(names: list[str]) -> list[str]:
-    repeated = sorted({name for name in names if names.count(name) > 1})
+def _distinct(names: list[T]) -> list[T]:
+    repeated = sorted({name for name in names if name is not None and names.count(name) > 1})
     if repeated:
         raise ValueError(f"named twice: {', '.join(repeated)}")
     return names
@@ -22,6 +24,7 @@ def _distinct(names: list[str]) -> list[str]:
 TeacherName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w+.-]*$", max_length=60)]
 ClassName = Annotated[str, StringConstraints(min_length=1), AfterValidator(partial(unicodedata.normalize, "NFC"))]
 Classes = Annotated[list[ClassName], Field(min_length=2), AfterValidator(_distinct)]
+Outputs = Annotated[list[ClassName | None], Field(min_length=2), AfterValidator(_distinct)]
 Teachers = Annotated[dict[TeacherName, Classes], Field(min_length=1)]
 Tasks = Annotated[dict[str, Teachers], Field(min_length=1)]
 
@@ -97,7 +100,10 @@ class SuppliedTeacher(Section):
     architecture: Annotated[str, AfterValidator(_known_architecture)] | None = Field(
         None, description="torchvision/ or timm/ and a name there, or ReferenceCNN; none for an exported program."
     )
-    classes: Classes | None = Field(None, description="In the order of its outputs, where that is not the order in tasks.")
+    classes: Outputs | None = Field(
+        None,
+        description="In the order of its outputs, null for one of no class here, where that is not just the order in tasks.",
+    )
     resolution: int = Field(ge=8, le=1024, description="Side in pixels of its input.")
     mean: Channels | None = Field(
         description="Mean of each channel of pixels scaled to 0 … 1, as in its training; null, and for std too, takes those of its "
@@ -151,10 +157,11 @@ class Source(Section):
                 known = self.tasks.get(task, {}).get(name)
                 if known is None:
                     raise ValueError(f"supplied.{task}.{name}: there is no such teacher in tasks; add {task}.{name} there with its classes")
-                if given.classes and set(given.classes) != set(known):
+                named = [output for output in given.classes or known if output is not None]
+                if set(named) != set(known):
                     raise ValueError(
-                        f"supplied.{task}.{name}.classes are {', '.join(given.classes)}, but tasks says {', '.join(known)}; "
-                        "name the same ones"
+                        f"supplied.{task}.{name}.classes are {', '.join(named)}, but tasks says {', '.join(known)}; "
+                        "name the same ones, null for an output of no class here"
                     )
         return self
 

@@ -1,6 +1,7 @@
 """State dicts: a network's weights by name, from files that others wrote; PyTorch's files, written whole."""
 
 import pickle
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def read_state(path: Path) -> State:
     if not path.is_file():
         raise UserError(f"the weights {path} do not exist; correct the path (a relative one counts from the repository root)")
     try:
-        found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        found: Any = load_file(path) if path.suffix == ".safetensors" else _pickled(path)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is damaged, or holds more than weights, a whole network say, which could run code; {REMEDY}") from error
     except Exception as error:  # damage makes PyTorch's reader raise whatever its place leads to
@@ -41,6 +42,12 @@ def read_state(path: Path) -> State:
         if all(name.startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): value for name, value in found.items()}
     return {name: value.clone() for name, value in found.items()}  # names may share memory
+
+
+def _pickled(path: Path) -> Any:
+    """Of a class, a command line's settings alone, which torchvision's and timm's own trainings keep beside the weights: plain values."""
+    with torch.serialization.safe_globals([Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def write_whole(value: object, path: Path) -> None:

@@ -32,8 +32,8 @@ ANY_STATISTICS = (0.5, 0.5, 0.5)  # until the images are there
 DOUBT = "may have been trained on validation or test images of this task"
 
 
-def copy_supplied(given: SuppliedTeacher, classes: tuple[str, ...], path: Path, what: str, folder: Path) -> None:
-    """Write a supplied teacher into ``folder``; ``classes`` are those of its outputs.
+def copy_supplied(given: SuppliedTeacher, classes: tuple[str | None, ...], path: Path, what: str, folder: Path) -> None:
+    """Write a supplied teacher into ``folder``; ``classes`` are those of its outputs, None where nobody asks for one.
 
     Raises UserError, naming it ``what``, unless file and settings agree.
     """
@@ -41,7 +41,9 @@ def copy_supplied(given: SuppliedTeacher, classes: tuple[str, ...], path: Path, 
     size = (given.resolution, given.resolution)
     network, weights = _read(given, len(classes), path, what)
     preprocessing = Preprocessing(size, three(given.mean or ANY_STATISTICS), three(given.std or ANY_STATISTICS))
-    classifier = Classifier(given.architecture or PROGRAM, network, classes, preprocessing)
+    asked = {name: output for output, name in enumerate(classes) if name is not None}
+    order, outputs = (tuple(asked.values()), len(classes)) if None in classes else (None, None)
+    classifier = Classifier(given.architecture or PROGRAM, network, tuple(asked), preprocessing, order, outputs)
     _check_output(classifier, f"{what}: {path}")
     kept = folder / weights
     if given.architecture is None:
@@ -64,13 +66,13 @@ def _read(given: SuppliedTeacher, outputs: int, path: Path, what: str) -> tuple[
 
 
 def _check_output(classifier: Classifier, what: str) -> None:
-    """Raises UserError unless batches of any size give finite logits, no probabilities, one a class, and an image the same in each."""
+    """Raises UserError unless batches of any size give finite logits, no probabilities, one an output, and an image the same in each."""
     classifier = classifier.to(device())
     classifier.network.eval()
-    before = None
+    outputs, before = classifier.outputs or len(classifier.classes), None
     for batch in (2, 3, 3):
         logits = _answer(classifier, batch, what)
-        if problem := _problem(logits, (batch, len(classifier.classes)), before):
+        if problem := _problem(logits, (batch, outputs), before):
             raise UserError(f"{what} {problem}")
         before = logits
 
@@ -95,7 +97,9 @@ def _problem(logits: Any, shape: tuple[int, int], before: torch.Tensor | None) -
     """What is wrong with logits that should have this ``shape``, and be those of ``before`` for the same images."""
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if found != shape:
-        return f"gives {found} for {shape[0]} images, not {shape}: a logit for each of its classes"
+        return (
+            f"gives {found} for {shape[0]} images, not {shape}: a logit for each of its classes, where null is an output of no class here"
+        )
     if not logits.isfinite().all():
         return "gives logits that are not finite"
     if _are_probabilities(logits):
@@ -121,7 +125,8 @@ def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> s
     teacher = load_classifier(weights_file(folder), folder / MANIFEST).to(device())
     if set(teacher.classes) != set(own.classes):
         raise UserError(f"{what} was supplied for {', '.join(teacher.classes)}, but the task says {', '.join(own.classes)}; run dvc repro")
-    teacher = replace(teacher, classes=own.classes, order=tuple(teacher.classes.index(name) for name in own.classes))
+    outputs = dict(zip(teacher.classes, teacher.order or range(len(teacher.classes)), strict=True))
+    teacher = replace(teacher, classes=own.classes, order=tuple(outputs[name] for name in own.classes))
     what = f"{what}, supplied as {manifest['file']},"
     if not len(own.labels):
         _check_trusted(manifest, what)
