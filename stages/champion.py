@@ -13,7 +13,7 @@ from amalgam.stage import check_task, run_stage
 from amalgam.summary import table
 from amalgam.tracking.publish import data_key, find_run
 from amalgam.tracking.registry import champion, crown_by_hand
-from amalgam.tracking.store import connect, experiment
+from amalgam.tracking.store import answering, connect, experiment
 
 STUDENTS = Path("outputs/students")
 HEADER = ("task", "version", "run", "val %", "test %", "because", "took over from")
@@ -56,12 +56,13 @@ def main() -> None:
     parser.add_argument("--crown", nargs=2, metavar=("TASK", "RUN"), help="make the student of this run champion, whatever its accuracy")
     crowned = parser.parse_args().crown
     client, tasks = connect(), load_params().task_names
-    if crowned:
-        check_task(crowned[0], tasks)
-        print(crown_by_hand(client, *crowned))
-    print(table(HEADER, [row(client, task) for task in tasks]))
-    for line in filter(None, (remark(client, task) for task in tasks)):
-        print(line)
+    with answering(client.tracking_uri):
+        if crowned:
+            check_task(crowned[0], tasks)
+            print(crown_by_hand(client, *crowned))
+        print(table(HEADER, [row(client, task) for task in tasks]))
+        for line in filter(None, (remark(client, task) for task in tasks)):
+            print(line)
 
 
 if __name__ == "__main__":

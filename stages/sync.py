@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from amalgam.errors import UserError
+from amalgam.errors import UserError, without_passwords
 from amalgam.params_file import load_params
 from amalgam.record import FILE
 from amalgam.stage import run_stage
@@ -59,7 +59,7 @@ def tell(name: str, send: Callable[[], Iterable[str]]) -> bool:
         print(f"error: {name}: {error.filename} is missing; dvc repro makes it, dvc pull fetches it", file=sys.stderr)
     except Exception as error:  # noqa: BLE001 (each kind of store has errors of its own)
         kind = "" if isinstance(error, UserError | MlflowException) else f"{type(error).__name__}: "
-        print(f"error: {name}: {kind}{error}", file=sys.stderr)
+        print(f"error: {name}: {kind}{without_passwords(error)}", file=sys.stderr)
     else:
         return True
     return False
@@ -69,7 +69,7 @@ def send(task: str, restore: bool) -> Iterator[str]:
     """Says what came of it."""
     yield from publish_training(STUDENTS / task, restore)
     if (EVALUATION / task).is_dir():
-        yield from publish_result(STUDENTS / task, EVALUATION / task)
+        yield from publish_result(STUDENTS / task, EVALUATION / task, restore)
 
 
 if __name__ == "__main__":

@@ -177,6 +177,21 @@ def test_the_note_holds_results_and_commands() -> None:
     assert "changes that no commit holds" in tested
 
 
+def test_a_note_too_long_for_mlflow_keeps_whole_commands_or_says_where_they_stand() -> None:
+    """MLflow would cut its end off."""
+    few, many = "dvc exp run -S alpha=0.5", "\n".join(f"dvc exp run -S +folder.supplied.taskA.x{n}.resolution=224" for n in range(200))
+    large = [["actual", *"abcdefghijklmnopqrst"], *([name, *["1000000000000000"] * 20] for name in "abcdefghijklmnopqrst")]
+    for confusion, commands, parts in (
+        (CONFUSION, few, ("| actual \\ predicted", few)),
+        ([row[:21] for row in large], few + "#" * 2000, (few + "#" * 2000,)),
+        (CONFUSION, many, ("| actual \\ predicted", "To repeat it: the commands in the artifact student/repeat.sh")),
+    ):
+        note = run_note("taskA", "MobileNetV3", {"val_accuracy": 90.0}, None, confusion, commands, dirty=True)
+        assert len(note) <= 8000
+        for part in (*parts, "student, validation images | 90", "changes that no commit holds"):
+            assert part in note
+
+
 def test_of_many_classes_the_note_lists_what_is_most_often_confused() -> None:
     names = [f"c{i}" for i in range(30)]
     counts = np.diag(np.full(30, 90))

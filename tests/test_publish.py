@@ -20,7 +20,7 @@ from PIL import Image
 
 from amalgam.files import read_json, write_json
 from amalgam.metrics import mcnemar
-from amalgam.tracking.publish import publish_checkpoint
+from amalgam.tracking.publish import publish_checkpoint, publish_evaluation, publish_training
 from amalgam.tracking.registry import model_of
 from amalgam.tracking.run import Tracker
 from conftest import Repository, WebServer, make_repository
@@ -76,6 +76,7 @@ def test_a_run_holds_all_that_its_page_is_to_show(tracked: Repository) -> None:
     assert {f"student/{name}" for name in ("best.safetensors", "last.safetensors", "student.json", "history.csv")} <= files
     assert {f"evaluation/{name}.png" for name in ("confusion_matrix", "reliability", "sample_predictions", "agreement")} <= files
     note = run.data.tags["mlflow.note.content"]
+    assert "student/repeat.sh" in files
     for part in ("student, test images", "| actual \\ predicted | blue | green | red | yellow |", "git checkout", "dvc exp run"):
         assert part in note
 
@@ -163,6 +164,20 @@ def test_a_model_that_was_deleted_is_logged_again(tracked: Repository) -> None:
     assert model_of(mlflow, run.info.run_id) not in (None, model.model_id)
 
 
+def test_a_model_that_cannot_be_sent_leaves_the_training_finished(tracked: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow itself calls a run failed whose model it could not log."""
+    monkeypatch.chdir(tracked.root)
+    monkeypatch.setenv("DVC_ROOT", str(tracked.root))
+    mlflow, run = client(tracked), client(tracked).get_run(run_id(tracked))
+    mlflow.delete_logged_model(run.outputs.model_outputs[0].model_id)
+    mlflow.set_tag(run.info.run_id, "amalgam.training", "begun")
+    monkeypatch.setattr(MlflowClient, "log_model_artifacts", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        publish_training(tracked.root / "outputs/students/taskA")
+    after = mlflow.get_run(run.info.run_id).info
+    assert (after.status, after.end_time) == ("FINISHED", run.info.end_time)
+
+
 def test_a_restoring_that_broke_off_is_finished(finished: Repository) -> None:
     shutil.rmtree(finished.root / "mlruns")
     sync(finished)
@@ -222,10 +237,32 @@ def test_an_evaluation_that_was_broken_off_on_its_way_goes_on_in_its_run(tracked
     assert run.info.status == "FINISHED"
     assert "evaluation/results.json" in artifacts(client(tracked), run)
     assert run.data.metrics["mcnemar_p"] == 1, "it says what the champion says, of the same test images"
+    assert all(len(found) == 1 for found in histories(client(tracked), run).values()), "nothing is logged twice"
+    client(tracked).delete_run(run.info.run_id)
+    assert publish_checkpoint(evaluation) == [f"taskA: run {run.info.run_id} was deleted; make sync restores it"]
+    assert publish_checkpoint(evaluation, restore=True) == [f"taskA: run {run.info.run_id} was deleted, and is restored"]
+    assert client(tracked).get_run(run.info.run_id).info.lifecycle_stage == "active"
     write_json(evaluation / "results.json", read_json(evaluation / "results.json") | {"test_content": "others"})
     (said,) = publish_checkpoint(evaluation)
     (run,) = (run for run in runs(client(tracked)) if run.info.run_id in said)
     assert "mcnemar_p" not in run.data.metrics
+
+
+def test_a_champion_that_was_evaluated_later_is_compared_with_then(tracked: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of several experiments that run side by side."""
+    monkeypatch.chdir(tracked.root)
+    monkeypatch.setenv("DVC_ROOT", str(tracked.root))
+    mlflow, folders = client(tracked), (tracked.root / "outputs/students/taskA", tracked.root / "outputs/evaluation/taskA")
+    other = mlflow.create_run(mlflow.get_experiment_by_name("taskA").experiment_id).info.run_id
+    version = mlflow.create_model_version("amalgam-taskA", f"models:/{model_of(mlflow, run_id(tracked))}", other)
+    mlflow.set_registered_model_alias("amalgam-taskA", "champion", version.version)
+    assert publish_evaluation(*folders) == []
+    assert "mcnemar_p" not in mlflow.get_run(run_id(tracked)).data.metrics
+    mlflow.log_artifacts(other, str(folders[1]), "evaluation")
+    assert publish_evaluation(*folders) == []
+    run = mlflow.get_run(run_id(tracked))
+    assert run.data.metrics["mcnemar_p"] == 1
+    assert run.data.tags["mcnemar.against"] == f"champion version {version.version}, run {other}"
 
 
 def test_a_student_of_other_images_is_not_judged_by_hand(finished: Repository) -> None:
@@ -350,7 +387,7 @@ def test_a_server_that_goes_away_costs_no_result(finished: Repository, server: W
         server.stop()
         output, errors = training.communicate()
     assert training.returncode == 0, output + errors
-    assert "training goes on, and what is missing is sent at its end" in errors
+    assert "training goes on; what is missing is sent at its end" in errors
     assert errors.count("MLflow does not take epoch") == 1
     assert "student taskA: epoch" in output
     server.start(server.folder / "log")

@@ -5,14 +5,17 @@ import os
 import platform
 import re
 import signal
+import sqlite3
 import subprocess
 import time
 import uuid
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from amalgam.errors import UserError
 from amalgam.interruption import interruptible
@@ -207,6 +210,43 @@ def test_whatever_a_store_raises_costs_no_result(error: Exception, capsys: pytes
     assert re.search(
         rf"not in MLflow: .*{re.escape(str(error))}; the results stand in runs/a, and a command sends it", capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("htp://tracking.example:5000", "the MLflow store htp://tracking.example:5000 does not answer"),
+        ("own", r"the MLflow store file://\S+own does not answer \(The filesystem tracking backend"),
+        ("postgresql+nothing://me:secret@db.example/runs", r"the MLflow store postgresql\+nothing://db.example/runs does not answer"),
+        ("http://me:secret@127.0.0.1:9", r"the MLflow store http://127.0.0.1:9 does not answer"),
+    ],
+)
+def test_what_is_no_store_is_refused_without_its_password(uri: str, said: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match=said) as refused:
+        connect()
+    assert "correct MLFLOW_TRACKING_URI" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_database_of_another_mlflow_is_refused(root: Path) -> None:
+    connect()
+    with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    with pytest.raises(UserError, match=r"the MLflow store /\S+/mlflow.db does not answer \(.*mlflow db upgrade"):
+        connect()
+
+
+def test_a_training_whose_store_was_away_for_an_epoch_says_how_it_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise MlflowException("503")
+
+    with training_run("taskA", "name", {}, {}, "mark") as tracker:
+        monkeypatch.setattr(MlflowClient, "log_batch", away)
+        tracker.metrics({"train_loss": 1.0}, 1)
+        monkeypatch.undo()
+        monkeypatch.setenv("DVC_ROOT", str(root))
+    assert connect().get_run(tracker.run_id).info.status == "FINISHED"
 
 
 def test_a_deleted_experiment_says_how_to_restore_it(root: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from amalgam.errors import without_passwords
 from amalgam.files import place
 from amalgam.params_file import PARAMS_FILE, read_yaml
 from amalgam.student_settings import StudentSettings
@@ -18,7 +19,8 @@ NAMED = frozenset(
 MATRIX_UP_TO = 20  # classes; beyond, a table would be wider than the page
 UNQUOTED = re.compile(r"[\w./:+*%@?|-]+( [\w./:+*%@?|-]+)*", re.ASCII)  # what DVC's -S takes as it is
 KEY = re.compile(r"[a-zA-Z_$][\w$-]*", re.ASCII)  # that it can name
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")  # in an address
+LONGEST_NOTE = 8000  # characters that MLflow keeps; it would cut off the rest, and a half command repeats something else
+COMMANDS = "repeat.sh"  # the artifact that holds the commands too
 CONFUSIONS = 15  # the most frequent ones, listed instead
 
 KeyPath = tuple[str, ...]  # a setting's name and those of its blocks, from the outermost
@@ -101,7 +103,7 @@ def _argument(value: Any) -> str:
         return "{}"
     if isinstance(value, list):
         return f"[{','.join(map(_argument, value))}]"
-    text = CREDENTIALS.sub("", str(value))  # what is told of a run stands where others read it
+    text = without_passwords(value)
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return text if UNQUOTED.fullmatch(text) else f"'{escaped}'"
 
@@ -124,7 +126,7 @@ def _patch(now: str, then: str) -> str:
     """What git makes ``now`` of params.yaml with, that is ``then``; empty where they are the same."""
     before, after = (text.splitlines(keepends=True) for text in (then, now))
     found = difflib.unified_diff(before, after, f"a/{PARAMS_FILE}", f"b/{PARAMS_FILE}")
-    return CREDENTIALS.sub("", "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in found))
+    return without_passwords("".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in found))
 
 
 def run_note(
@@ -140,7 +142,8 @@ def run_note(
     """Markdown: results, the teachers beside them, what is confused with what, how to repeat it.
 
     ``trained`` are the training's metrics, of images that the epoch was ``selected_on`` where not the validation images; ``found`` and
-    ``confusion`` (a row an actual class, its name first, below a row of the predicted classes' names) are the evaluation's.
+    ``confusion`` (a row an actual class, its name first, below a row of the predicted classes' names) are the evaluation's. Where it would
+    be too long for MLflow, the matrix is left out, or the note says where the commands stand.
     """
     rows = []
     if "val_accuracy" in trained:
@@ -159,7 +162,10 @@ def run_note(
     table = "\n".join(["| accuracy in percent | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
     remark = "\n\nThe code had changes that no commit holds: the commands repeat it only with them." if dirty else ""
     matrix = f"\n\nTest images by class:\n\n{_confusion_table(confusion)}" if confusion else ""
-    return f"**{architecture}** for {task}\n\n{table}{matrix}\n\nTo repeat it:\n\n```\n{commands}\n```{remark}\n"
+    head, repeating = f"**{architecture}** for {task}\n\n{table}", f"\n\nTo repeat it:\n\n```\n{commands}\n```{remark}\n"
+    elsewhere = f"\n\nTo repeat it: the commands in the artifact student/{COMMANDS}.{remark}\n"
+    shorter = (matrix + repeating, repeating, matrix + elsewhere)
+    return head + next((rest for rest in shorter if len(head + rest) <= LONGEST_NOTE), elsewhere)
 
 
 def _confusion_table(confusion: Sequence[Sequence[str]]) -> str:

@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from amalgam.errors import UserError
+from amalgam.errors import UserError, without_passwords
 from amalgam.files import read_json, sha256_of_file
 from amalgam.models import load_classifier
-from amalgam.notes import run_note
+from amalgam.notes import COMMANDS, run_note
 from amalgam.provenance import fingerprint
 from amalgam.record import RunRecord
 from amalgam.students import is_chosen
@@ -34,6 +34,7 @@ BEGUN_TAG = "amalgam.evaluation_begun"  # the same, before it is there
 RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files name
 FILES = ("best.safetensors", "last.safetensors", "student.json", "history.csv")
 MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy")
+RIVAL_METRIC = "mcnemar_p"
 PREDICTIONS = "predictions.csv"
 RESULTS = "results.json"
 P = ParamSpec("P")
@@ -47,7 +48,7 @@ def attempt(send: Callable[[], list[str]], place: Path = Path("outputs"), later:
             print(line)
     except Exception as error:  # noqa: BLE001 (each kind of store has errors of its own)
         kind = "" if isinstance(error, UserError | MlflowException) else f"{type(error).__name__}: "
-        print(f"not in MLflow: {kind}{error}; the results stand in {place}, and {later}", file=sys.stderr)
+        print(f"not in MLflow: {kind}{without_passwords(error)}; the results stand in {place}, and {later}", file=sys.stderr)
 
 
 def one_at_a_time(publish: Callable[P, list[str]]) -> Callable[P, list[str]]:
@@ -85,11 +86,14 @@ def publish_training(student: Path, restore: bool = False) -> list[str]:
     tracker.metrics(best | {"best_epoch": trained["best_epoch"], "seconds": record.seconds})
     for name in FILES:
         tracker.file(student / name, "student")
+    tracker.text(record.commands, f"student/{COMMANDS}")
     client.log_inputs(tracker.run_id, datasets=[_dataset(record, "trainval", "training")])
-    log_model(client, tracker.run_id, load_classifier(student / "best.safetensors", student / "student.json"), record.data.size)
+    try:
+        log_model(client, tracker.run_id, load_classifier(student / "best.safetensors", student / "student.json"), record.data.size)
+    finally:  # MLflow calls the run running while it logs a model, and failed when that fails; the training is neither
+        client.set_terminated(tracker.run_id, "FINISHED", record.ended)
     if EVALUATION_TAG not in run.data.tags:
         tracker.note(_note(record, student, None, run))
-    client.set_terminated(tracker.run_id, "FINISHED", record.ended)
     if SELECTED_ON_TAG not in record.tags:  # chosen by test images, it is compared with nobody
         said.append(consider(client, Candidate(record.task, tracker.run_id, trained.get("val_accuracy"), data_key(record))))
     tracker.tags({DATA_TAG: data_key(record), TRAINING_TAG: "complete"})
@@ -110,50 +114,69 @@ def publish_evaluation(student: Path, evaluation: Path) -> list[str]:
         return [_absent(record, student)]
     files = sorted(evaluation.iterdir())
     mark = fingerprint(files={file.name: sha256_of_file(file) for file in files})
+    tracker = Tracker(client, run.info.run_id)
     if run.data.tags.get(EVALUATION_TAG) == mark:
+        if RIVAL_METRIC not in run.data.metrics:  # then there was none, or it was not evaluated yet
+            tracker.metrics(_against_rival(tracker, record.task, evaluation))
         return []
-    tracker, found = Tracker(client, run.info.run_id), read_json(evaluation / RESULTS)
-    tracker.metrics(_numbers(record.task, evaluation, found) | _against_rival(tracker, record.task, evaluation))
     for path in files:
         tracker.file(path, "evaluation")
     client.log_inputs(tracker.run_id, datasets=[_dataset(record, "test", "testing")])
     tracker.note(_note(record, student, evaluation, run))
+    tracker.metrics(_numbers(record.task, evaluation) | _against_rival(tracker, record.task, evaluation))
     tracker.tags({EVALUATION_TAG: mark})
     return []
 
 
-def publish_result(student: Path, evaluation: Path) -> list[str]:
-    """Add an evaluation to the run of the student in folder ``student``, or, if it was of another one, give it a run of its own."""
+def publish_result(student: Path, evaluation: Path, restore: bool = False) -> list[str]:
+    """Add an evaluation to the run of the student in folder ``student``, or, if it was of another one, give it a run of its own.
+
+    One of its own that was deleted is only mentioned, or with ``restore`` brought back.
+    """
     given = read_json(evaluation / RESULTS)["checkpoint"]
-    return publish_evaluation(student, evaluation) if given is None else publish_checkpoint(evaluation)
+    return publish_evaluation(student, evaluation) if given is None else publish_checkpoint(evaluation, restore)
 
 
 @one_at_a_time
-def publish_checkpoint(evaluation: Path) -> list[str]:
-    """Give the evaluation of a student that no run here trained a run of its own, once for each evaluation; says so."""
+def publish_checkpoint(evaluation: Path, restore: bool = False) -> list[str]:
+    """Give the evaluation of a student that no run here trained a run of its own, once for each evaluation; says so.
+
+    A run that was deleted is only mentioned, or with ``restore`` brought back.
+    """
     client, found = connect(), read_json(evaluation / RESULTS)
     task, given = found["task"], found["checkpoint"]
     files, place = sorted(evaluation.iterdir()), experiment(client, task)
     mark = fingerprint(files={file.name: sha256_of_file(file) for file in files})
-    if client.search_runs([place], f"tags.`{EVALUATION_TAG}` = '{mark}'", max_results=1):
-        return []
+    if known := client.search_runs([place], f"tags.`{EVALUATION_TAG}` = '{mark}'", ViewType.ALL, 1):
+        return _brought_back(client, task, known[0], restore)
     name = f"{given['architecture']} from {given['file']}"
     begun = client.search_runs([place], f"tags.`{BEGUN_TAG}` = '{mark}'", max_results=1)  # it was broken off, and goes on
     about = {f"checkpoint.{name}": value for name, value in given.items()} | {"task": task, "mlflow.source.type": "LOCAL", BEGUN_TAG: mark}
     tracker = Tracker(client, (begun[0] if begun else client.create_run(place, run_name=name, tags=about)).info.run_id)
-    tracker.metrics(_numbers(task, evaluation, found) | _against_rival(tracker, task, evaluation))
     for path in files:
         tracker.file(path, "evaluation")
     side = ["--resolution", given["resolution"]] if "resolution" in given else []
     command = shlex.join(["python", "stages/evaluate.py", "--task", task, "--checkpoint", given["place"], *side])
     tracker.note(run_note(task, name, {}, found, _confusion(evaluation), command, dirty=False))
+    tracker.metrics(_numbers(task, evaluation) | _against_rival(tracker, task, evaluation))
     tracker.tags({EVALUATION_TAG: mark})
     client.set_terminated(tracker.run_id, "FINISHED")
     return [f"{task}: the evaluation of {given['file']} is run {tracker.run_id} in MLflow"]
 
 
-def _numbers(task: str, evaluation: Path, found: dict[str, Any]) -> dict[str, float]:
+def _brought_back(client: MlflowClient, task: str, run: Run, restore: bool) -> list[str]:
+    """What is said of an evaluation's run that may have been deleted."""
+    if run.info.lifecycle_stage == "active":
+        return []
+    if not restore:
+        return [f"{task}: run {run.info.run_id} was deleted; make sync restores it"]
+    client.restore_run(run.info.run_id)
+    return [f"{task}: run {run.info.run_id} was deleted, and is restored"]
+
+
+def _numbers(task: str, evaluation: Path) -> dict[str, float]:
     """The evaluation's metrics under the names that MLflow shows."""
+    found = read_json(evaluation / RESULTS)
     numbers: dict[str, float] = read_json(evaluation / "metrics.json")[task]
     numbers |= {f"test_accuracy/{name}": value for name, value in found["per_class_accuracy"].items()}
     numbers |= {name: found[name] for name in MORE_METRICS if found[name] is not None}
@@ -250,7 +273,7 @@ def _against_rival(tracker: Tracker, task: str, evaluation: Path) -> dict[str, f
         except (MlflowException, OSError):  # it was never evaluated, or its files are gone
             return {}
     tracker.tags({"mcnemar.against": f"champion version {other.version}, run {other.run_id}"})
-    return {"mcnemar_p": mcnemar(_right(evaluation), right)}
+    return {RIVAL_METRIC: mcnemar(_right(evaluation), right)}
 
 
 def _judged_on(evaluation: Path) -> tuple[Any, ...] | None:

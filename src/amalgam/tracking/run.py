@@ -16,8 +16,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.time import get_current_time_millis
 
+from amalgam.errors import without_passwords
 from amalgam.interruption import put_off
-from amalgam.tracking.store import connect, experiment
+from amalgam.tracking.store import answering, connect, experiment
 
 SECONDS_BETWEEN_SAMPLES = 10  # of the machine's load
 LONGEST_NAME = 200  # characters of a metric's; MLflow takes 250, its own prefixes included
@@ -48,6 +49,10 @@ class Tracker:
     def file(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.run_id, str(path), folder)
 
+    def text(self, text: str, place: str) -> None:
+        """As a file of the run."""
+        self.client.log_text(self.run_id, text, place)
+
     def note(self, markdown: str) -> None:
         self.tags({NOTE_TAG: markdown})
 
@@ -66,17 +71,15 @@ class LiveTracker(Tracker):
                 super().metrics(values, step, at)
             except MlflowException as error:
                 self.lost = True
-                print(
-                    f"MLflow does not take epoch {step} ({error}); training goes on, and what is missing is sent at its end",
-                    file=sys.stderr,
-                )
+                why = without_passwords(error)
+                print(f"MLflow does not take epoch {step} ({why}); training goes on; what is missing is sent at its end", file=sys.stderr)
 
     def end(self, status: str) -> None:
-        if not self.lost:
-            try:
-                self.client.set_terminated(self.run_id, status)
-            except MlflowException as error:
-                print(f"MLflow does not take the end of run {self.run_id} ({error})", file=sys.stderr)
+        """Also where the store was away: it may be back."""
+        try:
+            self.client.set_terminated(self.run_id, status)
+        except MlflowException as error:
+            print(f"MLflow does not take the end of run {self.run_id} ({without_passwords(error)})", file=sys.stderr)
 
 
 def allowed(name: str) -> str:
@@ -101,13 +104,14 @@ def training_run(task: str, name: str, params: dict[str, Any], tags: dict[str, s
 
     It is marked failed if the block raises, killed if the block is interrupted.
     """
-    client = connect()
-    place, tags = experiment(client, task), tags | {MARK_TAG: mark}
-    earlier = marked_run(client, place, mark)
-    tracker = LiveTracker(client, earlier or client.create_run(place, run_name=name, tags=tags).info.run_id)
-    if earlier:
-        client.update_run(earlier, "RUNNING", name)
-        tracker.tags(tags)
+    client, tags = connect(), tags | {MARK_TAG: mark}
+    with answering(client.tracking_uri):
+        place = experiment(client, task)
+        earlier = marked_run(client, place, mark)
+        tracker = LiveTracker(client, earlier or client.create_run(place, run_name=name, tags=tags).info.run_id)
+        if earlier:
+            client.update_run(earlier, "RUNNING", name)
+            tracker.tags(tags)
     try:
         tracker.params(params)
         with _system_metrics(tracker.run_id, client.tracking_uri, goes_on=earlier is not None):

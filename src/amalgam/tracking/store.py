@@ -8,7 +8,8 @@ import logging
 import os
 import re
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -20,8 +21,9 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
-from amalgam.errors import UserError
+from amalgam.errors import UserError, without_passwords
 from amalgam.files import repository_root
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -41,17 +43,17 @@ ABSOLUTE = (  # where MLflow's database holds a folder of this store
 def connect() -> MlflowClient:
     """A client of the user's store; the first one creates the local database, while others wait.
 
-    Raises UserError within seconds if the store does not answer.
+    Raises UserError if the store does not answer: of a server within seconds, of a database when MLflow gives it up, after two minutes.
     """
     uri = tracking_uri()
     if uri:
-        return _reached(_client(uri), uri)
+        return _reached(uri)
     for noisy in ("alembic", "mlflow.store"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     root = repository_root()
     database = root / "mlflow.db"
     with store_lock():
-        client = _reached(_client(f"sqlite:///{database}"), str(database))
+        client = _reached(f"{SQLITE}{database}")
         relocate(database, root / ARTIFACTS)
     return client
 
@@ -72,15 +74,24 @@ def _client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
 
 
-def _reached(client: MlflowClient, place: str) -> MlflowClient:
-    """The client, after its store has answered once."""
-    try:
+def _reached(uri: str) -> MlflowClient:
+    """A client of this store, which has answered once."""
+    with answering(uri):
+        client = _client(uri)
         client.search_experiments(max_results=1)
-    except MlflowException as error:
-        raise UserError(
-            f"the MLflow store {place} does not answer ({error}); correct {URI_VARIABLE}, or start or mend the store"
-        ) from error
     return client
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Raise UserError where the block finds that the store refuses what it is asked, or is away, or no store at all."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError) as error:  # the last: of a database whose driver is not installed
+        place = without_passwords(uri.removeprefix(SQLITE))
+        raise UserError(
+            f"the MLflow store {place} does not answer ({without_passwords(error)}); correct {URI_VARIABLE}, or start or mend the store"
+        ) from error
 
 
 def store_lock(purpose: str = "mlflow") -> FileLock:
