@@ -241,11 +241,9 @@ def test_a_training_whose_store_was_away_for_an_epoch_says_how_it_ended(root: Pa
     def away(*_: object, **__: object) -> None:
         raise MlflowException("503")
 
-    with training_run("taskA", "name", {}, {}, "mark") as tracker:
-        monkeypatch.setattr(MlflowClient, "log_batch", away)
+    with training_run("taskA", "name", {}, {}, "mark") as tracker, monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", away)
         tracker.metrics({"train_loss": 1.0}, 1)
-        monkeypatch.undo()
-        monkeypatch.setenv("DVC_ROOT", str(root))
     assert connect().get_run(tracker.run_id).info.status == "FINISHED"
 
 
