@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from amalgam.files import read_json, whole_file
+from amalgam.files import read_json, sha256_of_file, whole_file
 from amalgam.params import Params
 from amalgam.params_file import load_params
 from amalgam.provenance import fingerprint
@@ -50,11 +50,12 @@ class Job:
 
 @cache
 def workplace() -> Path:
-    """Where everything is kept that comes of this archive and these teachers."""
+    """Where everything is kept that comes of this archive or folder of images, wherever it lies, and these teachers."""
     archive = Path(os.environ[ARCHIVE])
-    about = archive.stat()
+    files = [archive] if archive.is_file() else sorted(file for file in archive.rglob("*") if file.is_file())
+    images = {str(file.relative_to(archive)): sha256_of_file(file) for file in files}
     apart = {} if teachers_share() is None else {"teachers_share": teachers_share()}
-    key = fingerprint(archive=str(archive), size=about.st_size, changed=about.st_mtime_ns, teacher=protocol()["teacher"], **apart)
+    key = fingerprint(images=images, teacher=protocol()["teacher"], **apart)
     return ROOT / ".amalgam" / "accuracy" / key[:12]
 
 

@@ -30,7 +30,8 @@ def fetch(params: Params, folder: Path) -> None:
         from amalgam.sources import folder as images
 
         settings = params.folder.fetch
-        images.fetch(folder, repository_root(), settings.path, settings.sha256, int(settings.max_gigabytes * 1e9))
+        limit = int(settings.max_gigabytes * 1e9)
+        images.fetch(folder, repository_root(), settings.path, settings.sha256, limit, settings.test_fraction)
 
 
 def fetch_weights(params: Params, folder: Path) -> None:

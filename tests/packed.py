@@ -8,10 +8,10 @@ from amalgam.sources import folder
 GIGABYTE = 10**9
 
 
-def fetch(path: Path, tmp_path: Path, sha256: str | None = None, max_bytes: int = GIGABYTE) -> Path:
+def fetch(path: Path, tmp_path: Path, sha256: str | None = None, max_bytes: int = GIGABYTE, test_fraction: float | None = None) -> Path:
     target = tmp_path / f"raw-{len(list(tmp_path.glob('raw-*')))}"
     target.mkdir()
-    folder.fetch(target, tmp_path, str(path), sha256, max_bytes)
+    folder.fetch(target, tmp_path, str(path), sha256, max_bytes, test_fraction)
     return target
 
 

@@ -1,6 +1,7 @@
 """The benchmark of accuracies on a tiny archive, by its own commands: what it runs, what it keeps, what it refuses."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -86,6 +87,15 @@ def test_teachers_without_a_student_are_measured_later_too(bench: Repository) ->
     assert "combined" not in accuracy(bench, "table")
     assert "| *teachers, combined as for stacked* |" in accuracy(bench, "combine")
     assert entries(bench) == whole
+
+
+def test_the_same_images_are_known_again_when_they_were_copied(bench: Repository) -> None:
+    """So are the teachers that learnt from them."""
+    for path in (bench.root / "images", *(bench.root / "images").rglob("*")):
+        os.utime(path, (1, 1))
+    accuracy(bench, "run", "--rows", "more", "--seeds", "0", rows=ROWS | {"more": {"target": "mean"}})
+    assert len(of_row(bench, "more")) == 1
+    assert len([place for place in (bench.root / ".amalgam/accuracy").iterdir() if place.is_dir()]) == 1
 
 
 def test_results_of_other_images_are_not_taken_for_these(bench: Repository) -> None:

@@ -20,7 +20,7 @@ from amalgam.errors import UserError
 from amalgam.sources import cifar100, digits, folder
 from amalgam.sources.raw import array_images, read_classes, read_split, write_raw
 from conftest import COLOURS
-from packed import GIGABYTE, fetch, files_of
+from packed import GIGABYTE, fetch, files_of, pack_zip
 
 
 def test_what_was_written_is_what_is_read(images_folder: Path, tmp_path: Path) -> None:
@@ -56,6 +56,36 @@ def test_a_missing_split_is_named(images_folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(images_folder / "test")
     with pytest.raises(UserError, match="has no test images; they must stand at test/<class>/<image>"):
         fetch(images_folder, tmp_path)
+
+
+def test_a_test_split_is_drawn_from_the_training_images(images_folder: Path, tmp_path: Path) -> None:
+    """Of each class the same share; whatever container they come in, and whatever else comes beside them."""
+    shutil.rmtree(images_folder / "test")
+    drawn = fetch(images_folder, tmp_path, test_fraction=0.25)
+    training, test = (read_split(drawn, split) for split in ("train", "test"))
+    each = len(list((images_folder / "train/blue").iterdir()))
+    assert np.bincount(test.labels).tolist() == [round(each / 4)] * len(COLOURS)
+    names = {name.partition("/")[2] for name in test.names}
+    assert {name.partition("/")[2] for name in training.names} | names == {
+        str(file.relative_to(images_folder / "train")) for file in images_folder.rglob("*.png")
+    }
+    assert files_of(fetch(pack_zip(images_folder, tmp_path / "images.zip", reverse=True), tmp_path, test_fraction=0.25)) == files_of(drawn)
+    (images_folder / "train" / "blue" / "more.png").write_bytes((images_folder / "train" / "red" / "000.png").read_bytes())
+    again = {name.partition("/")[2] for name in read_split(fetch(images_folder, tmp_path, test_fraction=0.25), "test").names}
+    assert len(names - again) <= 1, "of the new image's class alone one may have moved"
+
+
+def test_a_test_split_is_not_drawn_beside_another(images_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"folder\.fetch\.test_fraction is 0\.2, but \S+ has test images of its own; set it to null"):
+        fetch(images_folder, tmp_path, test_fraction=0.2)
+
+
+def test_of_one_image_no_test_is_drawn(images_folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(images_folder / "test")
+    for file in sorted((images_folder / "train" / "blue").iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(UserError, match="no test images of blue"):
+        fetch(images_folder, tmp_path, test_fraction=0.5)
 
 
 @pytest.mark.parametrize(("split", "other"), [("train", "test"), ("test", "train")])

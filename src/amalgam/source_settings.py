@@ -58,6 +58,12 @@ class FolderFetch(Section):
         description="A folder, .zip or .tar.* of train/<class>/*, test/<class>/* and, of images without label, unlabeled/*; a "
         "relative path counts from the repository root.",
     )
+    test_fraction: float | None = Field(
+        ge=0.05,
+        le=0.95,
+        description="Share of each class's images in train/ that is set aside as the test split, where there is no test/; null where "
+        "there is one.",
+    )
     sha256: str | None = Field(pattern=SHA256, description="SHA-256 that the archive must have (sha256sum prints it); null accepts any.")
     max_gigabytes: float = Field(gt=0, description="Refuse to unpack more than this many gigabytes: raise it for larger data sets.")
 

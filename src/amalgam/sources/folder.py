@@ -1,7 +1,9 @@
 """``source: folder``: your own images as ``train/<class>/*`` and ``test/<class>/*``, in a folder, a .zip or a .tar.*; images
-without label may stand anywhere in ``unlabeled/``, and then ``train`` may be missing.
+without label may stand anywhere in ``unlabeled/``, and then ``train`` may be missing. Where there is no ``test``, a fraction of
+``train`` may be drawn for it.
 """
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -33,8 +35,8 @@ class Spooled(NamedTuple):
     length: int
 
 
-def fetch(folder: Path, root: Path, location: str | None, sha256: str | None, max_bytes: int) -> None:
-    """Check and write the images at ``location``, relative to ``root``.
+def fetch(folder: Path, root: Path, location: str | None, sha256: str | None, max_bytes: int, test_fraction: float | None = None) -> None:
+    """Check and write the images at ``location``, relative to ``root``; of those in ``train`` a ``test_fraction``, if any, for the test.
 
     Raises UserError that names what is missing, broken or suspicious.
     """
@@ -47,6 +49,8 @@ def fetch(folder: Path, root: Path, location: str | None, sha256: str | None, ma
     with tempfile.TemporaryFile(dir=folder.parent) as scratch:
         with reading(path):
             spooled = _spool(path, scratch, max_bytes)
+        if test_fraction is not None:
+            spooled = _with_test(path, spooled, test_fraction, scratch)
         classes = _classes(path, spooled)
         present = [*SPLITS, UNLABELED_SPLIT] if any(image.split == UNLABELED_SPLIT for image in spooled) else SPLITS
         write_raw(folder, "folder", classes, {split: _images(spooled, split, classes, scratch) for split in present})
@@ -74,6 +78,29 @@ def _spool(path: Path, scratch: IO[bytes], max_bytes: int) -> list[Spooled]:
     if passed:
         print(f"{path}: {passed} files below {' or '.join(sorted(LIKE_VALIDATION))} are not read; validation images are drawn from train/")
     return spooled
+
+
+def _with_test(path: Path, spooled: list[Spooled], fraction: float, scratch: IO[bytes]) -> list[Spooled]:
+    """The images, of which ``fraction`` of each class's (rounded, one at least, never all) have come from ``train`` to ``test``.
+
+    They are those of the least SHA-256: equal files lie together, and images that are added later move few others.
+    Raises UserError where there are test images already.
+    """
+    if any(image.split == "test" for image in spooled):
+        raise UserError(
+            f"folder.fetch.test_fraction is {fraction}, but {path} has test images of its own; set it to null, or leave them out"
+        )
+    drawn: set[int] = set()
+    for category in {image.category for image in spooled if image.split == "train"}:
+        own = {image.start: _digest(image, scratch) for image in spooled if image.split == "train" and image.category == category}
+        count = min(max(round(fraction * len(own)), 1), len(own) - 1)
+        drawn.update(sorted(own, key=lambda start: (own[start], start))[:count])
+    return [image._replace(split="test") if image.start in drawn and image.length else image for image in spooled]
+
+
+def _digest(image: Spooled, scratch: IO[bytes]) -> bytes:
+    scratch.seek(image.start)
+    return hashlib.sha256(scratch.read(image.length)).digest()
 
 
 def _place(inside: PurePosixPath, path: Path) -> Place | None:
@@ -105,7 +132,11 @@ def _classes(path: Path, spooled: list[Spooled]) -> list[str]:
     needed = ["test"] if found[UNLABELED_SPLIT] else SPLITS
     for split in needed:
         if not found[split]:
-            hint = f", or without a label in {UNLABELED_SPLIT}/" if split == "train" else ": what a student is worth must be measured"
+            hint = (
+                f", or without a label in {UNLABELED_SPLIT}/"
+                if split == "train"
+                else "; or set folder.fetch.test_fraction, which draws them from train/"
+            )
             raise UserError(f"{path} has no {split} images; they must stand at {split}/<class>/<image>{hint}")
     every = found["train"] | found["test"]
     for split in needed:
