@@ -1,5 +1,6 @@
 """Select, decode and split each task's images, and fix which classes its teachers know."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
@@ -10,6 +11,7 @@ from amalgam.stage import no_arguments, run_stage, stage_params
 
 DATA = Path("data")
 PREPARED = Path("outputs/prepared")
+NAMED = 5  # classes
 
 
 def main() -> None:
@@ -27,6 +29,15 @@ def main() -> None:
             label_sets.write(PREPARED / task / name)
         write_json(PREPARED / task / "trainval" / MADE_WITH, params.preparation)
         print(f"{task}: {len(label_sets.classes)} classes, teachers {', '.join(label_sets.teachers)}; {images(PREPARED / task)}")
+        if foreign := left_out(label_sets, available):
+            print(f"{task}: {foreign}")
+
+
+def left_out(label_sets: LabelSets, available: Sequence[str]) -> str:
+    """Which of the data's classes the task does without; empty if none."""
+    foreign = [name for name in available if name not in label_sets.classes]
+    named = ", ".join(foreign[:NAMED]) + f" and {len(foreign) - NAMED} more" * (len(foreign) > NAMED)
+    return f"images of {named} are left out, which no teacher of this task knows" if foreign else ""
 
 
 def images(folder: Path) -> str:

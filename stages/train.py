@@ -20,7 +20,7 @@ from amalgam.files import brought_file, whole_folder
 from amalgam.flags import add_settings, given_settings
 from amalgam.history import Epoch
 from amalgam.live import LOG, PICTURE, LiveCurve, log_line
-from amalgam.one_off import check_brought, check_made, export, in_pipeline, new_folder, prepared, targets_for
+from amalgam.one_off import check_brought, check_made, check_prepared, export, in_pipeline, new_folder, prepared, targets_for
 from amalgam.origin import changed_from_commit, commands_that_repeat
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
@@ -92,6 +92,7 @@ def pipeline_job(task: str, params: Params) -> Job:
     """From what the stages before have made."""
     settings = params.student(task)
     folder = PREPARED / task / "trainval"
+    check_prepared(task, folder, params)  # DVC has seen to it, unless it was told to run this stage alone
     label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder)
     targets = StoredTargets.read(TARGETS / task, split, label_sets)
     targets.check_made_with(ViewSettings.of(settings, params.source_block.augmentation, params.data_seed), settings.stored_teachers)

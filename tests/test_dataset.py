@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from stages.preprocess import left_out
 
 from amalgam import preparing
 from amalgam.dataset import LabelSets, PreparedSplit, validation_mask, visible_labels
@@ -250,3 +251,15 @@ def test_the_content_hash_sees_pixels_labels_and_split(raw: tuple[RawSplit, list
         prepare_split([split], available, union, (12, 12), fraction, seed, tmp_path / f"out{number}")
         hashes.add(PreparedSplit.read(tmp_path / f"out{number}").content)
     assert len(hashes) == 3
+
+
+@pytest.mark.parametrize(
+    ("available", "said"),
+    [
+        ("ab", ""),
+        ("abc", "images of c are left out, which no teacher of this task knows"),
+        ("abcdefghij", "images of c, d, e, f, g and 3 more are left out, which no teacher of this task knows"),
+    ],
+)
+def test_classes_that_a_task_does_without_are_named(available: str, said: str) -> None:
+    assert left_out(LabelSets(("a", "b"), {"one": ("a", "b")}), list(available)) == said

@@ -89,6 +89,30 @@ def test_teachers_and_classes_are_drawn_whatever_their_number(teachers: int, cla
         assert picture.size[0] < 3000
 
 
+def test_a_scale_says_what_cells_too_small_for_it_do_not(tmp_path: Path) -> None:
+    """And a colour means the same share in every picture."""
+    for name, classes, values in (("few", 30, 40.0), ("many", 31, 40.0), ("more", 31, 100.0)):
+        save_matrix(np.full((2, classes), values), ["a", "b"], [str(n) for n in range(classes)], "t", tmp_path / f"{name}.png")
+    found = {name: np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("few", "many", "more")}
+    middle = {name: tuple(map(int, pixels[len(pixels) // 3, pixels.shape[1] // 3])) for name, pixels in found.items()}
+    assert middle["few"] == middle["many"] != middle["more"]
+    colours = {name: len(set(map(tuple, pixels[:, -150:].reshape(-1, 3).tolist()))) for name, pixels in found.items()}
+    assert colours["many"] > 100, "the scale's"
+
+
+def test_long_titles_of_samples_are_broken_and_whole(tmp_path: Path) -> None:
+    """No letter touches the picture's edge."""
+    long = "True: African_elephant\n(Teacher 2, 3, 7, 11: African_animals, canids, of_the_zoo, herbivores)\nPred: wolf"
+    save_samples(np.zeros((7, 8, 8, 3), np.uint8), [long] * 7, np.full(7, False), tmp_path / "s.png")
+    pixels = np.asarray(Image.open(tmp_path / "s.png").convert("RGB")).astype(int)
+    reddish = pixels[..., 0] - pixels[..., 1] > 20
+    assert reddish.any()
+    assert not reddish[:4].any()
+    columns = reddish.any(0)
+    assert not columns[:3].any() and not columns[-3:].any()
+    assert (np.diff(np.flatnonzero(~columns)) > 1).sum() >= 5, "each column of images has its own titles"
+
+
 def test_class_names_are_no_formulas(tmp_path: Path) -> None:
     save_confusion_matrix(np.eye(2, dtype=np.int64), ["a$x_$", "$\\frac$"], "$^$", tmp_path / "matrix.png")
     assert (tmp_path / "matrix.png").stat().st_size > 0

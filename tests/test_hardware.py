@@ -12,6 +12,17 @@ from amalgam.precision import PRECISION, precision_of
 from amalgam.provenance import execution_record
 
 
+def test_every_processor_has_a_name(tmp_path: Path) -> None:
+    """ARM's kernel tells numbers alone; where it tells nothing, Python does."""
+    (tmp_path / "arm").write_text(
+        "processor\t: 0\nBogoMIPS\t: 243.75\nCPU implementer\t: 0x41\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\n\nprocessor : 1\n"
+    )
+    assert cpu_model(tmp_path / "arm") == "0x41 0xd0c 0x3"
+    (tmp_path / "silent").write_text("processor : 0\n")
+    for place in ("silent", "absent"):
+        assert cpu_model(tmp_path / place) == (platform.processor() or platform.machine()) != ""
+
+
 def test_every_architecture_has_a_precision_on_every_kind_of_device() -> None:
     assert len({frozenset(table) for table in PRECISION.values()}) == 1
     assert PRECISION.keys() == precision.OTHERS_PRECISION.keys()

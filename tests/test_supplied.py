@@ -108,6 +108,21 @@ def test_every_kind_of_architecture_loads(architecture: str, tmp_path: Path) -> 
     assert provide(given, tmp_path / "cold.pth", ("blue", "green"), tmp_path)["architecture"] == architecture
 
 
+def test_it_answers_in_float32_whatever_its_architecture_is_trained_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 its logits would have steps of a hundredth of their size."""
+    from amalgam.networks import build_network
+
+    network = build_network("ResNet18", 2)
+    torch.save(network.state_dict(), tmp_path / "cold.pth")
+    given = spec(weights="cold.pth", architecture="ResNet18", resolution=32, min_accuracy=0)
+    provide(given, tmp_path / "cold.pth", ("blue", "green"), tmp_path)
+    monkeypatch.setattr("amalgam.models.precision_of", lambda *_: torch.bfloat16)
+    teacher = load_teachers(tmp_path / "models", type(SETS)(SETS.classes, {"cold": SETS.teachers["cold"]}))["cold"]
+    with torch.inference_mode():
+        expected = network.eval()(teacher.preprocessing(torch.from_numpy(SPLIT.images[:4])))
+    np.testing.assert_allclose(predict_logits(teacher, SPLIT.images, np.arange(4)), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.fixture
 def unlabelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """No image of the split has a label."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import in_team
 from amalgam.errors import UserError
 from amalgam.files import read_json
-from amalgam.team import Team, check_alike
+from amalgam.team import Team, check_alike, joined
 from conftest import ROOT, Repository, stages_run
 from test_interruption import DETERMINISTIC, Run, runs, stage_processes, steps_logged
 
@@ -131,3 +131,12 @@ def test_a_number_of_processes_that_is_none_is_refused(finished: Repository, val
     result = finished.run("python", "stages/train.py", "--task", "A", check=False, PYTHONPATH="src", AMALGAM_PROCESSES=value)
     assert result.returncode == 1
     assert result.stderr == f"error: AMALGAM_PROCESSES is '{value}'; it must be a number of processes, 1 or more\n"
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "one", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(UserError, match="process 2 of this machine has no GPU of its own: there are 1; start as many"), joined():
+        pass

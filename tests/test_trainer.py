@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epoch
+from amalgam.errors import UserError
 from amalgam.history import Epoch, Validation, score
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
@@ -169,6 +170,15 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_step() -> Non
         fit(toy(), HOW, 5, batches, breaking, lambda _: None)
     assert caught.value.result.best_epoch == 1
     assert all(tensor.isfinite().all() for tensor in caught.value.result.best.values())
+
+
+def test_a_step_too_large_for_the_gpu_says_what_to_lower() -> None:
+    def full(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB")
+
+    said = r"does not fit into the GPU's memory \(CUDA out of memory\. Tried to allocate 2\.00 GiB\); lower its batch_size"
+    with pytest.raises(UserError, match=said):
+        fit(toy(), HOW, 5, batches, full, lambda _: None)
 
 
 def test_weights_that_are_not_finite_after_the_last_step_end_the_training() -> None:

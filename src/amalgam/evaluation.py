@@ -175,7 +175,7 @@ def draw(evaluation: Evaluation, folder: Path) -> None:
         best_epoch = read_json(training / "student.json")["best_epoch"]
         save_learning_curve(read_history(training / "history.csv"), best_epoch, f"{task}: training", folder / "learning_curve.png")
     teachers, classes, covering = list(label_sets.teachers), label_sets.classes, label_sets.covering()
-    known = np.where(covering, 1.0, np.nan)
+    known = np.where(covering, 100.0, np.nan)
     save_matrix(known, teachers, classes, f"{task}: who knows what", folder / "responsibility.png", written=False)
     same = agreement(predictions.logits, predictions.labels, evaluation.controls.choices, label_sets)
     save_matrix(same, teachers, classes, f"{task}: student and teacher agree, %", folder / "agreement.png")

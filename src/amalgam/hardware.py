@@ -5,14 +5,16 @@ from pathlib import Path
 
 import torch
 
+X86 = ("model name", "cpu family", "model", "stepping")
+ARM = ("CPU implementer", "CPU part", "CPU variant", "CPU revision")
 
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
-        named = {key.strip(): value.strip() for key, value in fields.items()}
-        return " ".join(named[key] for key in ("model name", "cpu family", "model", "stepping") if key in named)
-    return platform.processor() or platform.machine()
+
+def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name and kind as the kernel tells them; where it tells nothing, as Python does."""
+    text = info.read_text() if info.exists() else ""
+    fields = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    named = {key.strip(): value.strip() for key, value in fields.items()}
+    return " ".join(named[key] for key in X86 + ARM if key in named) or platform.processor() or platform.machine()
 
 
 def native_bfloat16() -> bool:

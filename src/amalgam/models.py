@@ -27,15 +27,16 @@ class Classifier:
     preprocessing: Preprocessing
     order: tuple[int, ...] | None = None  # the network's output for each class; None: as they stand
     outputs: int | None = None  # how many the network has; None: one a class
+    exact: bool = False  # computes in float32, whatever is faster: nobody knows how large the logits of another hand's network are
 
     def to(self, device: torch.device) -> "Classifier":
         self.network.to(device)
         return self
 
     def logits(self, images: Tensor) -> Tensor:
-        """float32 (B, classes) of uint8 images (B, height, width, 3), in the architecture's precision."""
+        """float32 (B, classes) of uint8 images (B, height, width, 3), in its precision."""
         device = images.device.type
-        precision = precision_of(self.architecture, device)
+        precision = torch.float32 if self.exact else precision_of(self.architecture, device)
         inputs = self.preprocessing(images)
         with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
             output: Tensor = self.network(inputs)
@@ -96,7 +97,7 @@ def load_classifier(weights: Path, manifest: Path) -> Classifier:
     order = tuple(entry["output_order"]) if "output_order" in entry else None
     outputs = entry.get("outputs")
     network = _load_network(architecture, outputs or len(classes), weights)
-    return Classifier(architecture, network, classes, preprocessing, order, outputs)
+    return Classifier(architecture, network, classes, preprocessing, order, outputs, exact=entry.get("origin") == "supplied")
 
 
 def _load_network(architecture: str, num_classes: int, weights: Path) -> nn.Module:

@@ -80,18 +80,23 @@ def check_brought(params: Params) -> None:
 
 def check_made(task: str, folder: Path, models: Path, params: Params) -> None:
     """Raises UserError unless the images in ``folder`` were prepared, and the teachers in ``models`` trained on them, as ``params`` say."""
+    check_prepared(task, folder, params)
+    if not models.is_dir():
+        raise UserError(f"{models} is missing; dvc repro models.dvc makes it")
+    label_sets, split = prepared(folder)
+    for name in label_sets.teachers:
+        check_teacher(models / name, OwnImages.of(name, label_sets, split), params.source_block.supplied.get(task, {}).get(name), params)
+
+
+def check_prepared(task: str, folder: Path, params: Params) -> None:
+    """Raises UserError unless the images in ``folder`` were prepared, and for such teachers, as ``params`` say."""
     before = read_json(folder / MADE_WITH)
     for name, value in params.preparation.items():
         if before[name] != value:
             raise UserError(f"{folder} was made with {name} {before[name]}, params.yaml says {value}; run dvc repro models.dvc")
-    if not models.is_dir():
-        raise UserError(f"{models} is missing; dvc repro models.dvc makes it")
-    label_sets, split = prepared(folder)
     said = {name: set(classes) for name, classes in params.source_block.tasks[task].items()}
-    if {name: set(classes) for name, classes in label_sets.teachers.items()} != said:
+    if {name: set(classes) for name, classes in LabelSets.read(folder).teachers.items()} != said:
         raise UserError(f"{folder} was made for other teachers, or other classes, than params.yaml says; run dvc repro models.dvc")
-    for name in label_sets.teachers:
-        check_teacher(models / name, OwnImages.of(name, label_sets, split), params.source_block.supplied.get(task, {}).get(name), params)
 
 
 def check_teacher(teacher: Path, own: OwnImages, given: SuppliedTeacher | None, params: Params) -> None:

@@ -1,5 +1,6 @@
 """Pictures."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from amalgam.metrics import Reliability
 
 matplotlib.rcParams["text.parse_math"] = False  # a class may have a dollar sign in its name
 SAMPLES_A_ROW = 5
+TITLE_WIDTH = 26  # characters above a sample
+DARKEST = 125  # percent that the end of the colours would stand for: a hundred is no black
 WRITTEN_UP_TO = 30  # classes; beyond, counts in the cells could not be read
 NAMED_UP_TO = 130  # classes; beyond, nor could their names, and the picture grows no more
 
@@ -43,12 +46,13 @@ def save_confusion_matrix(counts: npt.NDArray[np.int64], classes: Sequence[str],
 def save_matrix(
     values: npt.NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], title: str, path: Path, written: bool = True
 ) -> None:
-    """Draw values (rows, columns), the larger the darker; NaN stays white."""
+    """Draw shares in percent (rows, columns), the larger the darker; NaN stays white. A scale says what cells too small for it do not."""
     few = len(columns) <= WRITTEN_UP_TO
     height = 1.8 + 0.35 * min(len(rows), NAMED_UP_TO)
     figure, axes = plt.subplots(figsize=(_inches(len(columns)), height), layout="constrained")
-    highest = float(np.nanmax(values))
-    axes.imshow(values, cmap="Blues", vmin=0, vmax=1.25 * highest, aspect="auto")
+    drawn = axes.imshow(values, cmap="Blues", vmin=0, vmax=DARKEST, aspect="auto")
+    if written and not few:
+        figure.colorbar(drawn, ax=axes, ticks=range(0, 101, 20), boundaries=range(101), label="%")
     if len(columns) <= NAMED_UP_TO:
         axes.set_xticks(range(len(columns)), list(columns), rotation="vertical", fontsize=9 if few else 6)
     if len(rows) <= NAMED_UP_TO:
@@ -56,19 +60,25 @@ def save_matrix(
     if written and few:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
-                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=_ink(value / (1.25 * highest)), fontsize=8)
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=_ink(value / DARKEST), fontsize=8)
     axes.set_title(title)
     _save(figure, path)
 
 
 def save_samples(images: npt.NDArray[np.uint8], titles: Sequence[str], right: npt.NDArray[np.bool_], path: Path) -> None:
-    """Draw images (N, height, width, 3) in a grid, the titles of right predictions in green, of wrong ones in red."""
+    """Draw images (N, height, width, 3) in a grid, the titles of right predictions in green, of wrong ones in red.
+
+    Lines of a title that would run into the next one are broken.
+    """
     columns = min(SAMPLES_A_ROW, len(images))
     rows = -(-len(images) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(2.2 * columns, 2.6 * rows), layout="constrained", squeeze=False)
+    broken = ["\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, TITLE_WIDTH)) for title in titles]
+    height = 2.25 + 0.17 * max(title.count("\n") + 1 for title in broken)
+    figure, grid = plt.subplots(rows, columns, figsize=(2.2 * columns, height * rows), layout="constrained", squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, image, title, is_right in zip(grid.flat, images, titles, right, strict=False):
+        axes.set_anchor("S")  # what height the image leaves is its title's
+    for axes, image, title, is_right in zip(grid.flat, images, broken, right, strict=False):
         axes.imshow(image, interpolation="nearest")
         axes.set_title(title, fontsize=9, color="tab:green" if is_right else "tab:red")
     _save(figure, path)

@@ -85,6 +85,13 @@ class Team:
 SOLO = Team()
 
 
+def _own_gpu(rank: int) -> None:
+    """Raises UserError where a launcher started more processes on this machine than it has GPUs."""
+    if rank >= (gpus := torch.cuda.device_count()):
+        raise UserError(f"process {rank + 1} of this machine has no GPU of its own: there are {gpus}; start as many (--nproc-per-node)")
+    torch.cuda.set_device(rank)
+
+
 @contextmanager
 def joined() -> Iterator[Team]:
     """This process's team: itself, or those that a launcher of PyTorch's (torchrun) started with it.
@@ -97,7 +104,7 @@ def joined() -> Iterator[Team]:
         return
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        _own_gpu(int(os.environ["LOCAL_RANK"]))
     # What is no tensor goes by gloo on GPUs too: it notices who is gone.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
     well = False
