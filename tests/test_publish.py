@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
+from mlflow import MlflowClient, create_workspace
 from mlflow.entities import Run
 from PIL import Image
 
@@ -333,16 +333,20 @@ def test_a_student_from_the_run_cache_keeps_its_run_and_says_so(tracked: Reposit
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[WebServer]:
-    """A tracking server, not yet started, with proxied artifacts."""
+    """A tracking server, not yet started, with proxied artifacts and workspaces."""
     (tmp_path / "server").mkdir()
     store = ("--backend-store-uri", f"sqlite:///{tmp_path}/server/server.db", "--artifacts-destination", f"{tmp_path}/server/artifacts")
-    found = WebServer(tmp_path / "server", "server", *store)
+    found = WebServer(tmp_path / "server", "server", "--enable-workspaces", *store)
     yield found
     found.stop()
 
 
-def test_a_tracking_server_takes_everything(finished: Repository, server: WebServer) -> None:
+def test_a_tracking_server_takes_everything(finished: Repository, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into the project's own workspace, and nothing into another's."""
     server.start(server.folder / "log")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    create_workspace("birds")
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "birds")
     finished.set_params(alpha=0.9)
     result = finished.run("dvc", "repro", MLFLOW_TRACKING_URI=server.uri)
     assert "taskA: new champion, version 1: the first" in result.stdout
@@ -354,6 +358,8 @@ def test_a_tracking_server_takes_everything(finished: Repository, server: WebSer
     assert {"student/best.safetensors", "evaluation/confusion_matrix.png"} <= artifacts(mlflow, run)
     assert mlflow.get_model_version_by_alias("amalgam-taskA", "champion").run_id == run.info.run_id
     assert not (finished.root / "mlflow.db").exists()
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "default")
+    assert mlflow.get_experiment_by_name("taskA") is None
 
 
 def test_a_server_that_is_down_is_named_before_any_work(finished: Repository) -> None:

@@ -100,6 +100,8 @@ def check(words: list[str], folder: Path) -> None:
     elif words[:2] == ["python", "stages/evaluate.py"]:
         arguments = evaluate.parser(64).parse_args(words[2:])
         assert arguments.task is None or full_task_name(arguments.task) in load_params(ROOT / "params.yaml").task_names
+    elif words[:2] == ["python", "-c"]:
+        compile(words[2], "the command", "exec")
     elif words[:2] == ["python", "-m"]:
         module = ROOT / words[2].replace(".", "/")
         assert (module / "__main__.py").is_file() or module.with_suffix(".py").is_file()

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,7 @@ from amalgam.networks import build_network
 from amalgam.preprocessing import Preprocessing
 from amalgam.serving.model import ServedStudent, _load_pyfunc
 from amalgam.serving.pixels import decode, fit
+from conftest import ROOT
 
 CLASSES = ("class", "dog", "größe")  # the first is also the name of a column
 
@@ -144,6 +147,15 @@ def test_a_jpeg_is_read_as_it_decodes(served: ServedStudent) -> None:
 def test_what_is_no_image_is_refused_by_its_row(served: ServedStudent, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         served.predict(pd.DataFrame({"image": pd.Series([random_image(5, 5), value], dtype=object)}))
+
+
+def test_the_example_without_mlflow_names_a_class(exported: Path, tmp_path: Path) -> None:
+    """As docs/running.md has it, by PyTorch alone."""
+    (example,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/running.md").read_text(), re.MULTILINE | re.DOTALL)
+    shutil.copytree(exported / "data", tmp_path / "student/data/data")
+    program = f"import sys; sys.modules |= dict.fromkeys(('amalgam', 'mlflow', 'torchvision', 'timm', 'pandas', 'PIL'))\n{example}"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.stdout.strip() in CLASSES, result.stderr
 
 
 def test_it_runs_where_this_package_cannot_be_imported(exported: Path) -> None:

@@ -59,7 +59,8 @@ class StudentSettings(Section):
         le=1,
         description="Weight of the teachers in the loss of a labelled image, 0 to 1, usually 0.1 to 0.7: 0 learns from labels only, "
         "1 from teachers only. Raise it to lean on good teachers or when over-fitting; lower it where the teachers may be wrong. "
-        "Images without label are learnt from the teachers alone, and left out at 0.",
+        "Images without label are learnt from the teachers alone, and left out at 0; where none has one (label_fraction 0), any other "
+        "alpha is as good as 1.",
     )
     temperature: float = Field(
         ge=0.01,
