@@ -1,6 +1,7 @@
 """What travels with a student: it reads any image, and answers as the student does."""
 
 import base64
+import importlib
 import io
 import json
 import re
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from amalgam.export import export_student
+from amalgam.export import export_student, package
 from amalgam.models import Classifier
 from amalgam.networks import build_network
 from amalgam.preprocessing import Preprocessing
@@ -158,12 +159,28 @@ def test_the_example_without_mlflow_names_a_class(exported: Path, tmp_path: Path
     assert result.stdout.strip() in CLASSES, result.stderr
 
 
+def test_two_versions_of_its_code_work_in_one_program(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As students of two commits in one notebook; in ``sys.modules`` one would stand for the other."""
+    shutil.copytree(exported.joinpath(package()), tmp_path / "serving", ignore=shutil.ignore_patterns("__pycache__"))
+    text = (tmp_path / "serving/model.py").read_text()
+    (tmp_path / "serving/model.py").write_text(text.replace('COLUMN = "image"', 'COLUMN = "photo"'))
+    before = package()
+    monkeypatch.setattr("amalgam.export.SERVING", tmp_path / "serving")
+    assert package() != before
+    shutil.copytree(tmp_path / "serving", tmp_path / "new" / package())
+    found = []
+    for folder, name in ((exported, before), (tmp_path / "new", package())):
+        monkeypatch.syspath_prepend(folder)
+        found.append(importlib.import_module(f"{name}.model").COLUMN)
+    assert found == ["image", "photo"]
+
+
 def test_it_runs_where_this_package_cannot_be_imported(exported: Path) -> None:
     program = (
         "import sys; sys.modules |= dict.fromkeys(('amalgam', 'torchvision', 'timm', 'sklearn', 'scipy', 'dvc'))\n"
         f"sys.path.insert(0, {str(exported)!r})\n"
         "import numpy, pandas\n"
-        "from amalgam_student.model import _load_pyfunc\n"
+        f"from {package()}.model import _load_pyfunc\n"
         f"model = _load_pyfunc({str(exported / 'data')!r})\n"
         "print(len(model.predict(pandas.DataFrame({'image': [numpy.zeros((9, 9, 3), 'uint8')]}))))\n"
     )

@@ -6,12 +6,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from amalgam.files import write_json
+from amalgam.files import sha256_of_file, write_json
 from amalgam.models import Classifier
+from amalgam.provenance import fingerprint
 from amalgam.serving import model as served
 
 SERVING = Path(served.__file__).parent
-PACKAGE = "amalgam_student"  # the name under which the code of serving/ travels: not this package's, which may be there too
+
+
+def package() -> str:
+    """The name under which the code of serving/ travels: not this package's, which may be there too, and another one for other code, so
+    that two students of two versions work in one program."""
+    code = {file.name: sha256_of_file(file) for file in sorted(SERVING.glob("*.py"))}
+    return f"amalgam_student_{fingerprint(code=code)[:8]}"
 
 
 class _FromPixels(nn.Module):
@@ -32,7 +39,7 @@ def export_student(student: Classifier, size: tuple[int, int], folder: Path) -> 
 
     Returns the folders of its data and of its code, both inside ``folder``.
     """
-    data, code = folder / "data", folder / PACKAGE
+    data, code = folder / "data", folder / package()
     data.mkdir(parents=True)
     student.to(torch.device("cpu")).network.eval().to(memory_format=torch.contiguous_format)  # as files hold it
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)  # two: an example of one would fix the batch at one

@@ -17,7 +17,7 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import AnyType, ColSpec, DataType, Map, Schema
 from PIL import Image
 
-from amalgam.export import PACKAGE, export_student
+from amalgam.export import export_student
 from amalgam.models import Classifier
 from amalgam.serving.model import COLUMN
 from amalgam.tracking.registry import model_of
@@ -41,7 +41,7 @@ def log_model(client: MlflowClient, run_id: str, student: Classifier, size: tupl
         with mlflow.start_run(run_id=run_id):
             mlflow.pyfunc.log_model(
                 name=NAME,
-                loader_module=f"{PACKAGE}.model",
+                loader_module=f"{code.name}.model",
                 data_path=str(data),
                 code_paths=[str(code)],
                 signature=SIGNATURE,
