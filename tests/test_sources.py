@@ -46,6 +46,18 @@ def test_a_truncated_image_is_named(images_folder: Path, tmp_path: Path) -> None
         fetch(images_folder, tmp_path)
 
 
+def test_all_images_of_a_split_that_cannot_be_read_are_named_at_once(images_folder: Path, tmp_path: Path) -> None:
+    for number in range(7):
+        for name in ("blue", "green", "red"):
+            (images_folder / "train" / name / f"{number:03}.png").write_bytes(b"dark")
+    with pytest.raises(UserError) as refused:
+        fetch(images_folder, tmp_path)
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 21
+    assert lines[0].startswith("train/blue/000.png: not a readable image")
+    assert lines[-1] == "and 1 more of train"
+
+
 def test_a_file_that_is_no_image_is_named(images_folder: Path, tmp_path: Path) -> None:
     (images_folder / "test" / "blue" / "notes.txt").write_text("hello")
     with pytest.raises(UserError, match=r"test/blue/notes\.txt: not a readable image"):

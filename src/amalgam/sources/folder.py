@@ -13,6 +13,7 @@ from amalgam.errors import UserError
 from amalgam.sources.archive import Budget, check_hash, members, reading
 from amalgam.sources.raw import SPLITS, UNLABELED, UNLABELED_SPLIT, RawImage, decode, write_raw
 
+NAMED = 20  # files that are wrong, at a time
 LIKE_UNLABELED = ("unlabeled", "unlabelled")
 LIKE_VALIDATION = frozenset(("val", "valid", "validation"))
 
@@ -147,12 +148,18 @@ def _classes(path: Path, spooled: list[Spooled]) -> list[str]:
 
 
 def _images(spooled: list[Spooled], split: str, classes: list[str], scratch: IO[bytes]) -> Iterator[RawImage]:
-    """The images of one split in canonical order, each decoded once to see that it is whole."""
+    """The images of one split in canonical order, each decoded once. Raises UserError that names those that are broken."""
     label_of = {name: label for label, name in enumerate(classes)} | {"": UNLABELED}
-    mine = [image for image in spooled if image.split == split]
+    mine, broken = [image for image in spooled if image.split == split], []
     for image in sorted(mine, key=lambda image: (image.category, image.name.rpartition("/")[2], image.name)):
         scratch.seek(image.start)
         encoded = scratch.read(image.length)
-        decode(encoded, image.name)
+        try:
+            decode(encoded, image.name)
+        except UserError as error:
+            broken.append(str(error))
+            continue
         folder = f"{split}/{image.category}" if image.category else split
         yield RawImage(label_of[image.category], f"{folder}/{image.name.rpartition('/')[2]}", encoded)
+    if broken:
+        raise UserError("\n".join([*broken[:NAMED], *([f"and {len(broken) - NAMED} more of {split}"] if len(broken) > NAMED else [])]))
