@@ -193,9 +193,9 @@ def test_two_trainings_run_side_by_side_as_the_readme_says(finished: Repository)
     assert finished.repro() == {"evaluate"}
     for task in ("taskA", "taskB"):
         assert read(finished, f"outputs/students/{task}/student.json")["settings"]["alpha"] == 0.75
-    finished.set_params(val_fraction=0)
+    finished.set_params(val_fraction=0.5)
     refused = finished.run("dvc", "repro", "--single-item", "train-taskA", "--force", check=False)
-    assert "taskA/trainval was made with val_fraction 0.2, params.yaml says 0; run dvc repro models.dvc" in refused.stderr
+    assert "taskA/trainval was made with val_fraction 0.2, params.yaml says 0.5; run dvc repro models.dvc" in refused.stderr
 
 
 def test_pull_in_a_fresh_clone_leaves_nothing_to_run(finished: Repository, tmp_path: Path) -> None:
