@@ -164,6 +164,7 @@ def test_a_model_that_was_deleted_is_logged_again(tracked: Repository) -> None:
     assert model_of(mlflow, run.info.run_id) not in (None, model.model_id)
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_a_model_that_cannot_be_sent_leaves_the_training_finished(tracked: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow itself calls a run failed whose model it could not log."""
     monkeypatch.chdir(tracked.root)
