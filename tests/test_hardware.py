@@ -24,7 +24,7 @@ def test_every_processor_has_a_name(tmp_path: Path) -> None:
         "processor\t: 1",
     )
     (tmp_path / "arm").write_text("\n".join(told))
-    assert cpu_model(tmp_path / "arm") == "0x41 0xd0c"
+    assert cpu_model(tmp_path / "arm") == "0x41 0xd0c 0x3"
     (tmp_path / "silent").write_text("processor : 0\n")
     for place in ("silent", "absent"):
         assert cpu_model(tmp_path / place) == (platform.processor() or platform.machine()) != ""
