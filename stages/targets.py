@@ -8,7 +8,7 @@ from amalgam.params import Params
 from amalgam.processes import in_processes
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
-from amalgam.stage import check_labels, check_task, run_stage, stage_params, task_argument
+from amalgam.stage import check_labels, check_student, check_task, run_stage, stage_params, task_argument
 from amalgam.targets import ViewSettings, write_targets
 from amalgam.teachers import load_hashed_teachers
 from amalgam.team import Team, joined
@@ -33,6 +33,7 @@ def write(task: str, params: Params, team: Team) -> None:
     label_sets = LabelSets.read(PREPARED / task / "trainval")
     split = PreparedSplit.read(PREPARED / task / "trainval")
     check_labels(task, settings, split.labels[split.training_rows])
+    check_student(settings, label_sets.classes)
     teachers = load_hashed_teachers(MODELS / task, label_sets)
     views = ViewSettings.of(settings, params.source_block.augmentation, params.data_seed)
     covering_only = settings.stored_teachers == "covering"

@@ -14,7 +14,7 @@ from amalgam.models import Classifier
 from amalgam.processes import in_processes
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
-from amalgam.stage import no_arguments, run_stage, stage_params
+from amalgam.stage import check_student, no_arguments, run_stage, stage_params
 from amalgam.supplied import provide_supplied
 from amalgam.teachers import OwnImages, Recipe, provide_teacher, teacher_key, train_teacher
 from amalgam.team import joined
@@ -31,6 +31,8 @@ def main() -> None:
     refuse_changed(params)
     configure_execution()
     prepared = {task: PREPARED / task / "trainval" for task in params.task_names}
+    for task, folder in prepared.items():
+        check_student(params.student(task), LabelSets.read(folder).classes)
     every = [(task, name) for task, folder in prepared.items() for name in LabelSets.read(folder).teachers]
     with joined() as team:
         for number, (task, name) in enumerate(every):

@@ -28,7 +28,7 @@ from amalgam.preprocessing import Preprocessing
 from amalgam.processes import in_processes
 from amalgam.provenance import configure_execution
 from amalgam.record import RunRecord
-from amalgam.stage import check_labels, check_task, full_task_name, run_stage, stage_params
+from amalgam.stage import check_labels, check_student, check_task, full_task_name, run_stage, stage_params
 from amalgam.students import student_metrics
 from amalgam.targets import StoredTargets, ViewSettings
 from amalgam.team import Team, joined
@@ -114,6 +114,7 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
         split, common, about = reference_protocol.applied(split, prepared(PREPARED / task / "test")[1], settings.student_resolution)
     check_labels(task, settings, split.labels[split.training_rows])
     supplied = brought_file(settings.student_weights) if settings.student_weights else None
+    check_student(settings, label_sets.classes, supplied)
     folder = team.first(new_folder(task, settings.run) if team.is_first else Path())
     if team.is_first:
         print(f"student {task}: everything goes into {folder}", flush=True)

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
 from amalgam.history import Epoch, Validation, score, write_history
+from amalgam.models import Classifier
+from amalgam.preprocessing import Preprocessing
 from amalgam.selection import scored
-from amalgam.students import Architecture, load_student, new_student, student_metrics, write_student
+from amalgam.students import Architecture, check_trains, load_student, new_student, student_metrics, write_student
 from amalgam.trainer import Fit
 from conftest import SETS, colour_split
 
@@ -37,6 +40,45 @@ def test_what_chose_the_epoch_is_logged_where_it_is_not_the_accuracy() -> None:
 def test_a_network_for_one_size_of_images_is_refused_at_another() -> None:
     with pytest.raises(UserError, match=r"timm/vit_tiny_patch16_224 does not take images of 64 x 64 pixels \(.+\); set student_resolution"):
         new_student(Architecture("timm/vit_tiny_patch16_224", 64, False), SETS, colour_split(10, 40, 5), 3)
+
+
+class Unpooling(nn.Module):
+    """Its forward pass has no deterministic implementation, on CPUs either."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled, places = nn.functional.max_pool2d(x, 2, return_indices=True)
+        return nn.functional.max_unpool2d(pooled, places, [2]).mean((2, 3))
+
+
+class Features(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Unpooling(), r"^student_model odd cannot be trained on .+ with the same result each time \(max_unpool.+\); choose another"),
+        (Features(), r"^student_model odd gives \(2, 3, 32, 32\) for two images, and no logit for each class; choose another$"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_as_promised_is_refused(network: nn.Module, message: str) -> None:
+    stem = nn.Conv2d(3, 3, 1)
+    student = Classifier("odd", nn.Sequential(stem, network), ("a", "b", "c"), Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
+    torch.use_deterministic_algorithms(True)
+    with pytest.raises(UserError, match=message):
+        check_trains(student)
+
+
+def test_trying_a_step_changes_neither_the_student_nor_what_is_drawn_next() -> None:
+    student = new_student(Architecture("MobileNetV3", 32, False), SETS, colour_split(10, 40, 5), 3)
+    before = {name: tensor.clone() for name, tensor in student.network.state_dict().items()}
+    mode, drawn = student.network.training, torch.get_rng_state()
+    check_trains(student)  # with dropout and batch normalisation
+    torch.testing.assert_close(student.network.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert student.network.training == mode
+    assert all(parameter.grad is None for parameter in student.network.parameters())
 
 
 def test_a_students_folder_holds_best_last_and_history(tmp_path: Path) -> None:

@@ -77,6 +77,17 @@ def check_labels(task: str, settings: StudentSettings, labels: npt.NDArray[np.in
         raise UserError(f"{task}: {without_labels(settings.alpha)}")
 
 
+def check_student(settings: StudentSettings, classes: Sequence[str], weights: Path | None = None) -> None:
+    """Raises UserError if there can be no such student of these classes: before teachers run for it.
+
+    Its file of weights, where it starts from one, is left to the stage that copies it, unless given.
+    """
+    from amalgam.students import Architecture, check_possible
+
+    pretrained = settings.pretrained and (weights is not None or settings.student_weights is None)
+    check_possible(Architecture(settings.student_model, settings.student_resolution, pretrained, weights), classes)
+
+
 def stage_params() -> Params:
     """The parameters, whole and valid, of exactly those tasks that the pipeline has stages for."""
     params = load_params()

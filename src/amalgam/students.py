@@ -9,7 +9,9 @@
     outputs/students/<task>/metrics.json       what DVC compares
 """
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.history import write_history
-from amalgam.inference import device
+from amalgam.inference import device, device_name
 from amalgam.models import Classifier, load_classifier, save_classifier, save_weights
-from amalgam.networks import build_network, pretrained_statistics
+from amalgam.networks import IMAGENET_MEAN, IMAGENET_STD, build_network, pretrained_statistics
 from amalgam.preprocessing import Preprocessing, channel_statistics, three
 from amalgam.trainer import Fit
 
@@ -47,26 +49,45 @@ def new_student(architecture: Architecture, label_sets: LabelSets, split: Prepar
     torch.manual_seed(seed)
     network = build_network(name, len(label_sets.classes), pretrained, architecture.weights)
     student = Classifier(name, network, label_sets.classes, preprocessing).to(device())
-    check_takes_its_input(student)
+    check_trains(student)
     return student
 
 
-@torch.inference_mode()
-def check_takes_its_input(student: Classifier) -> None:
-    """Raises UserError unless the network takes images of its input's size: some are made for one size alone."""
-    height, width = student.preprocessing.size
-    student.network.eval()
+def check_possible(architecture: Architecture, classes: Sequence[str]) -> None:
+    """Raises UserError unless there is such a network for these classes, its published weights are at hand or on the way, and it trains."""
+    network = build_network(architecture.name, len(classes), architecture.pretrained, architecture.weights)
+    resolution = architecture.resolution
+    blank = Preprocessing((resolution, resolution), IMAGENET_MEAN, IMAGENET_STD)
+    check_trains(Classifier(architecture.name, network, tuple(classes), blank).to(device()))
+
+
+def check_trains(student: Classifier) -> None:
+    """Raises UserError unless a copy of the network can make a step on images of its input's size, on this process's device.
+
+    Some networks are made for one size alone; of some, CUDA has no gradient that is bit for bit the same each time.
+    """
+    named, (height, width) = f"student_model {student.architecture}", student.preprocessing.size
+    trial = replace(student, network=copy.deepcopy(student.network).train())
+    on_gpu = torch.cuda.is_available()
     try:
-        shape = tuple(student.logits(torch.zeros((2, height, width, 3), dtype=torch.uint8, device=device())).shape)
-    except (torch.OutOfMemoryError, torch.AcceleratorError):  # says nothing about the size
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+            logits = trial.logits(torch.zeros((2, height, width, 3), dtype=torch.uint8, device=device()))
+            logits.sum().backward()  # type: ignore[no-untyped-call]
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # says nothing about the network
         raise
     except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error) or "no reason given"
+        if "deterministic" in reason:
+            raise UserError(
+                f"{named} cannot be trained on {device_name()} with the same result each time ({reason.partition(',')[0]}); "
+                "choose another" + (", or hide the GPU (CUDA_VISIBLE_DEVICES= before the command)" if on_gpu else "")
+            ) from error
         raise UserError(
-            f"student_model {student.architecture} does not take images of {height} x {width} pixels ({str(error) or 'no reason given'}); "
+            f"{named} does not take images of {height} x {width} pixels ({reason}); "
             "set student_resolution to what it is made for, often 224, or choose another"
         ) from error
-    if shape != (2, len(student.classes)):
-        raise UserError(f"student_model {student.architecture} gives {shape} for two images, and no logit for each class; choose another")
+    if tuple(logits.shape) != (2, len(student.classes)):
+        raise UserError(f"{named} gives {tuple(logits.shape)} for two images, and no logit for each class; choose another")
 
 
 def write_student(student: Classifier, result: Fit, task: str, details: dict[str, Any], folder: Path) -> None:
