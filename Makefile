@@ -25,8 +25,7 @@ repro: $(STAMP)  ## run the pipeline: whatever is not up to date
 	dvc repro
 
 refetch: $(STAMP)  ## look at the source again (a changed archive or folder), then run what follows
-	rm -rf .amalgam/downloads
-	dvc repro --force --single-item fetch
+	AMALGAM_REFETCH=1 dvc repro --force --single-item fetch
 	dvc repro
 
 results: $(STAMP)  ## print the last evaluation's table

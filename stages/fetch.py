@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from amalgam.brought import refuse_emptied, refuse_strays
 from amalgam.files import repository_root, whole_folder, write_json
 from amalgam.params import Params
 from amalgam.stage import no_arguments, run_stage, stage_params
@@ -18,7 +19,7 @@ def fetch(params: Params, folder: Path) -> None:
     elif params.source == "cifar100":
         from amalgam.sources import cifar100
 
-        cifar100.fetch(folder, params.cifar100.fetch.url)
+        cifar100.fetch(folder, repository_root(), params.cifar100.fetch.url)
     elif params.source == "gdrive":
         from amalgam.sources import gdrive
         from amalgam.sources.download import obtain
@@ -48,9 +49,20 @@ def fetch_weights(params: Params, folder: Path) -> None:
     write_json(folder / "weights.json", found)
 
 
+def named_places(params: Params) -> dict[str, str | None]:
+    """What the source's settings name, by their keys: paths or addresses."""
+    if params.source == "gdrive":
+        return {"gdrive.fetch.data": params.gdrive.fetch.data, "gdrive.fetch.models": params.gdrive.fetch.models}
+    return {"folder.fetch.path": params.folder.fetch.path} if params.source == "folder" else {}
+
+
 def main() -> None:
     no_arguments(__doc__)
     params = stage_params()
+    for what, named in named_places(params).items():
+        if named is not None:
+            refuse_emptied(named, what)
+    refuse_strays()
     with whole_folder(DATA) as work:
         fetch(params, work)
     with whole_folder(MODELS) as work:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
-from amalgam.files import write_json
-from amalgam.preparing import prepare_split, stored_size
+from amalgam.files import whole_folder, write_json
+from amalgam.preparing import plan_split, stored_size, write_split
 from amalgam.sources.raw import SPLITS, read_classes, read_split, read_unlabeled
 from amalgam.stage import no_arguments, run_stage, stage_params
 
@@ -20,14 +20,23 @@ def main() -> None:
     block = params.source_block
     available = read_classes(DATA)
     tasks = {task: LabelSets.of_task(teachers, available, params.source, task) for task, teachers in block.tasks.items()}
+    train, test = (read_split(DATA, split) for split in SPLITS)
+    wanted = {"trainval": ([train, *read_unlabeled(DATA)], params.val_fraction), "test": ([test], 0.0)}
+    every = [raw for raws, _ in wanted.values() for raw in raws]
+    planned = {  # everything is checked before the first image is decoded
+        task: {
+            name: plan_split(raws, available, label_sets.classes, fraction, params.data_seed) for name, (raws, fraction) in wanted.items()
+        }
+        for task, label_sets in tasks.items()
+    }
+    sizes = {task: stored_size(every, available, label_sets.classes, block.resolution) for task, label_sets in tasks.items()}
     for task, label_sets in tasks.items():
-        train, test = (read_split(DATA, split) for split in SPLITS)
-        unlabeled = read_unlabeled(DATA)
-        size = stored_size([train, test, *unlabeled], available, label_sets.classes, block.resolution)
-        for raws, name, fraction in (([train, *unlabeled], "trainval", params.val_fraction), ([test], "test", 0.0)):
-            prepare_split(raws, available, label_sets.classes, size, fraction, params.data_seed, PREPARED / task / name)
-            label_sets.write(PREPARED / task / name)
-        write_json(PREPARED / task / "trainval" / MADE_WITH, params.preparation)
+        for name, plan in planned[task].items():
+            with whole_folder(PREPARED / task / name) as work:
+                write_split(plan, sizes[task], work)
+                label_sets.write(work)
+                if name == "trainval":
+                    write_json(work / MADE_WITH, params.preparation)
         print(f"{task}: {len(label_sets.classes)} classes, teachers {', '.join(label_sets.teachers)}; {images(PREPARED / task)}")
         if foreign := left_out(label_sets, available):
             print(f"{task}: {foreign}")

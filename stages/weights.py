@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from amalgam.brought import CHECKPOINTS, TEACHERS, WEIGHTS
+from amalgam.brought import CHECKPOINTS, TEACHERS, WEIGHTS, refuse_misplaced
 from amalgam.files import brought_file, sha256_of_file, whole_folder, write_json
 from amalgam.params import EvaluationSettings
+from amalgam.provenance import configure_execution
 from amalgam.source_settings import Source
 from amalgam.stage import no_arguments, run_stage, stage_params
 from amalgam.student_settings import StudentSettings
@@ -32,6 +33,7 @@ def supply_teachers(source: Source, folder: Path) -> None:
         for name, given in teachers.items():
             from amalgam.supplied import copy_supplied
 
+            configure_execution()  # it is tried as later stages run it
             classes, path = tuple(given.classes or source.tasks[task][name]), brought_file(given.weights)
             copy_supplied(given, classes, path, f"teacher {task} {name}", folder / task / name)
 
@@ -49,6 +51,7 @@ def supply_checkpoints(evaluation: EvaluationSettings, source: Source, folder: P
 def main() -> None:
     no_arguments(__doc__)
     params = stage_params()
+    refuse_misplaced(params)
     for task in params.task_names:
         with whole_folder(WEIGHTS / task) as work:
             supply(params.student(task), work)

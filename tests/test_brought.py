@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from amalgam.brought import refuse_changed
+from amalgam.brought import refuse_changed, refuse_emptied, refuse_misplaced, refuse_strays
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
 from amalgam.params import Params
@@ -71,3 +71,48 @@ def test_before_anything_was_copied_nothing_can_have_changed(params: Params, tmp
         refuse_changed(params)
     shutil.rmtree(tmp_path / "fetched")
     refuse_changed(params)
+
+
+@pytest.mark.parametrize("named", ["data", "data/photos.zip", "./models/flowers.pth", "outputs", "fetched/photos", "models/../data/train"])
+def test_what_lies_where_the_pipeline_would_remove_it_is_refused(named: str, root: Path) -> None:
+    with pytest.raises(UserError, match=r"^folder\.fetch\.path: .* lies in \w+/, which the pipeline empties; move it elsewhere"):
+        refuse_emptied(named, "folder.fetch.path")
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "photos",
+        "photos/data",
+        "/elsewhere/data",
+        "https://data/x.zip",
+        "fetched/models/weights/A/x.pth",
+        "outputs/students/taskA/best.safetensors",
+        "models/taskA/trees/weights.safetensors",
+    ],
+)
+def test_what_lies_elsewhere_or_what_the_pipeline_made_may_be_named(named: str, root: Path) -> None:
+    refuse_emptied(named, "folder.fetch.path")
+
+
+def test_every_named_file_is_looked_at(params: Params) -> None:
+    refuse_misplaced(params)
+    params.evaluate.checkpoint["taskA"] = "models/given.pth"
+    with pytest.raises(UserError, match=r"^evaluate\.checkpoint\.taskA: .*models/given\.pth lies in models/"):
+        refuse_misplaced(params)
+
+
+def test_files_of_the_users_in_the_pipelines_folders_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refuse_strays()
+    (tmp_path / "models" / "taskA" / "trees").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / ".DS_Store").touch()
+    refuse_strays()
+    (tmp_path / "models" / "flowers.pth").touch()
+    (tmp_path / "data" / "train").mkdir()
+    with pytest.raises(UserError, match=r"^data/train, models/flowers\.pth: the pipeline fills data/ and models/ itself"):
+        refuse_strays()
+    (tmp_path / "models" / "flowers.pth").unlink()
+    (tmp_path / "data" / "dataset.json").touch()
+    refuse_strays()

@@ -39,6 +39,27 @@ def made_old(*paths: Path) -> None:
         os.utime(path, (then, then))
 
 
+def test_an_entry_whose_removal_was_broken_off_is_no_entry(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a teacher would be taken for a whole one."""
+
+    def make(folder: Path) -> None:
+        for name in ("manifest.json", "weights"):
+            (folder / name).touch()
+
+    def interrupted(folder: Path) -> None:
+        (folder / "weights").unlink()
+        raise KeyboardInterrupt
+
+    old = entry("teachers", "old", make)
+    made_old(old)
+    with monkeypatch.context() as broken:
+        broken.setattr("shutil.rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(clean_unused(30))
+    assert sorted(path.name for path in entry("teachers", "old", make).iterdir()) == ["manifest.json", "weights"]
+    assert list(clean_leftovers()) == []
+
+
 def test_half_written_folders_go_but_not_one_that_is_being_written(root: Path) -> None:
     left = root / "outputs" / "students" / ".taskA.0123.part"
     left.mkdir(parents=True)

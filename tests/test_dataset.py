@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from stages.preprocess import left_out
 from amalgam import preparing
 from amalgam.dataset import LabelSets, PreparedSplit, validation_mask, visible_labels
 from amalgam.errors import UserError
-from amalgam.preparing import prepare_split, stored_size
+from amalgam.preparing import plan_split, prepare_split, stored_size
 from amalgam.sources import folder
 from amalgam.sources.raw import RawSplit, read_classes, read_split, read_unlabeled
 from conftest import COLOURS, write_images
@@ -242,6 +243,30 @@ def test_photographs_beyond_what_can_be_stored_natively_are_refused(raw: tuple[R
             Image.new("L", (1500, 900), 128).save(file)
     with pytest.raises(UserError, match="the images are 900 × 1500 pixels, more than 1024 a side; set the source's resolution"):
         stored_size([fetched(tmp_path)], available, ["red"], None)
+
+
+def test_labels_are_checked_before_an_image_is_decoded(raw: tuple[RawSplit, list[str], Path]) -> None:
+    split, available, _ = raw
+    undecodable = replace(split, blob=np.zeros_like(split.blob))
+    plan = plan_split([undecodable], available, ["blue", "red"], 0.4, 0)
+    assert len(plan.labels) == len(plan.validation) == sum(len(rows) for _, rows in plan.chosen)
+    first_blue = int(np.flatnonzero(split.labels == available.index("blue"))[0])
+    one = replace(
+        undecodable, labels=np.where(np.arange(len(split.labels)) <= first_blue, split.labels, available.index("red")).astype(np.int32)
+    )
+    with pytest.raises(UserError, match="class 'blue' has 1 training image"):
+        plan_split([one], available, ["blue", "red"], 0.4, 0)
+
+
+def test_every_mistyped_class_is_named_and_not_all_that_there_are() -> None:
+    available = [f"class {number}" for number in range(100)]
+    with pytest.raises(UserError) as error:
+        LabelSets.of_task({"one": ["clas 7", "zebra"], "two": ["class 1", "ape"]}, available, "folder", "taskA")
+    first, second, third = str(error.value).splitlines()
+    assert first == "folder.tasks.taskA.one: the data has no class 'clas 7'; did you mean 'class 7'?"
+    assert second.startswith("folder.tasks.taskA.one: the data has no class 'zebra'; it has class 0, ")
+    assert second.endswith(", class 29 and 70 more")
+    assert "'ape'" in third
 
 
 def test_the_content_hash_sees_pixels_labels_and_split(raw: tuple[RawSplit, list[str], Path]) -> None:

@@ -323,10 +323,32 @@ def test_another_file_at_the_same_address_is_never_spliced_on(server: Server, tm
 )
 def test_what_a_web_server_says_instead(behaviour: str, message: str, server: Server, tmp_path: Path) -> None:
     server.behaviour = behaviour
-    with pytest.raises(UserError, match=f"gdrive.fetch.data: {server.address} {message}.*set gdrive.fetch.data to the file's path"):
+    with pytest.raises(UserError, match=f"gdrive.fetch.data: {server.address} {message}.*set gdrive.fetch.data to file:///path/of/it"):
         got(server.address, tmp_path)
     server.behaviour = "well"
     assert got(server.address, tmp_path).read_bytes() == server.content, "nothing of the wrong answer was kept"
+
+
+def test_what_is_kept_goes_when_its_successor_has_come(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As make refetch asks for."""
+    before, server.content = got(server.address, tmp_path).read_bytes(), os.urandom(1000)
+    assert got(server.address, tmp_path).read_bytes() == before
+    monkeypatch.setenv("AMALGAM_REFETCH", "1")
+    server.behaviour = "missing"
+    with pytest.raises(UserError):
+        got(server.address, tmp_path)
+    monkeypatch.delenv("AMALGAM_REFETCH")
+    assert got(server.address, tmp_path).read_bytes() == before
+    monkeypatch.setenv("AMALGAM_REFETCH", "1")
+    server.behaviour = "well"
+    assert got(server.address, tmp_path).read_bytes() == server.content
+
+
+def test_no_message_holds_an_addresss_password(server: Server, tmp_path: Path) -> None:
+    server.behaviour = "missing"
+    with pytest.raises(UserError, match=r"gdrive\.fetch\.data: http://127") as error:
+        got(server.address.replace("http://", "http://me:secret@"), tmp_path)
+    assert "secret" not in str(error.value)
 
 
 def test_without_a_network_the_message_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,8 @@ def test_a_students_own_checkpoint_or_a_wrapped_one_is_read_too(tmp_path: Path) 
     save_weights(student.state_dict(), tmp_path / "best.safetensors")
     body = {name.removeprefix("backbone."): value for name, value in student.state_dict().items()}
     torch.save({"model": {f"module.{name}": value for name, value in body.items()}, "epoch": 3}, tmp_path / "w.pth")
-    for name in ("best.safetensors", "w.pth"):
+    torch.save({f"_orig_mod.net.module.{name}": value for name, value in body.items()}, tmp_path / "compiled.pth")
+    for name in ("best.safetensors", "w.pth", "compiled.pth"):
         again = build_network(SMALL, 4, True, tmp_path / name)
         torch.testing.assert_close(again.state_dict()["backbone.conv_stem.weight"], student.state_dict()["backbone.conv_stem.weight"])
 

@@ -92,6 +92,21 @@ def test_what_is_wrong_is_named(old: str, new: str, message: str, tmp_path: Path
     assert str(tmp_path / "params.yaml") in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["True", "FALSE"])
+def test_a_class_that_dvc_would_respell_must_be_quoted(name: str, tmp_path: Path) -> None:
+    text = SHIPPED.replace("low: [0, 1, 2, 3]", f"low: [{name}, 1, 2, 3]", 1)
+    with pytest.raises(UserError, match=rf"params\.yaml:\d+: quote the class {name}, as '{name}': dvc exp run would write {name.lower()}"):
+        load(text, tmp_path)
+    quoted = load(text.replace(f"[{name},", f"['{name}',"), tmp_path)
+    assert quoted.digits.tasks["taskA"]["low"][0] == name
+    load(edited("pretrained: false", f"pretrained: {name}"), tmp_path)
+
+
+def test_names_that_some_disks_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="low and Low differ in upper and lower case alone; rename one"):
+        load(SHIPPED.replace("low: [0, 1, 2, 3]", "low: [0, 1, 2, 3]\n      Low: [4, 5]", 1), tmp_path)
+
+
 def test_a_misspelt_key_is_one_message_not_two(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         load(edited("alpha: 0.5", "alhpa: 0.5"), tmp_path)

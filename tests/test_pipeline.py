@@ -227,6 +227,21 @@ def test_evaluation_prints_a_table_and_writes_what_dvc_shows(finished: Repositor
         assert expected in html
 
 
+def test_the_users_files_in_the_pipelines_folders_are_not_removed(finished: Repository) -> None:
+    """Nor those in data/, though git and DVC are told to care for nothing else there."""
+    shutil.rmtree(finished.root / "data")
+    photo = finished.root / "data/train/cat/1.png"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"the only copy")
+    finished.set_params(source="folder", folder__fetch__path="data")
+    refused = finished.run("dvc", "repro", check=False)
+    assert "folder.fetch.path: " in refused.stderr
+    assert "lies in data/, which the pipeline empties" in refused.stderr
+    finished.set_params(folder__fetch__path="photos.zip")
+    assert "data/train: the pipeline fills data/ and models/ itself" in finished.run("dvc", "repro", check=False).stderr
+    assert photo.read_bytes() == b"the only copy"
+
+
 def test_every_row_of_exp_show_has_its_metrics(finished: Repository) -> None:
     for alpha in ("0.1", "0.9"):
         finished.run("dvc", "exp", "run", "-S", f"alpha={alpha}")

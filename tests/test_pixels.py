@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,40 @@ def test_sixteen_bit_grey_keeps_its_high_byte() -> None:
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, "PNG")
     np.testing.assert_array_equal(decode(buffer.getvalue(), "x")[..., 0], [[0, 7, 255]])
+
+
+def png_of_sixteen_bits(pixels: np.ndarray) -> bytes:
+    """A colour PNG file of uint16 pixels (height, width, 3), which Pillow reads and does not write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bit_colour_keeps_its_high_bytes_where_anything_is_left_of_them() -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
+    np.testing.assert_array_equal(decode(png_of_sixteen_bits(pixels), "x"), pixels >> 8)
+    with pytest.raises(UserError, match=r"dark\.png: not a readable image \(sixteen bits, but no value above 1023: scale all images alike"):
+        decode(png_of_sixteen_bits(pixels >> 6), "dark.png")
+
+
+@pytest.mark.parametrize("most", [70_000, -5])
+def test_grey_beyond_sixteen_bits_is_refused(most: int) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[0, most]], dtype=np.int32)).save(buffer, "TIFF")
+    with pytest.raises(UserError, match=r"not a readable image \(values from -?\d+ to \d+; save it with eight bits a channel\)"):
+        decode(buffer.getvalue(), "x")
+
+
+def test_of_several_frames_the_first_is_taken() -> None:
+    buffer = io.BytesIO()
+    first, second = (Image.new("L", (3, 2), level) for level in (10, 200))
+    first.save(buffer, "GIF", save_all=True, append_images=[second])
+    assert (decode(buffer.getvalue(), "x") == 10).all()
 
 
 def test_a_photograph_taken_sideways_stands_upright() -> None:

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR100
 
 from amalgam.errors import UserError
 from amalgam.sources import cifar100, digits, folder
-from amalgam.sources.raw import array_images, read_classes, read_split, write_raw
+from amalgam.sources.raw import RawSplit, array_images, read_classes, read_split, write_raw
 from conftest import COLOURS
 from packed import GIGABYTE, fetch, files_of, pack_zip
 
@@ -85,6 +86,48 @@ def test_a_test_split_is_drawn_from_the_training_images(images_folder: Path, tmp
     (images_folder / "train" / "blue" / "more.png").write_bytes((images_folder / "train" / "red" / "000.png").read_bytes())
     again = {name.partition("/")[2] for name in read_split(fetch(images_folder, tmp_path, test_fraction=0.25), "test").names}
     assert len(names - again) <= 1, "of the new image's class alone one may have moved"
+
+
+def test_equal_files_fall_to_the_same_side(images_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of one class, and of two."""
+    shutil.rmtree(images_folder / "test")
+    files = sorted((images_folder / "train" / "blue").iterdir())
+    for file in files:
+        shutil.copyfile(file, file.with_name(f"again-{file.name}"))
+        shutil.copyfile(file, images_folder / "train" / "red" / f"blue-{file.name}")
+    for fraction in (0.2, 0.3, 0.5):
+        drawn = fetch(images_folder, tmp_path, test_fraction=fraction)
+        training, test = ({split.decode(i).tobytes() for i in range(len(split.labels))} for split in splits_of(drawn))
+        assert not training & test
+    assert "training images too" not in capsys.readouterr().out
+
+
+def splits_of(folder: Path) -> list[RawSplit]:
+    return [read_split(folder, split) for split in ("train", "test")]
+
+
+@pytest.mark.parametrize("place", ["train/red", "unlabeled"])
+def test_test_images_that_are_learnt_from_are_told(
+    place: str, images_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetch(images_folder, tmp_path)
+    assert "training images too" not in capsys.readouterr().out
+    (images_folder / place).mkdir(exist_ok=True)
+    shutil.copyfile(images_folder / "test" / "blue" / "000.png", images_folder / place / "copy.png")
+    fetch(images_folder, tmp_path)
+    said = capsys.readouterr().out
+    assert f": 1 of the test images are training images too, byte for byte, as test/blue/000.png = {place}/copy.png; " in said
+
+
+def test_links_to_nothing_are_named_all_at_once(images_folder: Path, tmp_path: Path) -> None:
+    """Folders that are hidden, or no user's, are not entered, whoever may."""
+    for hidden in (".snapshot", "lost+found"):
+        (images_folder / hidden).mkdir(mode=0)
+    fetch(images_folder, tmp_path)
+    for name in ("a", "b"):
+        (images_folder / "train" / "red" / f"{name}.png").symlink_to("gone.png")
+    with pytest.raises(UserError, match=r"train/red/a\.png → gone\.png, train/red/b\.png → gone\.png: links to nothing, or no files; mend"):
+        fetch(images_folder, tmp_path)
 
 
 def test_a_test_split_is_not_drawn_beside_another(images_folder: Path, tmp_path: Path) -> None:
@@ -234,32 +277,36 @@ def published_layout(served: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarra
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     md5 = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
-    monkeypatch.setattr(cifar100.Download, "tgz_md5", hashlib.md5((served / "c.tar.gz").read_bytes()).hexdigest())
-    monkeypatch.setattr(cifar100.Download, "train_list", [["train", md5["train"]]])
-    monkeypatch.setattr(cifar100.Download, "test_list", [["test", md5["test"]]])
-    monkeypatch.setattr(cifar100.Download, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]})
+    monkeypatch.setattr(CIFAR100, "tgz_md5", hashlib.md5((served / "c.tar.gz").read_bytes()).hexdigest())
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", md5["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", md5["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]})
     return pixels["test"].transpose(0, 2, 3, 1)
 
 
-def test_cifar100_is_downloaded_checked_and_written(server: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar100_is_downloaded_checked_and_written(server: tuple[Path, str], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once: it is kept."""
     served, address = server
     expected = published_layout(served, monkeypatch)
-    target = tmp_path / "raw"
-    target.mkdir()
-    cifar100.fetch(target, f"{address}/c.tar.gz")
+    target = root / "raw"
+    cifar100.fetch(target, root, f"{address}/c.tar.gz")
+    (served / "c.tar.gz").unlink()
+    cifar100.fetch(root / "again", root, f"{address}/c.tar.gz")
+    assert files_of(root / "again") == files_of(target)
     split = read_split(target, "test")
     assert read_classes(target) == ["apple", "bear"]
     np.testing.assert_array_equal(split.labels, [0, 1])
     np.testing.assert_array_equal(split.decode(0), expected[1])  # ordered by class: the second image is the apple
 
 
-def test_another_archive_is_not_cifar100(server: tuple[Path, str], tmp_path: Path) -> None:
+def test_another_archive_is_not_cifar100(server: tuple[Path, str], root: Path) -> None:
     served, address = server
-    (served / "c.tar.gz").write_bytes(b"<html>moved</html>")
-    with pytest.raises(UserError, match="is not the published CIFAR-100 archive"):
-        cifar100.fetch(tmp_path, f"{address}/c.tar.gz")
+    (served / "c.tar.gz").write_bytes(b"another archive")
+    with pytest.raises(UserError, match=r"is not the published CIFAR-100 archive .*; remove \S+file to have it fetched anew, or correct"):
+        cifar100.fetch(root / "raw", root, f"{address}/c.tar.gz")
 
 
-def test_without_network_cifar100_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot download CIFAR-100 from http://127\.0\.0\.1:9/x .* set cifar100\.fetch\.url to file://"):
-        cifar100.fetch(tmp_path, "http://127.0.0.1:9/x")
+def test_without_network_cifar100_says_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amalgam.sources.download.RETRIES", 0)
+    with pytest.raises(UserError, match=r"^cifar100\.fetch\.url: http://127\.0\.0\.1:9/x did not come whole .* set cifar\S+ to file://"):
+        cifar100.fetch(root / "raw", root, "http://127.0.0.1:9/x")

@@ -5,12 +5,50 @@ from pathlib import Path
 from typing import Any
 
 from amalgam.errors import UserError
-from amalgam.files import brought_file, read_json, sha256_of_file
+from amalgam.files import brought_file, read_json, repository_root, sha256_of_file
 from amalgam.params import Params
+from amalgam.params_file import TASK_NAME
 
 WEIGHTS = Path("fetched/weights")
 TEACHERS = Path("fetched/teachers")
 CHECKPOINTS = Path("fetched/checkpoints")
+EMPTIED = ("data", "models", "outputs", "fetched")  # folders of the pipeline
+NAMED = 5  # stray files, in a message
+
+
+def refuse_emptied(named: str, what: str) -> None:
+    """Raise UserError where a setting names what lies in a folder of the pipeline's: DVC removes from it what the pipeline did not make.
+
+    What the pipeline made itself may be named: weights that were fetched, teachers, students.
+    """
+    path = (repository_root() / Path(named).expanduser()).resolve()
+    parts = path.relative_to(repository_root()).parts if path.is_relative_to(repository_root()) else ()
+    of_the_pipeline = parts[:2] in (("fetched", "models"), ("outputs", "students")) or (parts[:1] == ("models",) and len(parts) == 4)
+    if parts[:1] and parts[0] in EMPTIED and not of_the_pipeline:
+        raise UserError(f"{what}: {path} lies in {parts[0]}/, which the pipeline empties; move it elsewhere, to photos/ say, and name that")
+
+
+def refuse_misplaced(params: Params) -> None:
+    """Raise UserError if a file that ``params`` name lies where the pipeline would remove it."""
+    for what, named, *_ in _copied(params):
+        refuse_emptied(named, what)
+
+
+def refuse_strays() -> None:
+    """Raise UserError where the folders that ``data.dvc`` and ``models.dvc`` are about to fill hold files of the user's: DVC would remove
+    them without a word."""
+    data, models = Path("data"), Path("models")
+    strays = [] if (data / "dataset.json").exists() else _visible(data)
+    strays += [path for path in _visible(models) if not (path.is_dir() and TASK_NAME.fullmatch(path.name))]
+    if strays:
+        raise UserError(
+            f"{', '.join(map(str, strays[:NAMED]))}: the pipeline fills data/ and models/ itself and would remove what else lies there; "
+            "move it elsewhere"
+        )
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
 
 
 def refuse_changed(params: Params) -> None:

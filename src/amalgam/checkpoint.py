@@ -9,8 +9,6 @@
 
 import hashlib
 import json
-import shutil
-import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,12 +17,11 @@ from pathlib import Path
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from amalgam.files import read_json, repository_root, whole_file
+from amalgam.files import read_json, remove, repository_root, whole_file
 from amalgam.states import write_whole
-from amalgam.store import STORE, held
+from amalgam.store import STORE, held, locked
 from amalgam.trainer import Snapshot
 
 KIND = "checkpoints"
@@ -71,7 +68,7 @@ class Checkpoint:
         return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder)
+        remove(self.folder)
 
 
 @contextmanager
@@ -93,18 +90,10 @@ def checkpoint(key: str) -> Iterator[Checkpoint]:
     """
     folder = repository_root() / STORE / KIND / key
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another process that trains exactly this (it holds {lock.lock_file})", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
+    with locked(folder):
         if (folder / "run.json").exists() and Sessions.read(folder / "run.json").result in committed(LOCK_FILE):
-            shutil.rmtree(folder)  # that training is done, and this is another
+            remove(folder)  # that training is done, and this is another
         yield Checkpoint(folder)
-    finally:
-        lock.release()
 
 
 def finish(own: Checkpoint, result: Path) -> None:
@@ -121,7 +110,7 @@ def finish(own: Checkpoint, result: Path) -> None:
                 continue
             kept += 1
             if other in taken or kept > KEPT_FINISHED:
-                shutil.rmtree(folder)
+                remove(folder)
 
 
 def by_age(folders: Iterable[Path]) -> list[Path]:

@@ -1,13 +1,13 @@
 """What may go from the repository's store and beside the stages' outputs, and how much room it takes."""
 
-import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from amalgam.checkpoint import KIND as CHECKPOINTS
 from amalgam.checkpoint import Sessions
-from amalgam.files import PART, remove_abandoned, repository_root
+from amalgam.files import PART, remove, remove_abandoned, repository_root
 from amalgam.store import STORE, held
 
 WRITTEN_TO = (STORE, "outputs", "fetched", "runs")  # where stages write
@@ -33,12 +33,11 @@ def clean_checkpoints(days: float) -> Iterator[tuple[Path, int, str]]:
     It cannot go on then. A disk that filled is no reason to remove the training that it broke off.
     """
     for folder in _entries(CHECKPOINTS):
-        size = size_of(folder)
         with held(folder) as free:
             if free and _is_older(folder, days):
-                known = folder / "run.json"
+                known, size = folder / "run.json", size_of(folder)
                 mark = Sessions.read(known).mark if known.exists() else ""
-                shutil.rmtree(folder)
+                remove(folder)
                 yield folder, size, mark
 
 
@@ -50,7 +49,7 @@ def clean_unused(days: float) -> Iterator[tuple[Path, int]]:
             with held(folder) as free:
                 if free and _is_older(folder, days):
                     size = size_of(folder)
-                    shutil.rmtree(folder)
+                    remove(folder)
                     yield folder, size
     for weights in sorted((repository_root() / STORE / "diverged").glob("*")):
         if _is_older(weights, days):
@@ -66,9 +65,12 @@ def _is_older(path: Path, days: float) -> bool:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file or of all files in a folder."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    """Bytes of a file or of all files in a folder; of what vanishes meanwhile, none."""
+    size = 0
+    for file in [path] if path.is_file() else path.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += file.stat().st_size if file.is_file() else 0
+    return size
 
 
 def _entries(kind: str) -> list[Path]:

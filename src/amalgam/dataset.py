@@ -25,6 +25,7 @@ from amalgam.errors import UserError
 from amalgam.files import Lines, read_json, write_json
 
 MADE_WITH = "settings.json"
+NAMED = 30  # classes, in a message
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class LabelSets:
     @classmethod
     def of_task(cls, teachers: Mapping[str, Sequence[str]], available: Sequence[str], source: str, task: str) -> "LabelSets":
         """The union in the data's own order of classes. Raises UserError on a class that the data lacks."""
-        for teacher, classes in teachers.items():
-            for name in classes:
-                if name not in available:
-                    close = difflib.get_close_matches(name, available, n=1)
-                    hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(available)}"
-                    raise UserError(f"{source}.tasks.{task}.{teacher}: the data has no class '{name}'; {hint}")
+        problems = [
+            f"{source}.tasks.{task}.{teacher}: the data has no class '{name}'; {_nearest(name, available)}"
+            for teacher, classes in teachers.items()
+            for name in classes
+            if name not in available
+        ]
+        if problems:
+            raise UserError("\n".join(problems))
         known = {name for classes in teachers.values() for name in classes}
         union = tuple(name for name in available if name in known)
         return cls(union, {name: tuple(c for c in union if c in classes) for name, classes in teachers.items()})
@@ -66,6 +69,12 @@ class LabelSets:
     def asked(self) -> npt.NDArray[np.bool_]:
         """(classes + 1, teachers): who is asked about an image by its label: those that know it; all by −1, for no label, the last row."""
         return np.append(self.covering().T, np.full((1, len(self.teachers)), True), axis=0)
+
+
+def _nearest(name: str, available: Sequence[str]) -> str:
+    if close := difflib.get_close_matches(name, available, n=1):
+        return f"did you mean '{close[0]}'?"
+    return f"it has {', '.join(available[:NAMED])}" + (f" and {len(available) - NAMED} more" if len(available) > NAMED else "")
 
 
 @dataclass(frozen=True)

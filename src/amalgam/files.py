@@ -3,6 +3,7 @@
 import fcntl
 import glob
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -54,8 +55,15 @@ def whole_folder(target: Path) -> Iterator[Path]:
     with scratch_folder(target) as work:
         yield work
         if target.exists():
-            shutil.rmtree(target)
+            remove(target)
         work.rename(target)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that others take to be whole where it is: it is gone at once, or not at all, even if this process is killed."""
+    going = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PART}")
+    folder.rename(going)
+    shutil.rmtree(going)
 
 
 def sync(folder: Path) -> None:
@@ -89,14 +97,17 @@ def scratch_folder(target: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(part: Path) -> bool:
-    """Remove a half-written file or folder unless the process that writes it still lives; whether it was removed."""
+    """Remove a half-written file or folder unless the process that writes it still lives; whether it was removed.
+
+    It stays where the disk, some network's, cannot say.
+    """
     try:
-        held = os.open(part, os.O_RDONLY)
-    except FileNotFoundError:
+        held = os.open(part, os.O_RDWR if part.is_file() else os.O_RDONLY)  # NFS locks no file that is not open for writing
+    except OSError:
         return False
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
         return False
     finally:
         os.close(held)
@@ -156,6 +167,13 @@ class Lines(Sequence[str]):
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write a small .npy file; a full disk is an OSError that says so, which ``np.save`` into a file's own stream does not."""
+    content = io.BytesIO()
+    np.save(content, array)
+    path.write_bytes(content.getbuffer())
 
 
 def write_json(path: Path, value: Any) -> None:

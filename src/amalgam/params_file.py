@@ -21,6 +21,7 @@ from amalgam.params import Params
 PARAMS_FILE = Path("params.yaml")
 TASK_NAME = re.compile(r"task[A-Z]\w*")
 NULL = ("", "~", "null", "Null", "NULL")
+RESPELLED = ("True", "TRUE", "False", "FALSE")  # DVC's writer knows them as truth values
 MERGE = "tag:yaml.org,2002:merge"  # the key <<
 
 Location = tuple[str | int, ...]
@@ -36,7 +37,7 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]
     def convert(node: yaml.Node, location: Location) -> Any:
         lines[location] = node.start_mark.line + 1
         if isinstance(node, yaml.ScalarNode):
-            return None if node.style is None and node.value in NULL else node.value
+            return _text(node, name, is_class=not {"tasks", "classes"}.isdisjoint(location))
         if isinstance(node, yaml.SequenceNode):
             return [convert(item, (*location, index)) for index, item in enumerate(node.value)]
         values: dict[str, Any] = {}
@@ -63,6 +64,14 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]
     if not isinstance(values, dict):
         raise UserError(f"{name} must be a mapping of parameter names to values")
     return values, lines
+
+
+def _text(node: yaml.ScalarNode, name: str, is_class: bool) -> str | None:
+    """What stands there. Raises UserError where DVC, when it sets anything, would spell a class otherwise."""
+    text = str(node.value)
+    if node.style is None and is_class and text in RESPELLED:
+        raise UserError(f"{name}:{node.start_mark.line + 1}: quote the class {text}, as '{text}': dvc exp run would write {text.lower()}")
+    return None if node.style is None and text in NULL else text
 
 
 def _mappings(node: yaml.Node, name: str) -> list[yaml.Node]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from amalgam.dataset import validation_mask
 from amalgam.errors import UserError
-from amalgam.files import available_cores, new_array, sha256_of_arrays, whole_folder, write_json
+from amalgam.files import available_cores, new_array, save_array, sha256_of_arrays, whole_folder, write_json
 from amalgam.serving.pixels import fit
 from amalgam.sources.raw import UNLABELED, RawSplit
 
@@ -49,6 +50,37 @@ def stored_size(raws: Sequence[RawSplit], raw_classes: Sequence[str], union: Seq
     return height, width
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Which images of the raw splits a prepared split will hold; N of them."""
+
+    chosen: list[Chosen]
+    labels: npt.NDArray[np.int64]  # (N,): index into the union's classes, −1 without label
+    validation: npt.NDArray[np.bool_]  # (N,)
+
+
+def plan_split(raws: Sequence[RawSplit], raw_classes: Sequence[str], union: Sequence[str], fraction: float, seed: int) -> Plan:
+    """The images of the union's classes and those without label, in the raw order, ``fraction`` of each class held out; none is decoded.
+
+    Raises UserError if some of these classes have a labelled image and others have none, or one too few to hold one out.
+    """
+    place = np.full(len(raw_classes) + 1, UNLABELED, dtype=np.int64)  # the last entry, −1, is for no label
+    place[[raw_classes.index(name) for name in union]] = np.arange(len(union))
+    chosen = [(raw, _rows_of(raw, raw_classes, union)) for raw in raws]
+    labels = np.concatenate([place[raw.labels[rows]] for raw, rows in chosen])
+    _check_labels(labels, union)
+    return Plan(chosen, labels, validation_mask(labels, union, fraction, seed))
+
+
+def write_split(plan: Plan, size: tuple[int, int], folder: Path) -> None:
+    """Write the planned images in ``size`` (height, width), with their labels, into the new ``folder``."""
+    images = _write_images(plan.chosen, size, folder / "images.npy")
+    save_array(folder / "labels.npy", plan.labels)
+    save_array(folder / "validation.npy", plan.validation)
+    _write_names(plan.chosen, folder / "names.txt")
+    write_json(folder / "content.json", {"sha256": sha256_of_arrays(images, plan.labels, plan.validation)})
+
+
 def prepare_split(
     raws: Sequence[RawSplit],
     raw_classes: Sequence[str],
@@ -58,22 +90,10 @@ def prepare_split(
     seed: int,
     folder: Path,
 ) -> None:
-    """Write the images of the union's classes and those without label, in the raw order and in ``size``, into ``folder``.
-
-    Raises UserError if some of these classes have a labelled image and others have none.
-    """
-    place = np.full(len(raw_classes) + 1, UNLABELED, dtype=np.int64)  # the last entry, −1, is for no label
-    place[[raw_classes.index(name) for name in union]] = np.arange(len(union))
-    chosen = [(raw, _rows_of(raw, raw_classes, union)) for raw in raws]
-    labels = np.concatenate([place[raw.labels[rows]] for raw, rows in chosen])
-    _check_labels(labels, union)
-    validation = validation_mask(labels, union, fraction, seed)
+    """``plan_split`` and ``write_split`` in one: ``folder`` is there whole or not at all."""
+    plan = plan_split(raws, raw_classes, union, fraction, seed)
     with whole_folder(folder) as work:
-        images = _write_images(chosen, size, work / "images.npy")
-        np.save(work / "labels.npy", labels)
-        np.save(work / "validation.npy", validation)
-        _write_names(chosen, work / "names.txt")
-        write_json(work / "content.json", {"sha256": sha256_of_arrays(images, labels, validation)})
+        write_split(plan, size, work)
 
 
 def _check_labels(labels: npt.NDArray[np.int64], union: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from amalgam.student_settings import STUDENTS, TIMM, Section
 
 T = TypeVar("T", str, str | None)
+T2 = TypeVar("T2")
 
 TORCHVISION = "torchvision/"
 SHA256 = r"^[0-9a-f]{64}$"
@@ -21,12 +22,21 @@ def _distinct(names: list[T]) -> list[T]:
     return names
 
 
+def _apart(named: dict[str, T2]) -> dict[str, T2]:
+    """Names are folders, and some disks take upper and lower case for the same."""
+    folded: dict[str, str] = {}
+    for name in named:
+        if (other := folded.setdefault(name.casefold(), name)) != name:
+            raise ValueError(f"{other} and {name} differ in upper and lower case alone; rename one")
+    return named
+
+
 TeacherName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w+.-]*$", max_length=60)]
 ClassName = Annotated[str, StringConstraints(min_length=1), AfterValidator(partial(unicodedata.normalize, "NFC"))]
 Classes = Annotated[list[ClassName], Field(min_length=2), AfterValidator(_distinct)]
 Outputs = Annotated[list[ClassName | None], Field(min_length=2), AfterValidator(_distinct)]
-Teachers = Annotated[dict[TeacherName, Classes], Field(min_length=1)]
-Tasks = Annotated[dict[str, Teachers], Field(min_length=1)]
+Teachers = Annotated[dict[TeacherName, Classes], Field(min_length=1), AfterValidator(_apart)]
+Tasks = Annotated[dict[str, Teachers], Field(min_length=1), AfterValidator(_apart)]
 
 
 class Augmentation(Section):
@@ -150,7 +160,9 @@ class Source(Section):
         "the native size if all images share one (above 1024 pixels it must be set), else stores 64 pixels.",
     )
     augmentation: Augmentation
-    tasks: Tasks = Field(description="For each task, the teachers by name, each with the classes it knows. Quote a class named null.")
+    tasks: Tasks = Field(
+        description="For each task, the teachers by name, each with the classes it knows. Quote a class named null or True."
+    )
     supplied: Supplied = Field(
         description="Teachers that you bring instead of having them trained: for each task, by name, the file and how it sees images, "
         "as docs/your_own.md shows."

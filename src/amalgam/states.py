@@ -14,7 +14,7 @@ from amalgam.files import new_whole_file
 
 State = dict[str, Tensor]
 
-PREFIXES = ("module.", "model.", "net.", "backbone.")  # of all names, where the network was part of a larger one
+PREFIXES = ("_orig_mod.", "module.", "model.", "net.", "backbone.")  # of all names, where the network was compiled, or part of a larger one
 REMEDY = "save network.state_dict(), or export the network with torch.export (docs/your_own.md, Teachers)"
 WRAPPINGS = ("state_dict", "model_state_dict", "model")  # under which checkpoints keep a network's weights
 
@@ -38,9 +38,8 @@ def read_state(path: Path) -> State:
             found = found[wrapping]
     if not (isinstance(found, dict) and found and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())):
         raise UserError(f"{path} holds no state dict: names with a tensor each; {REMEDY}")
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): value for name, value in found.items()}
+    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in found)), None):
+        found = {name.removeprefix(prefix): value for name, value in found.items()}
     return {name: value.clone() for name, value in found.items()}  # names may share memory
 
 

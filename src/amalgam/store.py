@@ -5,6 +5,7 @@ An entry is a folder named by the fingerprint of all that determines it. Deletin
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +21,28 @@ def entry(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """The folder of entry ``key``, made by ``make(folder)`` if it is not there; processes that want the same one wait."""
     folder = repository_root() / STORE / kind / key
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with locked(folder):
         if not folder.is_dir():
             with whole_folder(folder) as work:
                 make(work)
                 sync(work)  # an entry that is there is whole, even if the machine stops
         os.utime(folder)  # the time of last use, by which make clean goes
     return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold an entry's lock for the block; who has to wait for another process says so."""
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process that makes the same (it holds {lock.lock_file})", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -24,6 +24,8 @@ UNREADABLE = (
 UPRIGHT = ("PPM", "BMP", "GIF", "TIFF")  # formats without orientation, or whose size Pillow gives with respect to it
 PNG_MARKS = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # where a PNG file may say it, after its pixels too
 FEWEST_LEVELS = 16  # of eight bits, that sixteen must leave
+MOST_OF_SIXTEEN = 65_535
+TOO_DARK = "not a readable image (sixteen bits, but no value above {}: scale all images alike and save them with eight)"
 LYING = (5, 6, 7, 8)  # EXIF's orientations that exchange height and width
 
 
@@ -57,22 +59,32 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
 def decode(encoded: bytes) -> npt.NDArray[np.uint8]:
     """One image file as uint8 RGB (height, width, 3), upright by its EXIF orientation.
 
-    Sixteen-bit greyscale keeps its high byte; transparency is dropped. Raises ValueError if the file is no readable image, or one whose
-    values are fractions or too small for sixteen bits, as those of ten and twelve bits are: little would be left of them.
+    Sixteen bits a channel keep their high byte; transparency is dropped; of several frames the first is taken. Raises ValueError if the
+    file is no readable image, or one whose values are fractions, beyond sixteen bits, or too small for these, as those of ten and twelve
+    bits are: little would be left of them.
     """
     with _opened(encoded) as image:
+        sixteen = ";16" in str(getattr(image, "tile", ""))  # of colour Pillow keeps the high bytes alone
         image.load()
         upright = ImageOps.exif_transpose(image)
     if upright.mode == "F":
         raise ValueError("not a readable image (its values are fractions; save it with eight bits a channel)")
     if upright.mode.startswith("I"):
-        values = np.asarray(upright)
-        if 0 < values.max() < FEWEST_LEVELS << 8:
-            raise ValueError(
-                f"not a readable image (sixteen bits, but no value above {values.max()}: scale all images alike and save them with eight)"
-            )
-        return np.repeat((values >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
-    return np.asarray(upright.convert("RGB"))
+        return _high_bytes(np.asarray(upright))
+    pixels = np.asarray(upright.convert("RGB"))
+    if sixteen and pixels.max() < FEWEST_LEVELS:
+        raise ValueError(TOO_DARK.format((int(pixels.max()) + 1 << 8) - 1))
+    return pixels
+
+
+def _high_bytes(values: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+    """Of a grey image of sixteen bits (height, width), three equal channels."""
+    least, most = values.min(), values.max()
+    if least < 0 or most > MOST_OF_SIXTEEN:
+        raise ValueError(f"not a readable image (values from {least} to {most}; save it with eight bits a channel)")
+    if 0 < most < FEWEST_LEVELS << 8:
+        raise ValueError(TOO_DARK.format(most))
+    return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def fit(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -11,7 +11,7 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -20,7 +20,8 @@ from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
 
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
-IGNORED_FOLDERS = {"__MACOSX"}
+IGNORED_FOLDERS = {"__MACOSX", "lost+found"}
+NAMED = 20  # files that are wrong, at a time
 BLOCK = 1 << 20
 SAYS_UTF8 = 1 << 11  # a flag of a zip archive's members
 NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's categories of control characters, halves of characters and ends of lines
@@ -111,11 +112,23 @@ def _folder_members(path: Path) -> Iterator[Member]:
     def stop(error: OSError) -> None:
         raise error
 
-    for folder, _, names in os.walk(path, onerror=stop, followlinks=True):
+    no_files = []
+    for folder, folders, names in os.walk(path, onerror=stop, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in IGNORED_FOLDERS]
         for name in (name for name in names if not name.startswith(".")):  # hidden, and maybe a link to nothing
             file = Path(folder, name)
+            if not file.is_file():
+                no_files.append(str(file.relative_to(path)) + (f" → {file.readlink()}" if file.is_symlink() else ""))
+                continue
             with file.open("rb") as stream:
                 yield Member(PurePosixPath(file.relative_to(path).as_posix()), stream)
+    if no_files:
+        raise UserError(f"{path}: {listed(sorted(no_files))}: links to nothing, or no files; mend or remove them")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of many."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _zip_members(path: Path) -> Iterator[Member]:

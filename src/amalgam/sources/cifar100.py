@@ -1,41 +1,28 @@
-"""``source: cifar100``: the 100 classes of CIFAR-100, 32 × 32 pixels, by torchvision's checked download."""
+"""``source: cifar100``: the 100 classes of CIFAR-100, 32 × 32 pixels, read by torchvision."""
 
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 from torchvision.datasets import CIFAR100
+from torchvision.datasets.utils import check_integrity
 
 from amalgam.errors import UserError
 from amalgam.files import scratch_folder
+from amalgam.sources.download import is_remote, reach
 from amalgam.sources.raw import array_images, write_raw
 
 
-class Download(CIFAR100):
-    """CIFAR-100 from a given address; torchvision checks the archive's and each file's MD5 before it unpickles anything."""
-
-    def __init__(self, root: Path, train: bool, url: str) -> None:
-        self.url = url
-        super().__init__(root=root, train=train, download=True)
-
-
-def fetch(folder: Path, url: str) -> None:
-    """Download, check and write CIFAR-100.
+def fetch(folder: Path, root: Path, url: str) -> None:
+    """Bring, check and write CIFAR-100; nothing of the archive is read, and unpickled, but under its published MD5.
 
     Raises UserError if the address cannot be reached or what lies there is not CIFAR-100.
     """
-    with scratch_folder(folder) as scratch:
-        try:
-            parts = {"train": Download(scratch, True, url), "test": Download(scratch, False, url)}
-        except (URLError, TimeoutError, ConnectionError) as error:
-            raise UserError(
-                f"cannot download CIFAR-100 from {url} ({error}); check the network, or download it elsewhere and set "
-                f"cifar100.fetch.url to file:///path/to/{CIFAR100.filename}"
-            ) from error
-        except RuntimeError as error:  # torchvision's word for a wrong hash
-            raise UserError(
-                f"what came from {url} is not the published CIFAR-100 archive ({error}); if the transfer broke off, repeat the command, "
-                "else correct cifar100.fetch.url"
-            ) from error
+    archive = reach(url, root, "cifar100.fetch.url").resolve()
+    if not check_integrity(str(archive), CIFAR100.tgz_md5):
+        remedy = f"remove {archive} to have it fetched anew, or correct" if is_remote(url) else "correct"
+        raise UserError(f"{url} is not the published CIFAR-100 archive (its MD5 is not {CIFAR100.tgz_md5}); {remedy} cifar100.fetch.url")
+    with scratch_folder(folder / "unpacked") as scratch:
+        (scratch / CIFAR100.filename).symlink_to(archive)  # where torchvision looks before it downloads anything
+        parts = {name: CIFAR100(scratch, train=name == "train", download=True) for name in ("train", "test")}
         splits = {name: array_images(part.data, np.array(part.targets), name) for name, part in parts.items()}
         write_raw(folder, "cifar100", parts["train"].classes, splits)

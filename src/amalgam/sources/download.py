@@ -2,8 +2,8 @@
 
 ::
 
-    .amalgam/downloads/<key of the address>/file           what came, whole
-    .amalgam/downloads/<key of the address>/file*.part     the beginning of a transfer that broke off
+    .amalgam/downloads/<key of the address>/file               what came, whole
+    .amalgam/downloads/<key of the address>/incoming*.part     the beginning of a transfer that broke off
 """
 
 import hashlib
@@ -14,17 +14,17 @@ from urllib.parse import unquote, urlsplit
 
 import gdown
 import requests
-from filelock import FileLock
 from gdown.exceptions import DownloadError, FileURLRetrievalError
 from gdown.parse_url import is_google_drive_url
 from tqdm import tqdm
 
-from amalgam.errors import UserError
+from amalgam.errors import UserError, without_passwords
 from amalgam.files import repository_root, sha256_of_file
 from amalgam.sources.archive import check_hash
-from amalgam.store import STORE
+from amalgam.store import STORE, locked
 
 KIND = "downloads"
+ANEW = "AMALGAM_REFETCH"  # environment variable: what is there already is fetched again, and kept until the new has come
 SECONDS_WITHOUT_A_BYTE = 60
 RETRIES = 3
 WEB_PAGE = (b"<!doctype html", b"<html")
@@ -36,8 +36,7 @@ def obtain(address: str, sha256: str | None, root: Path, parameter: str) -> Path
     Raises UserError, with what to do, if it cannot be had or has not the hash of ``<parameter>_sha256``. Where that is None, says which
     line pins what came.
     """
-    remote = urlsplit(address).scheme in ("http", "https")
-    path = _downloaded(address, parameter) if remote else _local(address, root, parameter)
+    path, remote = reach(address, root, parameter), is_remote(address)
     try:
         check_hash(path, sha256, f"{parameter}_sha256")
     except UserError as error:
@@ -45,8 +44,20 @@ def obtain(address: str, sha256: str | None, root: Path, parameter: str) -> Path
     if sha256 is None and path.is_file():
         block, _, name = parameter.rpartition(".")
         pin = f"set in params.yaml, under {block}:\n  {name}_sha256: {sha256_of_file(path)}"
-        print(f"{address} is not pinned; to refuse anything else from now on, {pin}")
+        print(f"{without_passwords(address)} is not pinned; to refuse anything else from now on, {pin}")
     return path
+
+
+def is_remote(address: str) -> bool:
+    return urlsplit(address).scheme in ("http", "https")
+
+
+def reach(address: str, root: Path, parameter: str) -> Path:
+    """What ``obtain`` gives, whatever its hash."""
+    try:
+        return _downloaded(address, parameter) if is_remote(address) else _local(address, root, parameter)
+    except UserError as error:
+        raise UserError(without_passwords(error)) from error
 
 
 def _local(address: str, root: Path, parameter: str) -> Path:
@@ -57,19 +68,20 @@ def _local(address: str, root: Path, parameter: str) -> Path:
 
 
 def _downloaded(address: str, parameter: str) -> Path:
-    """The file at an address; it is transferred once, and again after it was removed."""
+    """The file at an address; it is transferred once, and again after it was removed or where ``ANEW`` says so."""
     folder = repository_root() / STORE / KIND / hashlib.sha256(address.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "file"
-    with FileLock(folder.with_suffix(".lock")):
-        if not target.exists():
-            _transfer(address, target, parameter)
+    with locked(folder):
+        if os.environ.get(ANEW) or not target.exists():
+            _transfer(address, folder / "incoming", parameter)
+            (folder / "incoming").replace(target)
         os.utime(folder)  # the time of last use
     return target
 
 
 def _transfer(address: str, target: Path, parameter: str) -> None:
-    by_hand = f"or fetch it by hand, with a browser say, and set {parameter} to the file's path"
+    by_hand = f"or fetch it by hand, with a browser say, and set {parameter} to file:///path/of/it"
     begun = _begun(target)
     try:
         _get(address, target)

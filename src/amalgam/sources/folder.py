@@ -10,10 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from amalgam.errors import UserError
-from amalgam.sources.archive import Budget, check_hash, members, reading
+from amalgam.sources.archive import NAMED, Budget, check_hash, members, reading
 from amalgam.sources.raw import SPLITS, UNLABELED, UNLABELED_SPLIT, RawImage, decode, write_raw
 
-NAMED = 20  # files that are wrong, at a time
 LIKE_UNLABELED = ("unlabeled", "unlabelled")
 LIKE_VALIDATION = frozenset(("val", "valid", "validation"))
 
@@ -50,8 +49,10 @@ def fetch(folder: Path, root: Path, location: str | None, sha256: str | None, ma
     with tempfile.TemporaryFile(dir=folder.parent) as scratch:
         with reading(path):
             spooled = _spool(path, scratch, max_bytes)
+        digests = [_digest(image, scratch) for image in spooled]
         if test_fraction is not None:
-            spooled = _with_test(path, spooled, test_fraction, scratch)
+            spooled = _with_test(path, spooled, digests, test_fraction)
+        _tell_repeated(path, spooled, digests)
         classes = _classes(path, spooled)
         present = [*SPLITS, UNLABELED_SPLIT] if any(image.split == UNLABELED_SPLIT for image in spooled) else SPLITS
         write_raw(folder, "folder", classes, {split: _images(spooled, split, classes, scratch) for split in present})
@@ -81,22 +82,40 @@ def _spool(path: Path, scratch: IO[bytes], max_bytes: int) -> list[Spooled]:
     return spooled
 
 
-def _with_test(path: Path, spooled: list[Spooled], fraction: float, scratch: IO[bytes]) -> list[Spooled]:
+def _with_test(path: Path, spooled: list[Spooled], digests: list[bytes], fraction: float) -> list[Spooled]:
     """The images, of which ``fraction`` of each class's (rounded, one at least, never all) have come from ``train`` to ``test``.
 
-    They are those of the least SHA-256: equal files lie together, and images that are added later move few others.
-    Raises UserError where there are test images already.
+    They are those of the least SHA-256, and with them whatever equals one of them, in its class or another: images that are added later
+    move few others. Raises UserError where there are test images already.
     """
     if any(image.split == "test" for image in spooled):
         raise UserError(
             f"folder.fetch.test_fraction is {fraction}, but {path} has test images of its own; set it to null, or leave them out"
         )
-    drawn: set[int] = set()
-    for category in {image.category for image in spooled if image.split == "train"}:
-        own = {image.start: _digest(image, scratch) for image in spooled if image.split == "train" and image.category == category}
-        count = min(max(round(fraction * len(own)), 1), len(own) - 1)
-        drawn.update(sorted(own, key=lambda start: (own[start], start))[:count])
-    return [image._replace(split="test") if image.start in drawn and image.length else image for image in spooled]
+    of_class: dict[str, list[bytes]] = {}
+    for image, digest in zip(spooled, digests, strict=True):
+        if image.split == "train":
+            of_class.setdefault(image.category, []).append(digest)
+    drawn: set[bytes] = set()
+    for own in of_class.values():
+        drawn.update(sorted(own)[: min(max(round(fraction * len(own)), 1), len(own) - 1)])
+    return [
+        image._replace(split="test") if image.split == "train" and digest in drawn else image
+        for image, digest in zip(spooled, digests, strict=True)
+    ]
+
+
+def _tell_repeated(path: Path, spooled: list[Spooled], digests: list[bytes]) -> None:
+    """Say which test images the student is trained on as well."""
+    learnt = {digest: image.name for image, digest in zip(spooled, digests, strict=True) if image.split != "test"}
+    pairs = [
+        (image.name, learnt[digest]) for image, digest in zip(spooled, digests, strict=True) if image.split == "test" and digest in learnt
+    ]
+    if pairs:
+        print(
+            f"{path}: {len(pairs)} of the test images are training images too, byte for byte, as {' = '.join(pairs[0])}; the test accuracy "
+            "is the higher for them: take them out of one side"
+        )
 
 
 def _digest(image: Spooled, scratch: IO[bytes]) -> bytes:

@@ -82,7 +82,7 @@ def fetch(folder: Path, archive: Path, max_bytes: int) -> None:
 
     Raises UserError that names what is missing, broken, ambiguous or suspicious.
     """
-    with scratch_folder(folder) as scratch:
+    with scratch_folder(folder / "unpacked") as scratch:
         with reading(archive):
             files = _unpack(archive, scratch, max_bytes)
         names = [name for numbered in CLASSES.values() for name in numbered.values()]
@@ -162,5 +162,9 @@ def fetch_weights(folder: Path, archive: Path, max_bytes: int) -> list[PurePosix
     if not found:
         raise UserError(f"{archive} has no weights below best_models/ or weights/; is it the archive of models, in the published layout?")
     for place in found:
-        read_state(folder / place)
+        try:
+            read_state(folder / place)
+        except UserError as error:
+            reason = str(error).replace(str(folder / place), str(place))
+            raise UserError(f"{archive}: {reason}; or do without these weights: set gdrive.fetch.models to null") from error
     return sorted(found)

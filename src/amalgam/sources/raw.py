@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amalgam.errors import UserError
-from amalgam.files import Lines, read_json, write_json
+from amalgam.files import Lines, read_json, save_array, write_json
 from amalgam.serving import pixels
 
 SPLITS = ("train", "test")
@@ -122,8 +122,8 @@ def write_split(folder: Path, images: Iterable[RawImage], class_count: int) -> l
             labels.append(image.label)
             offsets.append(offsets[-1] + len(image.encoded))
             counts[image.label] += 1
-    np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
-    np.save(folder / "labels.npy", np.array(labels, dtype=np.int32))
+    save_array(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
+    save_array(folder / "labels.npy", np.array(labels, dtype=np.int32))
     return counts if counts[UNLABELED] else counts[:UNLABELED]
 
 
