@@ -31,10 +31,11 @@ def main() -> None:
     refuse_changed(params)
     configure_execution()
     prepared = {task: PREPARED / task / "trainval" for task in params.task_names}
-    for task, folder in prepared.items():
-        check_student(params.student(task), LabelSets.read(folder).classes)
     every = [(task, name) for task, folder in prepared.items() for name in LabelSets.read(folder).teachers]
     with joined() as team:
+        for number, (task, folder) in enumerate(prepared.items()):
+            if team.turn(number):
+                check_student(params.student(task), LabelSets.read(folder).classes)
         for number, (task, name) in enumerate(every):
             if team.turn(number):
                 provide(

@@ -1,15 +1,21 @@
-"""What the processor is, and the precision that follows from it."""
+"""What the processor is, and the precision that follows from it; whether a GPU works (test_gpu.py has what only a GPU can show)."""
 
 import platform
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from amalgam import precision
-from amalgam.hardware import cpu_instructions, cpu_model, native_bfloat16
+from amalgam.errors import UserError
+from amalgam.hardware import cpu_instructions, cpu_model, gpus, is_the_gpus, native_bfloat16, on_gpu
+from amalgam.inference import device
 from amalgam.precision import PRECISION, precision_of
+from amalgam.processes import processes_asked_for
 from amalgam.provenance import execution_record
+from amalgam.stage import run_stage
 
 
 def test_every_processor_has_a_name(tmp_path: Path) -> None:
@@ -67,3 +73,94 @@ def test_the_execution_record_names_processor_and_instructions() -> None:
     assert record["instructions"] == cpu_instructions()
     assert cpu_instructions().startswith(torch.backends.cpu.get_cpu_capability())
     assert torch.cuda.is_available() or record["device"] == cpu_model()
+
+
+@pytest.fixture
+def asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What was found out of this process's GPU is forgotten, before and after."""
+    for found in (gpus, on_gpu):
+        found.cache_clear()
+    yield
+    monkeypatch.undo()
+    for found in (gpus, on_gpu):
+        found.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_a_gpu_that_fails_its_first_operation_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here: PyTorch's functions stand in for one of which this build has no kernels."""
+
+    def no_kernel(*_: object, **__: object) -> None:
+        warnings.warn("GeForce with CUDA capability sm_35 is not compatible with the current PyTorch installation.", stacklevel=1)
+        raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device\nCompile with DSA")
+
+    for name, value in {"is_available": True, "device_count": 1, "get_device_name": "GeForce"}.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value)
+    monkeypatch.setattr("torch.ones", no_kernel)
+    said = r"cannot use the GPU GeForce \(CUDA error: no kernel image is available for execution on the device\); CUDA_VISIBLE_DEVICES= b"
+    for _ in range(2):
+        with pytest.raises(UserError, match=said):
+            device()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_a_gpu_behind_too_old_a_driver_is_told_of_once_and_not_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no GPU here: PyTorch's functions stand in for two that the driver sees and CUDA does not."""
+
+    def is_available() -> bool:
+        warnings.warn("CUDA initialization: The driver is too old (found version 11040). Please update it.", stacklevel=1)
+        return False
+
+    monkeypatch.setattr("torch.cuda.is_available", is_available)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("AMALGAM_PROCESSES", "3")
+    assert [processes_asked_for(), device().type, execution_record()["device"]] == [3, "cpu", cpu_model()]
+    told = "computing on the CPU: PyTorch cannot use the GPU (The driver is too old (found version 11040))\n"
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_a_gpu_that_works_is_used_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here: PyTorch's functions stand in for one."""
+    for name, value in {"is_available": True, "device_count": 1, "get_device_name": "GeForce"}.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value)
+    monkeypatch.setattr("torch.ones", lambda size, device: torch.zeros(size))
+    monkeypatch.setenv("AMALGAM_PROCESSES", "2")
+    assert (device().type, execution_record()["device"]) == ("cuda", "GeForce")
+    with pytest.raises(UserError, match="AMALGAM_PROCESSES is 2, but there are 1 GPUs, and each process needs its own"):
+        processes_asked_for()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_without_a_gpu_nothing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not on_gpu()
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_is_the_gpus_by_its_kind_or_its_words() -> None:
+    assert is_the_gpus(torch.OutOfMemoryError("full"))
+    assert is_the_gpus(torch.AcceleratorError("CUDA error: unspecified launch failure"))
+    assert is_the_gpus(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"))
+    assert is_the_gpus(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"))
+    assert not is_the_gpus(RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"))
+
+
+def test_a_stage_that_fills_the_gpus_memory_says_what_to_lower() -> None:
+    """There is no GPU here: the error alone is PyTorch's."""
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB")
+
+    said = r"^error: the GPU's memory is full \(CUDA out of memory\. Tried to allocate 2\.00 GiB\); lower batch_size, student_resolution"
+    with pytest.raises(SystemExit, match=said):
+        run_stage(full)
+
+
+def test_any_other_error_of_a_stage_stays_what_it_is() -> None:
+    def wrong() -> None:
+        raise RuntimeError("no such thing")
+
+    with pytest.raises(RuntimeError, match="no such thing"):
+        run_stage(wrong)

@@ -33,6 +33,16 @@ def test_an_array_is_brought_to_its_place_in_parts(monkeypatch: pytest.MonkeyPat
         np.testing.assert_array_equal(filled(torch.empty((10, 2, 2, 3), dtype=torch.uint8), stored), values)
 
 
+@pytest.mark.parametrize(("reserved", "brought"), [(0, False), (9_000, False), (9_001, True)])
+def test_memory_that_pytorch_holds_for_nothing_is_free(reserved: int, brought: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here: a device without memory stands in for one that has 1000 bytes free, and 2000 in tensors."""
+    monkeypatch.setattr("amalgam.inference.device", lambda: torch.device("meta"))
+    for name, value in {"mem_get_info": (1_000, 80_000), "memory_reserved": reserved + 2_000, "memory_allocated": 2_000}.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value)
+    images = np.zeros((1_000, 5), dtype=np.uint8)
+    assert isinstance(resident(images), torch.Tensor) == brought
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes them into its memory")
 def test_without_a_gpu_nothing_is_copied() -> None:
     images = np.zeros((4, 2, 2, 3), dtype=np.uint8)

@@ -1,8 +1,10 @@
 """Preprocessing, and classifiers in memory and on disk."""
 
+import copy
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +89,20 @@ def test_a_classifier_is_read_back_as_it_was_written(architecture: str, tmp_path
     assert json.loads((tmp_path / "m.json").read_text())["origin"] == "test"
     written.network.eval(), read.network.eval()
     torch.testing.assert_close(read.logits(images()), written.logits(images()), rtol=0, atol=0)
+
+
+def test_outputs_are_ordered_for_inference_and_training_alike_and_copies_are_equal() -> None:
+    """What is kept for the device is none of the classifier's own."""
+    plain = classifier()
+    plain.network.eval()
+    ordered = replace(plain, order=(2, 0, 1))
+    with torch.inference_mode():
+        expected = plain.logits(images())[:, [2, 0, 1]]
+        assert torch.equal(ordered.logits(images()), expected)
+    again = copy.deepcopy(ordered).logits(images())
+    again.sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.equal(again.detach(), expected)
+    assert replace(ordered) == ordered != plain
 
 
 def test_missing_weights_are_named_never_random(tmp_path: Path) -> None:

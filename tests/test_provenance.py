@@ -88,6 +88,16 @@ def test_fetch_and_preprocess_do_not_import_torch_or_mlflow() -> None:
         assert found.stdout.strip() == "set()"
 
 
+def test_float32_is_float32_on_a_gpu_too() -> None:
+    """Without TF32; and PyTorch has nothing to say against how this is set. In a process of its own: the settings are the process's."""
+    code = (
+        "import torch, warnings; warnings.simplefilter('error'); from amalgam import provenance; provenance.configure_execution(); "
+        "print(torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True, check=True)
+    assert (found.stdout, found.stderr) == ("False False highest\n", "")
+
+
 def test_fingerprints_differ_by_value_and_name() -> None:
     assert fingerprint(a=1, b=2) == fingerprint(b=2, a=1)
     assert len({fingerprint(a=1), fingerprint(a=2), fingerprint(b=1)}) == 3

@@ -70,6 +70,19 @@ def test_a_network_that_cannot_be_trained_as_promised_is_refused(network: nn.Mod
         check_trains(student)
 
 
+class Failing(nn.Module):
+    """As cuDNN fails."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+
+
+def test_a_failure_of_the_gpus_libraries_is_not_put_down_to_the_size_of_images() -> None:
+    student = Classifier("odd", Failing(), ("a", "b", "c"), Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
+    with pytest.raises(RuntimeError, match=r"^cuDNN error: CUDNN_STATUS_EXECUTION_FAILED$"):
+        check_trains(student)
+
+
 def test_trying_a_step_changes_neither_the_student_nor_what_is_drawn_next() -> None:
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, colour_split(10, 40, 5), 3)
     before = {name: tensor.clone() for name, tensor in student.network.state_dict().items()}

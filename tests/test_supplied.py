@@ -223,6 +223,40 @@ def test_what_is_off_is_refused_with_the_reason(mistake: Callable[[Path], None],
         mistake(tmp_path)
 
 
+class Odd(nn.Module):
+    """Forgets in which order it adds, or fails as cuDNN does."""
+
+    def __init__(self, error: str = "") -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.error:
+            raise RuntimeError(self.error)
+        pooled, places = nn.functional.max_pool2d(x, 2, return_indices=True)
+        return nn.functional.max_unpool2d(pooled, places, [2]).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "kind", "message"),
+    [
+        (
+            Odd(),
+            UserError,
+            r"cold\.pt2 gives no answer on .+ that is the same each time \(max_unpool.+\); export it without that operation$",
+        ),
+        (Odd("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), RuntimeError, r"^cuDNN error: CUDNN_STATUS_EXECUTION_FAILED$"),
+    ],
+)
+def test_what_is_no_matter_of_the_images_size_is_not_put_down_to_it(
+    network: nn.Module, kind: type[Exception], message: str, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amalgam.supplied.read_program", lambda path: network)
+    torch.use_deterministic_algorithms(True)
+    with pytest.raises(kind, match=message):
+        provide(spec(), program, ("green", "blue"), tmp_path)
+
+
 # ── Files that would run code ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -379,6 +413,26 @@ def test_a_program_of_another_pytorch_is_refused_with_a_remedy(change: Callable[
     rewrite(program, change)
     with pytest.raises(
         UserError, match=r"PyTorch \S+ cannot read the program .*; if another version exported it, export it again with this"
+    ):
+        read_program(program)
+
+
+def on_a_gpu(name: str, content: bytes) -> bytes:
+    """As a GPU's owner exports it: weights, graph and sample inputs say so."""
+    if name != "data/sample_inputs/model.pt":
+        return content.replace(b'"type": "cpu"', b'"type": "cuda"')
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as inner, zipfile.ZipFile(changed, "w") as target:
+        for member in inner.namelist():
+            target.writestr(member, inner.read(member).replace(b"\x03\0\0\0cpu", b"\x06\0\0\0cuda:0"))
+    assert b"cuda:0" in changed.getvalue()
+    return changed.getvalue()
+
+
+def test_a_program_exported_on_a_gpu_is_refused_where_there_is_none_with_the_remedy(program: Path) -> None:
+    rewrite(program, on_a_gpu)
+    with pytest.raises(
+        UserError, match=r"cold\.pt2 was exported on a GPU; export it on the CPU: move network and example to the CPU before"
     ):
         read_program(program)
 

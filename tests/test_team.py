@@ -136,7 +136,6 @@ def test_a_number_of_processes_that_is_none_is_refused(finished: Repository, val
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"TORCHELASTIC_RUN_ID": "one", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("amalgam.team.gpus", lambda: 1)
     with pytest.raises(UserError, match="process 2 of this machine has no GPU of its own: there are 1; start as many"), joined():
         pass

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epoch
 from amalgam.errors import UserError
@@ -253,6 +254,25 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept() -> None:
     torch.testing.assert_close(validated[-1], by_hand["0.weight"])
     assert not torch.equal(by_hand["0.weight"], network.state_dict()["0.weight"])
     torch.testing.assert_close(result.best["0.weight"], validated[0])
+
+
+def test_the_average_is_bit_for_bit_that_of_pytorchs_own_loop() -> None:
+    """Which a GPU would have to be waited for; batch norm's statistics and counts included."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.PReLU(), nn.Flatten(), nn.LazyLinear(2))
+    network(torch.randn(4, 3, 6, 6))
+    theirs = AveragedModel(network, use_buffers=True)
+    ours = Optimization("sgd", 0.1, 0.0, "cosine", 1, ema_decay=0.8).average(replace(toy(), network=network))
+    for count in range(50):
+        network(torch.randn(4, 3, 6, 6)).square().sum().backward()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        theirs.multi_avg_fn = get_ema_multi_avg_fn(min(0.8, (1 + count) / (10 + count)))  # type: ignore[no-untyped-call]
+        theirs.update_parameters(network)
+        ours.update()
+        assert ours.model is not None
+        torch.testing.assert_close(ours.model.state_dict(), theirs.state_dict(), rtol=0, atol=0)
 
 
 def test_long_gradients_are_shortened() -> None:

@@ -1,12 +1,18 @@
-"""What this machine's processor is, as far as it changes the bits of a result or the precision that is fast."""
+"""What this machine's processor is, as far as it changes the bits of a result or the precision that is fast; and whether a GPU works."""
 
 import platform
+import sys
+import warnings
+from functools import cache
 from pathlib import Path
 
 import torch
 
+from amalgam.errors import UserError
+
 X86 = ("model name", "cpu family", "model", "stepping")
 ARM = ("CPU implementer", "CPU part", "CPU variant", "CPU revision")
+GPUS_WORDS = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")  # in what its libraries say of their own failures
 
 
 def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
@@ -20,6 +26,48 @@ def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
 def native_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself (AVX512-BF16). One that only emulates it is several times slower than in float32."""
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+@cache
+def gpus() -> int:
+    """How many GPUs CUDA sees: none, say, behind too old a driver, which is told on stderr. No memory of theirs is taken."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        available, installed = torch.cuda.is_available(), torch.cuda.device_count()  # the latter by the driver's word
+    if installed and not available:
+        reason = str(told[0].message).removeprefix("CUDA initialization: ") if told else "CUDA is not available"
+        print(f"computing on the CPU: PyTorch cannot use the GPU ({_first_sentence(reason)})", file=sys.stderr, flush=True)
+    return installed if available else 0
+
+
+@cache
+def on_gpu() -> bool:
+    """Whether this process computes on a GPU. Raises UserError if there is one and the first small operation on it fails.
+
+    A team's process has chosen its own before.
+    """
+    if not gpus():
+        return False
+    name = ""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a GPU that this build knows nothing of, the operation's error is enough
+            name = f" {torch.cuda.get_device_name()}"
+            torch.ones(2, device="cuda").sum().item()
+    except RuntimeError as error:
+        raise UserError(
+            f"PyTorch {torch.__version__} cannot use the GPU{name} ({_first_sentence(str(error))}); CUDA_VISIBLE_DEVICES= before the "
+            "command runs it on the CPU"
+        ) from error
+    return True
+
+
+def is_the_gpus(error: Exception) -> bool:
+    """Whether an error is about the GPU, its memory or its libraries, and says nothing about the network or the images."""
+    return isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)) or any(word in str(error) for word in GPUS_WORDS)
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition("\n")[0].partition(". ")[0]
 
 
 def gpu_bfloat16() -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from amalgam.hardware import cpu_model
+from amalgam.hardware import cpu_model, on_gpu
 from amalgam.models import Classifier
 from amalgam.team import SOLO, Team
 from amalgam.views import Rows, Selected, View, plain_view
@@ -21,21 +21,27 @@ Stored = npt.NDArray[Any] | Selected | torch.Tensor  # on disk, in memory, or on
 
 
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if on_gpu() else "cpu")
 
 
 def device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_model()}, {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name() if on_gpu() else f"{cpu_model()}, {torch.get_num_threads()} threads"
 
 
 def resident(values: Stored) -> Stored:
     """Images, logits or the like in the GPU's memory, if there is one and they take less than half of what is free; else as they are."""
     if device().type == "cpu" or isinstance(values, torch.Tensor):
         return values
-    one, (free, _) = values[np.arange(1)], torch.cuda.mem_get_info()
-    if len(values) * one.nbytes >= free / 2:
+    one = values[np.arange(1)]
+    if len(values) * one.nbytes >= _free() / 2:
         return values
     return filled(torch.empty((len(values), *one.shape[1:]), dtype=torch.from_numpy(one).dtype, device=device()), values)
+
+
+def _free() -> int:
+    """Bytes of the GPU's memory that are free, or that PyTorch holds without a tensor in them."""
+    free, _ = torch.cuda.mem_get_info()
+    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def filled(target: torch.Tensor, values: npt.NDArray[Any] | Selected) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Classifier:
         inputs = self.preprocessing(images)
         with torch.autocast(device, dtype=precision, enabled=precision != torch.float32):
             output: Tensor = self.network(inputs)
-        return output.float() if self.order is None else output.float()[:, list(self.order)]
+        return output.float() if self.order is None else output.float()[:, _index(self.order, output.device)]
 
     def manifest(self) -> dict[str, Any]:
         order = {} if self.order is None else {"output_order": list(self.order)}
@@ -56,6 +57,13 @@ class Classifier:
             **order,
             **outputs,
         }
+
+
+@cache
+@torch.inference_mode(False)
+def _index(order: tuple[int, ...], device: torch.device) -> Tensor:
+    """Sent to the device once, not with every batch; of use to inference and training alike, whoever asks first."""
+    return torch.tensor(order, device=device)
 
 
 def save_classifier(classifier: Classifier, weights: Path, manifest: Path, extra: dict[str, Any]) -> None:

@@ -64,16 +64,31 @@ class Average:
     def __init__(self, classifier: Classifier, decay: float) -> None:
         self.decay = decay
         self.source = classifier
-        self.model = AveragedModel(classifier.network, multi_avg_fn=self._average, use_buffers=True) if decay else None
+        self.model = AveragedModel(classifier.network) if decay else None
         self.classifier = replace(classifier, network=self.model.module) if self.model else classifier
 
+    @torch.no_grad()
     def update(self) -> None:
-        if self.model:
-            self.model.update_parameters(self.source.network)
+        """The same bits as from AveragedModel.update_parameters, which sends a GPU the count of updates at every step, and waits for it."""
+        if self.model is None:
+            return
+        count = int(self.model.n_averaged)
+        averaged, current = _tensors(self.model.module), _tensors(self.source.network)
+        if count == 0:
+            torch._foreach_copy_(averaged, current)
+        else:
+            self._approach(averaged, current, count)
+        self.model.n_averaged += 1
 
-    def _average(self, averaged: Any, current: Any, updates: Tensor | int) -> None:
+    def _approach(self, averaged: list[Tensor], current: list[Tensor], count: int) -> None:
         """Early on the average is short, so that it does not drag the random start along: its decay is at most (1 + n) / (10 + n) after
         n updates, as in TensorFlow's ExponentialMovingAverage with ``num_updates``."""
-        assert self.model is not None
-        count = int(self.model.n_averaged)  # as many as ``updates``, which a GPU has in its memory
-        get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))(averaged, current, updates)  # type: ignore[no-untyped-call]
+        average = get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))  # type: ignore[no-untyped-call]
+        for floating in (True, False):  # the latter: batch norm's counts of batches
+            kind = [place for place, tensor in enumerate(averaged) if tensor.is_floating_point() == floating]
+            if kind:
+                average([averaged[place] for place in kind], [current[place] for place in kind], count)
+
+
+def _tensors(network: torch.nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]

@@ -15,6 +15,7 @@ from amalgam.errors import UserError
 
 PROCESSES_VARIABLE = "AMALGAM_PROCESSES"
 SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_IN_DOUBT = 1  # of failures so near each other, whose times are whole seconds, any may be the first
 
 
 def processes_asked_for() -> int:
@@ -23,11 +24,10 @@ def processes_asked_for() -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"{PROCESSES_VARIABLE} is '{text}'; it must be a number of processes, 1 or more")
     if int(text) > 1:
-        import torch
+        from amalgam.hardware import gpus
 
-        gpus = torch.cuda.device_count()
-        if 0 < gpus < int(text):
-            raise UserError(f"{PROCESSES_VARIABLE} is {text}, but there are {gpus} GPUs, and each process needs its own")
+        if 0 < gpus() < int(text):
+            raise UserError(f"{PROCESSES_VARIABLE} is {text}, but there are {gpus()} GPUs, and each process needs its own")
     return int(text)
 
 
@@ -75,17 +75,23 @@ def launch(count: int) -> None:
 
 
 def end_like(failures: list[tuple[int, Any]], count: int) -> NoReturn:
-    """End as those of the ``count`` processes that failed (rank, failure): by what one of them had to tell, or was ended by."""
-    for rank, failure in failures:
+    """End as the first of the ``count`` processes that failed (rank, failure): by what it had to tell, or was ended by.
+
+    The launcher then ends the others, those by SIGKILL that wait for it on a GPU and hear nothing.
+    """
+    began = min(failure.timestamp for _, failure in failures)
+    first = [(rank, failure) for rank, failure in failures if failure.timestamp <= began + SECONDS_IN_DOUBT]
+    for _, failure in first:
         if isinstance(failure.message, dict):
             raise UserError(failure.message["message"].partition(": ")[2])
+    for rank, failure in first:
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # the launcher's own way
             name = signal.Signals(-failure.exitcode).name
             raise UserError(
                 f"process {rank} of {count} was ended by {name}, and the others with it; repeat the command: trainings go on after their "
                 "last whole epoch"
             )
-    sys.exit(max(abs(failure.exitcode) for _, failure in failures))
+    sys.exit(max(abs(failure.exitcode) for _, failure in first))
 
 
 def fail(text: str) -> NoReturn:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from amalgam.errors import UserError
+from amalgam.hardware import on_gpu
 from amalgam.states import first_line
 
 MEMBERS = re.compile(
@@ -32,6 +33,7 @@ OPERATIONS = re.compile(  # all but those that read or write files
 SIZE_WORDS = re.compile(
     r"Symbol|Integer|Rational|Add|Mul|Pow|Mod|PythonMod|FloorDiv|CleanDiv|Max|Min|True|positive|nonnegative|integer|[su]\d+"
 )
+OF_A_GPU = re.compile(rb'"type":\s*"cuda"')  # a device
 CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")  # of arguments and results
 
 
@@ -58,21 +60,32 @@ def read_program(path: Path) -> Program:
     try:
         with zipfile.ZipFile(path) as archive:
             problem = next(_suspicious(archive), None)
+            from_gpu = not problem and _is_from_gpu(archive)
             seen = io.BytesIO() if problem else _copy(archive)
     except (zipfile.BadZipFile, LookupError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged, or no program of torch.export.save ({error})") from error
     if problem:
         raise UserError(f"{path} is refused: it holds {problem}; export it again with torch.export.save, or supply a state dict")
+    gpu = on_gpu()
+    if from_gpu and not gpu:
+        raise UserError(f"{path} was exported on a GPU; export it on the CPU: move network and example to the CPU before torch.export")
     try:
         program = torch.export.load(seen)
-        if torch.cuda.is_available():  # a graph holds the devices of its constants, which moving the module would leave
+        if gpu:  # a graph holds the devices of its constants, which moving the module would leave
             program = move_to_device_pass(program, "cuda")
         return Program(program.module())
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # each version of PyTorch refuses what it does not know in a way of its own
         raise UserError(
             f"PyTorch {torch.__version__} cannot read the program {path} ({type(error).__name__}: {first_line(error)}); "
             "if another version exported it, export it again with this one"
         ) from error
+
+
+def _is_from_gpu(archive: zipfile.ZipFile) -> bool:
+    """Whether a weight, a constant or an operation has its place on a GPU."""
+    return any(OF_A_GPU.search(archive.read(name)) for name in archive.namelist() if name.endswith(".json"))
 
 
 def _copy(archive: zipfile.ZipFile) -> io.BytesIO:
@@ -109,7 +122,7 @@ def _suspicious(archive: zipfile.ZipFile) -> Iterator[str]:
 
 def _plain(pickled: bytes) -> bool:
     try:
-        torch.load(io.BytesIO(pickled), weights_only=True) if pickled else None
+        torch.load(io.BytesIO(pickled), map_location="cpu", weights_only=True) if pickled else None
     except (pickle.UnpicklingError, RuntimeError, EOFError):
         return False
     return True

@@ -94,11 +94,10 @@ def execution_record(processes: int = 1) -> dict[str, str | int]:
     """Everything beside code, data and parameters that can change a bit of the weights, of what ``processes`` work out together."""
     import torch
 
-    from amalgam.hardware import cpu_instructions, cpu_model
+    from amalgam.hardware import cpu_instructions, cpu_model, on_gpu
 
-    on_gpu = torch.cuda.is_available()
     return {
-        "device": torch.cuda.get_device_name() if on_gpu else cpu_model(),
+        "device": torch.cuda.get_device_name() if on_gpu() else cpu_model(),
         "instructions": cpu_instructions(),
         "threads": thread_count(),
         "processes": processes,
@@ -109,7 +108,7 @@ def execution_record(processes: int = 1) -> dict[str, str | int]:
 
 
 def configure_execution() -> None:
-    """Make this process follow its execution record: fixed threads, deterministic kernels; and let it keep its memory."""
+    """Make this process follow its execution record: fixed threads, deterministic kernels, float32 in full; and let it keep its memory."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
@@ -117,6 +116,7 @@ def configure_execution() -> None:
     torch.use_deterministic_algorithms(True)
     # A debugging aid that costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # of GPUs: with ten bits of a float32's 23
     _keep_freed_memory()
 
 

@@ -37,6 +37,14 @@ def run_stage(main: Callable[[], None]) -> None:
         except (UserError, OSError) as error:
             with put_off():
                 fail(_explained(error))
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            with put_off():
+                fail(
+                    f"the GPU's memory is full ({str(error).partition('. GPU')[0]}); lower batch_size, student_resolution or "
+                    "teacher.resolution, or end the other processes that take of it (nvidia-smi names them)"
+                )
         except KeyboardInterrupt as interrupt:
             sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
 
@@ -47,6 +55,13 @@ def _explained(error: UserError | OSError) -> str:
         return f"{error.filename} is missing; if the pipeline makes it, dvc repro does, and dvc pull fetches it"
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return f"{error}" + ("; free some space (README.md, Out of disk?), then repeat the command" if full else "")
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU is out of it. PyTorch is imported late: not every stage needs it."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError)
 
 
 def no_arguments(description: str | None) -> None:

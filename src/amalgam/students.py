@@ -22,6 +22,7 @@ import torch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.hardware import is_the_gpus, on_gpu
 from amalgam.history import write_history
 from amalgam.inference import device, device_name
 from amalgam.models import Classifier, load_classifier, save_classifier, save_weights
@@ -68,19 +69,19 @@ def check_trains(student: Classifier) -> None:
     """
     named, (height, width) = f"student_model {student.architecture}", student.preprocessing.size
     trial = replace(student, network=copy.deepcopy(student.network).train())
-    on_gpu = torch.cuda.is_available()
+    gpu = on_gpu()
     try:
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if gpu else []):
             logits = trial.logits(torch.zeros((2, height, width, 3), dtype=torch.uint8, device=device()))
             logits.sum().backward()  # type: ignore[no-untyped-call]
-    except (torch.OutOfMemoryError, torch.AcceleratorError):  # says nothing about the network
-        raise
     except (AssertionError, RuntimeError, ValueError) as error:
+        if is_the_gpus(error):
+            raise
         reason = str(error) or "no reason given"
         if "deterministic" in reason:
             raise UserError(
                 f"{named} cannot be trained on {device_name()} with the same result each time ({reason.partition(',')[0]}); "
-                "choose another" + (", or hide the GPU (CUDA_VISIBLE_DEVICES= before the command)" if on_gpu else "")
+                "choose another" + (", or hide the GPU (CUDA_VISIBLE_DEVICES= before the command)" if gpu else "")
             ) from error
         raise UserError(
             f"{named} does not take images of {height} x {width} pixels ({reason}); "

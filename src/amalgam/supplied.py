@@ -17,7 +17,8 @@ from torch import nn
 
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
-from amalgam.inference import device, predict_logits
+from amalgam.hardware import is_the_gpus, on_gpu
+from amalgam.inference import device, device_name, predict_logits
 from amalgam.models import Classifier, load_classifier, save_weights, weights_file
 from amalgam.networks import PROGRAM, build_network, load_whole
 from amalgam.preprocessing import Preprocessing, channel_statistics, three
@@ -84,11 +85,17 @@ def _answer(classifier: Classifier, batch: int, what: str) -> Any:
     images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     try:
         return classifier.network(classifier.preprocessing(images.to(device())))
-    except (torch.OutOfMemoryError, torch.AcceleratorError):  # says nothing about the size
-        raise
     except (RuntimeError, AssertionError, ValueError) as error:
+        if is_the_gpus(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        if "deterministic" in reason:
+            raise UserError(
+                f"{what} gives no answer on {device_name()} that is the same each time ({reason.partition(',')[0]}); export it without "
+                "that operation" + (", or hide the GPU (CUDA_VISIBLE_DEVICES= before the command)" if on_gpu() else "")
+            ) from error
         raise UserError(
-            f"{what} does not take {batch} images of {height} x {width} pixels ({str(error).splitlines()[0]}); correct resolution, or "
+            f"{what} does not take {batch} images of {height} x {width} pixels ({reason}); correct resolution, or "
             "export it with a dynamic number of images: dynamic_shapes=({0: torch.export.Dim.AUTO},)"
         ) from error
 

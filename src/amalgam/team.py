@@ -19,6 +19,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from amalgam.errors import UserError
+from amalgam.hardware import gpus, on_gpu
 from amalgam.provenance import execution_record
 from amalgam.whole_batch import WholeBatch
 
@@ -87,8 +88,8 @@ SOLO = Team()
 
 def _own_gpu(rank: int) -> None:
     """Raises UserError where a launcher started more processes on this machine than it has GPUs."""
-    if rank >= (gpus := torch.cuda.device_count()):
-        raise UserError(f"process {rank + 1} of this machine has no GPU of its own: there are {gpus}; start as many (--nproc-per-node)")
+    if rank >= gpus():
+        raise UserError(f"process {rank + 1} of this machine has no GPU of its own: there are {gpus()}; start as many (--nproc-per-node)")
     torch.cuda.set_device(rank)
 
 
@@ -102,11 +103,10 @@ def joined() -> Iterator[Team]:
     if size == 1:
         yield SOLO
         return
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
+    if gpus():
         _own_gpu(int(os.environ["LOCAL_RANK"]))
     # What is no tensor goes by gloo on GPUs too: it notices who is gone.
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu() else "gloo", timeout=PATIENCE)
     well = False
     try:
         team = Team(distributed.get_rank(), size)
@@ -118,7 +118,7 @@ def joined() -> Iterator[Team]:
             raise
         sys.exit(f"process {distributed.get_rank()} of {size} has lost the others: {str(error).splitlines()[0]}; repeat the command")
     finally:
-        if well or not on_gpu:  # after an error NCCL would wait for the others, who wait for this process
+        if well or not on_gpu():  # after an error NCCL would wait for the others, who wait for this process
             distributed.destroy_process_group()
 
 

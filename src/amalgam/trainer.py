@@ -12,6 +12,7 @@ from torch import Tensor
 
 from amalgam.batches import Batch
 from amalgam.errors import UserError
+from amalgam.hardware import on_gpu
 from amalgam.history import Epoch, Validation
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
@@ -157,7 +158,7 @@ class _Course:
             "scheduler": self.scheduler.state_dict(),
             "average": self.average.model.state_dict() if self.average.model else None,
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "random_cuda": torch.cuda.get_rng_state() if on_gpu() else None,
             "best_epoch": self.result.best_epoch,
             "best": None if self.is_at_its_best else self.result.best,  # else what is averaged, not written twice
             "history": [record.plain() for record in self.result.history],
