@@ -10,11 +10,12 @@
 without a choice, unless the grid is a single point. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none. Each
 training's validation accuracy, and which test images it got right, go into accuracy.results.json: ``table`` reads nothing else, and a
 training that stands in two tables is run once. A training is known by its seed and by what the protocol says of it; after a change of
-the shipped settings, or of the code, it is not run again by itself. Settings that are not committed are refused, and so are images other
-than those that the results were tested on. What was computed is kept under .amalgam/accuracy and not
-computed again, and what the results hold is not run again; teachers made twice are the same on the same kind of machine alone, so what
-learns from a seed's teachers is finished where it was begun: ``run`` refuses to go on with other teachers. Rows of alpha 0 need none, and
-train none. ``--jobs 2`` runs two trainings at a time, each on its part of the cores (or on AMALGAM_THREADS).
+the shipped settings, or of the code, it is not run again by itself. Settings that are not committed are refused, and so are images
+other than those that the results were trained and tested on, or another file of weights to start from. What was computed is kept under
+.amalgam/accuracy and not computed again, a training that was broken off goes on after its last whole epoch, and what the results hold is
+not run again; teachers made twice are the same on the same kind of machine alone, so what learns from a seed's teachers is finished where
+it was begun: ``run`` refuses to go on with other teachers. Rows of alpha 0 need none, and train none. A training that diverges ends no
+other: the rest is run, then it is told. ``--jobs 2`` runs two trainings at a time, each on its part of the cores (or on AMALGAM_THREADS).
 """
 
 import argparse
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -35,6 +36,7 @@ from benchmarks.protocol import (
     PROTOCOL,
     RATES,
     ROOT,
+    UNROUTED,
     Job,
     Settings,
     choice,
@@ -44,19 +46,20 @@ from benchmarks.protocol import (
     known_teachers,
     protocol,
     results,
+    student_settings,
     tested,
 )
-from benchmarks.rows import combine, is_fitted, tested_content, train_and_test, tuned
+from benchmarks.rows import IMAGES, START, combine, images_of, is_fitted, start_weights, train_and_test, tuned
 
 from amalgam.errors import UserError
 from amalgam.files import available_cores
 from amalgam.provenance import THREADS_VARIABLE, configure_execution
 from amalgam.stage import run_stage
 
-UNROUTED = {"unrouted teachers": "right", "unrouted teachers, joint": "joint right"}  # names of rows to compare with, and their entries
+Result = TypeVar("Result")
 
 
-def work(do: Callable[[Job], float], jobs: Iterable[Job], processes: int) -> list[float]:
+def work(do: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> list[Result]:
     os.environ.setdefault(THREADS_VARIABLE, str(max(available_cores() // processes, 1)))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=configure_execution) as pool:
         return list(pool.map(do, jobs))
@@ -66,6 +69,7 @@ def tune(task: str, processes: int, rows: dict[str, Settings]) -> None:
     """Every row on the grid with the first seed; the best by validation goes into the choice."""
     grid, seed = protocol()["grid"], protocol()["seeds"][0]
     jobs = [Job(task, row, settings | point, seed) for row, settings in rows.items() for point in grid]
+    refuse_other_images(jobs)
     work(tuned, [job for job in jobs if "validation" not in results().get(job.key, {})], processes)
     known = results()
     accuracies = [known[job.key]["validation"] for job in jobs]
@@ -97,7 +101,7 @@ def table(task: str, rows: dict[str, Settings], seeds: list[int]) -> str:
         point = ", ".join(f"{name} {value:g}" for name, value in (choice(task, row) or {}).items())
         validation = np.mean([run["validation"] for run in found])
         lines.append(f"| {row} | {point} | {validation:.1f} | {with_spread(100 * right[row].mean(axis=1))} | {gains} |")
-    if teachers:
+    if len(teachers) == len(seeds):
         known_rates = [name for name in RATES if all(name in found for found in teachers)]
         rates = {name: with_spread(np.array([found[name] for found in teachers])) for name in known_rates}
         lines += [f"| *teachers, {name}* | | | {rate} | | |" for name, rate in rates.items()]
@@ -115,14 +119,19 @@ def refuse_uncommitted_settings() -> None:
 
 
 def refuse_other_images(jobs: list[Job]) -> None:
-    """Raise UserError if one of these was tested on other images than the archive's."""
+    """Raise UserError if one of these was trained or tested on other images than the archive's, or started from another file of weights."""
     known = results()
     for job in jobs:
-        before = known.get(job.key, {}).get("test_images")
-        if before is not None and before != tested_content(job.task, job.seed):
+        settings, before = student_settings(job), known.get(job.key, {})
+        which, weights = f"{job.row} of {job.task}, seed {job.seed},", start_weights(settings)
+        if weights and before.get(START, weights) != weights:
             raise UserError(
-                f"{job.row} of {job.task}, seed {job.seed}, was tested on other images than {os.environ[ARCHIVE]} holds; keep results of "
-                "another archive in another copy of this repository, without benchmarks/accuracy.results.json"
+                f"{which} started from another {settings.student_weights} than is here now; bring that back, or rename this one"
+            )
+        if before.keys() & IMAGES and any(before.get(name, found) != found for name, found in images_of(job.task, job.seed).items()):
+            raise UserError(
+                f"{which} was trained or tested on other images than {os.environ[ARCHIVE]} holds; keep results of another archive in "
+                "another copy of this repository, without benchmarks/accuracy.results.json"
             )
 
 
@@ -150,19 +159,23 @@ def main() -> None:
             parser.error(f"{arguments.command} needs the archive of images: {arguments.archive or 'none was given'}")
         os.environ[ARCHIVE] = str(arguments.archive.resolve())
         refuse_uncommitted_settings()
-    seeds = arguments.seeds or protocol()["seeds"]
+    if arguments.command == "tune" and arguments.seeds is not None:
+        parser.error("tune is of the protocol's first seed alone; --seeds is for run, combine and table")
+    seeds, failed = arguments.seeds or protocol()["seeds"], []
     if arguments.command == "tune":
         tune(task, arguments.jobs, rows)
     elif arguments.command == "run":
         jobs = final_jobs(task, rows, seeds)
         refuse_other_images(jobs)
-        work(train_and_test, [job for job in jobs if not tested(job)], arguments.jobs)
+        failed = [why for why in work(train_and_test, [job for job in jobs if not tested(job)], arguments.jobs) if why]
     elif arguments.command == "combine":
         jobs = [job for job in final_jobs(task, rows, seeds) if tested(job) and is_fitted(job)]
         refuse_other_images(jobs)
         work(combine, [job for job in jobs if FITTED not in results()[job.key]], arguments.jobs)
     if arguments.command != "tune":
-        print(table(task, rows, seeds))
+        print(table(task, rows, seeds), flush=True)
+    if failed:
+        raise UserError("\n".join(failed))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ RESULTS = Path(__file__).with_name("accuracy.results.json")
 PROTOCOL = "ACCURACY_PROTOCOL"
 ARCHIVE = "ACCURACY_ARCHIVE"
 FITTED = "teachers right"  # of an entry in the results: by the teachers, combined as its target, no student
+UNROUTED = {"unrouted teachers": "right", "unrouted teachers, joint": "joint right"}  # rows to compare with: what of it they are
 RATES = ("oracle-routed", "unrouted", "unrouted, joint")  # of an entry of teachers, in percent
 
 Settings = dict[str, Any]

@@ -4,6 +4,8 @@ What was computed is kept below ``workplace()`` and not computed again.
 """
 
 import os
+import subprocess
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ from benchmarks.protocol import (
     ARCHIVE,
     FITTED,
     RATES,
+    ROOT,
     Job,
     apart_settings,
     parameters,
@@ -31,24 +34,29 @@ from benchmarks.protocol import (
 )
 from filelock import FileLock
 
+from amalgam.checkpoint import Checkpoint, checkpoint
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import Pupils, fitted_target, train_student
 from amalgam.errors import UserError
 from amalgam.evaluation import predict
-from amalgam.files import read_json, whole_folder, write_json
+from amalgam.files import read_json, sha256_of_file, whole_folder, write_json
 from amalgam.inference import device_name, predict_logits
 from amalgam.preparing import prepare_split, stored_size
+from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.sources import folder as folder_source
 from amalgam.sources.raw import SPLITS, read_classes, read_split
 from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, load_student, new_student, write_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers, load_teachers, provide_teacher, train_teacher
-from amalgam.trainer import DivergedError
+from amalgam.trainer import DivergedError, Hooks, epochs_done
 from amalgam.training import optimization, teaching
 
 MOST_BYTES = 50_000_000_000
+START = "student_weights_sha256"  # of an entry whose student starts from a file of weights
+IMAGES = ("training_images", "test_images")  # of an entry, what identifies them
+MADE = ("seconds", "machine", "date", "commit", "training_images", START)  # of an entry, as far as it was written down
 
 
 def once(folder: Path, make: Any) -> Path:
@@ -118,26 +126,63 @@ def stored_targets(folder: Path, job: Job, settings: StudentSettings) -> StoredT
 
 
 def train(job: Job) -> float:
-    """Train one student unless it is there; its validation accuracy in percent."""
+    """Train one student unless it is there, from where an earlier process was broken off; its validation accuracy in percent."""
     settings = student_settings(job)
     folder = prepared(job.seed, job.task)
     targets = stored_targets(folder, job, settings)
     label_sets, split = LabelSets.read(pupils(folder)), PreparedSplit.read(pupils(folder))
 
-    def make(work: Path) -> None:
-        student = new_student(architecture(settings), label_sets, split, settings.seed)
+    def make(own: Checkpoint, work: Path) -> None:
+        student, saved = new_student(architecture(settings), label_sets, split, settings.seed), own.last()
+        if done := epochs_done(saved):
+            print(f"{job.task} {job.row} seed {job.seed}: goes on after epoch {done} of {settings.num_epochs}", flush=True)
         how, lesson = optimization(settings), teaching(settings)
-        result = train_student(student, label_sets, split, targets, how, lesson)
-        seconds = round(sum(record.seconds for record in result.history), 1)
-        details = {"seconds": seconds, "machine": device_name(), "date": datetime.now(UTC).date().isoformat()}
-        write_student(student, result, job.task, {"settings": settings.model_dump()} | details, work)
+        result = train_student(student, label_sets, split, targets, how, lesson, Hooks(keep=own.keep, resume=saved))
+        seconds = {"seconds": round(sum(record.seconds for record in result.history), 1)}
+        write_student(student, result, job.task, {"settings": settings.model_dump()} | seconds | made_of(settings, split), work)
 
-    done = once(job.folder, make)
+    with checkpoint(training_key(job, settings, split, targets)) as own:
+        done = once(job.folder, partial(make, own))
+        own.remove()
     accuracy = float(read_json(done / "metrics.json")[job.task]["val_accuracy"])
     made = read_json(done / "student.json")
-    record(job.key, about(job) | {"validation": accuracy} | {name: made[name] for name in ("seconds", "machine", "date")})
+    record(job.key, about(job) | {"validation": accuracy} | {name: made[name] for name in MADE if name in made})
     print(f"{job.task} {job.row} {job.settings} seed {job.seed}: validation {accuracy} %", flush=True)
     return accuracy
+
+
+def training_key(job: Job, settings: StudentSettings, split: PreparedSplit, targets: StoredTargets) -> str:
+    """Of all that a training depends on: one that was broken off goes on only where nothing of it has changed."""
+    return fingerprint(
+        job=job.key,
+        settings=settings.model_dump(),
+        images=split.content,
+        views=asdict(targets.settings),
+        targets=read_json(targets.folder / "targets.json") if settings.alpha > 0 else None,
+        weights=start_weights(settings),
+        record=execution_record(),
+        code=code_hash("amalgam.training"),
+    )[:32]
+
+
+def made_of(settings: StudentSettings, split: PreparedSplit) -> dict[str, str]:
+    """What a training was made with and when, beside what the protocol says of it."""
+    here = {"machine": device_name(), "date": datetime.now(UTC).date().isoformat(), "commit": commit()}
+    found = here | {"training_images": split.content, START: start_weights(settings)}
+    return {name: value for name, value in found.items() if value}
+
+
+def commit() -> str | None:
+    """The one whose code runs, + after it where code or protocols differ from it; None outside of a git repository."""
+    asked = (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "src", "benchmarks/*.py", "benchmarks/*.yaml"])
+    head, changed = (subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout for words in asked)
+    return head.strip() + "+" * bool(changed) or None
+
+
+def start_weights(settings: StudentSettings) -> str | None:
+    """The sha256 of the file of weights that a student starts from; None without one, or where it is not to be had."""
+    weights = architecture(settings).weights
+    return sha256_of_file(weights) if weights and weights.is_file() else None
 
 
 def about(job: Job) -> dict[str, Any]:
@@ -154,7 +199,7 @@ def tuned(job: Job) -> float:
 
 
 def architecture(settings: StudentSettings) -> Architecture:
-    weights = Path(settings.student_weights) if settings.student_weights else None
+    weights = ROOT / Path(settings.student_weights).expanduser() if settings.student_weights else None
     return Architecture(settings.student_model, settings.student_resolution, settings.pretrained, weights)
 
 
@@ -213,18 +258,19 @@ def recognised(task: str, seed: int) -> None:
     record(key, found)
 
 
-def train_and_test(job: Job) -> float:
-    """Its validation accuracy in percent. Raises UserError if the training diverges."""
-    if student_settings(job).alpha > 0:
-        recognised(job.task, job.seed)
+def train_and_test(job: Job) -> str | None:
+    """Why there is no result, if there is none: the training diverged, say."""
     try:
-        accuracy = train(job)
-    except DivergedError as error:  # itself it holds weights, and cannot be sent to another process
-        raise UserError(f"{job.row}, seed {job.seed}: {error}; nothing was recorded of it") from None
-    test(job)
-    return accuracy
+        if student_settings(job).alpha > 0:
+            recognised(job.task, job.seed)
+        train(job)
+        test(job)
+    except UserError as error:
+        return f"{job.row}, seed {job.seed}: {error}; it has no result"
+    return None
 
 
-def tested_content(task: str, seed: int) -> str:
-    """What identifies the test images of the archive."""
-    return PreparedSplit.read(prepared(seed, task) / "test").content
+def images_of(task: str, seed: int) -> dict[str, str]:
+    """What identifies the images of the archive, those that students learn from and those that they are tested on."""
+    folder = prepared(seed, task)
+    return {name: PreparedSplit.read(own).content for name, own in zip(IMAGES, (pupils(folder), folder / "test"), strict=True)}

@@ -5,8 +5,8 @@
 Synthetic PNG images of 64 x 64 pixels, a thousand different ones over and over. The teachers see 16 pixels, the student 32: what is
 measured is the way of the images, not the networks. Each step is a process of its own, whose peak of memory (its children's
 included) leaves out the pages of files, which the system may take back. What a larger number of images takes longer than the one before
-it gives the speed of the images beyond, free of what starting takes. Prints a Markdown table and writes
-benchmarks/scale.results.json. A million images need 40 GB of disk. Nothing else should run on the machine.
+it gives the speed of the images beyond, free of what starting takes. Prints a Markdown table and writes benchmarks/scale.results.json,
+after every case, where the other cases of before stay. A million images need 40 GB of disk. Nothing else should run on the machine.
 
 What imports torch is imported where it is used: the processes that decode import this module, and need no torch.
 """
@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 import psutil
+from benchmarks.measured import keep, measured
 from PIL import Image
 
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.files import write_json
 from amalgam.preparing import prepare_split, stored_size
 from amalgam.provenance import configure_execution
 from amalgam.sources.raw import RawImage, read_classes, read_split, write_raw
@@ -211,8 +211,8 @@ def main() -> None:
         smaller = entries[-1] if entries and entries[-1]["images"] < count else None
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             entries.append(measure(count, sets, Path(folder), smaller))
-        write_json(RESULTS, entries)
-    print(table(entries))
+        keep(RESULTS, entries[-1], "images", "classes")
+    print(table(measured(RESULTS)))
 
 
 if __name__ == "__main__":

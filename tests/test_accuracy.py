@@ -4,16 +4,22 @@ import json
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from benchmarks.rows import architecture
 
+from amalgam.files import sha256_of_file
+from amalgam.models import save_weights
+from amalgam.networks import build_network
+from amalgam.params_file import load_params
 from conftest import ROOT, Repository, make_repository, write_images
 
 COMMON = {"student_resolution": 32, "batch_size": 16, "num_epochs": 1, "views": 1, "optimizer": "sgd"}
-ROWS = {"alone": {"alpha": 0}, "stacked": {"target": "stacked", "stored_teachers": "all", "label_fraction": 0.5}}
+ROWS: dict[str, dict[str, Any]] = {"alone": {"alpha": 0}, "stacked": {"target": "stacked", "stored_teachers": "all", "label_fraction": 0.5}}
 PROTOCOL = {
     "seeds": [0, 1],
     "teacher": {"num_epochs": 1},
@@ -51,6 +57,7 @@ def of_row(repository: Repository, row: str) -> list[dict[str, Any]]:
 def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = make_repository(tmp_path_factory.mktemp("benchmark") / "repository")
     shutil.copytree(ROOT / "benchmarks", repository.root / "benchmarks", ignore=shutil.ignore_patterns("*.results.json", "__pycache__"))
+    repository.commit("benchmarks")
     accuracy(repository, "run", "--jobs", "2")
     return repository.root
 
@@ -69,6 +76,27 @@ def test_every_row_and_seed_is_run_and_the_table_tells(bench: Repository) -> Non
     for name in names:
         assert told.count(f"| {name} |") == 1
     assert accuracy(bench, "table", teacher={"num_epochs": 2}, rows={"alone": {"alpha": 0}}).count("|\n") == 2, "nothing of other teachers"
+
+
+def test_teachers_are_told_of_where_every_seed_has_them(bench: Repository) -> None:
+    known = entries(bench)
+    del known["teachers taskA seed 1"]
+    (bench.root / RESULTS).write_text(json.dumps(known))
+    assert "*teachers, unrouted*" not in accuracy(bench, "table")
+    assert "*teachers, unrouted*" in accuracy(bench, "table", "--seeds", "0")
+
+
+def test_an_entry_says_which_code_and_images_made_it(bench: Repository) -> None:
+    """A plus says that the code was not the commit's."""
+    head = bench.run("git", "rev-parse", "HEAD").stdout.strip()
+    for row in ROWS:
+        for found in of_row(bench, row):
+            (place,) = (bench.root / ".amalgam/accuracy").glob(f"*/seed{found['seed']}/prepared/taskA")
+            contents = [json.loads((place / split / "content.json").read_text())["sha256"] for split in ("trainval", "test")]
+            assert [found["commit"], found["training_images"], found["test_images"]] == [head, *contents]
+    bench.edit("src/amalgam/notes.py", lambda text: f"{text}\n# another\n")
+    accuracy(bench, "run", "--rows", "more", "--seeds", "0", rows=ROWS | {"more": {"alpha": 0, "batch_size": 8}})
+    assert [found["commit"] for found in of_row(bench, "more")] == [f"{head}+"]
 
 
 def test_what_was_run_is_not_run_again(bench: Repository) -> None:
@@ -101,7 +129,77 @@ def test_the_same_images_are_known_again_when_they_were_copied(bench: Repository
 def test_results_of_other_images_are_not_taken_for_these(bench: Repository) -> None:
     shutil.rmtree(bench.root / "images")
     write_images(bench.root / "images", {"train": 10, "test": 4}, seed=1)
-    assert "alone of taskA, seed 0, was tested on other images than" in accuracy(bench, "run", check=False)
+    assert "alone of taskA, seed 0, was trained or tested on other images than" in accuracy(bench, "run", check=False)
+
+
+def test_other_training_images_alone_are_refused_too(bench: Repository) -> None:
+    shutil.rmtree(bench.root / "images" / "train")
+    write_images(bench.root / "images", {"train": 10}, seed=1)
+    for command in ("run", "tune"):
+        assert "alone of taskA, seed 0, was trained or tested on other images than" in accuracy(bench, command, check=False)
+
+
+def test_a_student_starts_from_the_file_of_weights_that_the_results_know(bench: Repository) -> None:
+    weights, network = bench.root / "start.safetensors", "timm/test_efficientnet"
+    given = {"given": {"alpha": 0, "student_model": network, "pretrained": True, "student_weights": weights.name}}
+    save_weights(build_network(network, 4).state_dict(), weights)
+    accuracy(bench, "run", "--seeds", "0", rows=given)
+    assert [found["student_weights_sha256"] for found in of_row(bench, "given")] == [sha256_of_file(weights)]
+    save_weights(build_network(network, 5).state_dict(), weights)
+    said = accuracy(bench, "run", "--seeds", "0", rows=given, check=False)
+    assert "given of taskA, seed 0, started from another start.safetensors than is here now" in said
+    weights.unlink()
+    accuracy(bench, "run", "--seeds", "0", rows=given)
+
+
+def test_weights_lie_in_the_repository_wherever_the_command_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_params(ROOT / "params.yaml").student("taskA").model_copy(update={"student_weights": "lite0.safetensors"})
+    assert architecture(settings).weights == ROOT / "lite0.safetensors"
+
+
+# Trains a row's first seed, and is killed once its second epoch is kept.
+BREAK_OFF = """
+import os, signal
+from amalgam.checkpoint import Checkpoint
+from amalgam.provenance import configure_execution
+from benchmarks.protocol import final_jobs, protocol
+from benchmarks.rows import train
+keep = Checkpoint.keep
+def keep_and_die(own, snapshot):
+    keep(own, snapshot)
+    if len(snapshot["history"]) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+Checkpoint.keep = keep_and_die
+configure_execution()
+(job,) = final_jobs("taskA", protocol()["rows"], [0])
+train(job)
+"""
+
+
+@pytest.mark.parametrize("row", ["alone", "stacked"])
+def test_a_training_that_was_broken_off_goes_on_and_ends_as_one_that_was_not(row: str, bench: Repository) -> None:
+    rows = {"long": ROWS[row] | {"num_epochs": 3}}
+    (bench.root / "protocol.yaml").write_text(yaml.safe_dump(PROTOCOL | {"rows": rows}))
+    places = {"ACCURACY_PROTOCOL": "protocol.yaml", "ACCURACY_ARCHIVE": "images", "DVC_ROOT": str(bench.root), "PYTHONPATH": "src:."}
+    assert bench.run("python", "-c", BREAK_OFF, check=False, **places).returncode == -signal.SIGKILL
+    assert of_row(bench, "long") == []
+    assert "goes on after epoch 2 of 3" in accuracy(bench, "run", "--seeds", "0", rows=rows)
+    assert list((bench.root / ".amalgam/checkpoints").glob("*/")) == []
+    resumed = outcome(bench)
+    assert "goes on" not in accuracy(bench, "run", "--seeds", "0", rows=rows)
+    assert outcome(bench) == resumed
+
+
+def outcome(repository: Repository) -> tuple[dict[str, Any], str]:
+    """What row long came to, times aside, and its weights' sha256; all of it is removed."""
+    known = entries(repository)
+    ((key, found),) = ((key, found) for key, found in known.items() if found.get("row") == "long")
+    (folder,) = (repository.root / ".amalgam/accuracy").glob(f"*/runs/{key}")
+    weights = sha256_of_file(folder / "best.safetensors")
+    shutil.rmtree(folder)
+    (repository.root / RESULTS).write_text(json.dumps({other: entry for other, entry in known.items() if other != key}))
+    return {name: value for name, value in found.items() if name not in ("seconds", "date")}, weights
 
 
 def test_teachers_of_other_settings_are_not_taken_for_these(bench: Repository) -> None:
@@ -121,5 +219,13 @@ def test_a_rate_at_which_training_diverges_loses_and_ends_nothing_else(bench: Re
     assert yaml.safe_load((bench.root / "protocol.chosen.yaml").read_text())["taskA"] == {"alone": {"lr": 0.003}}
     (diverged,) = (found for found in entries(bench).values() if found.get("settings", {}).get("lr") == 10)
     assert "no longer finite" in diverged["diverged"]
-    said = accuracy(bench, "run", "--jobs", "2", "--rows", "alone", check=False, grid=grid[:1], **steep)
-    assert re.search(r"error: alone, seed 0: the (loss is|weights are) no longer finite .*; nothing was recorded of it", said)
+    rows = {"alone": {"alpha": 0}, "calm": {"alpha": 0, "clip_norm": 1e-6, "weight_decay": 0}, "last": {"alpha": 0, "weight_decay": 9}}
+    said = accuracy(bench, "run", check=False, grid=grid[:1], rows=rows, **steep)
+    for row in ("alone", "last"):
+        assert re.search(rf"{row}, seed 0: the (loss is|weights are) no longer finite .*; it has no result", said)
+    assert [found["images"] for found in of_row(bench, "calm")] == [16]
+    assert of_row(bench, "last") == []
+
+
+def test_the_grid_is_tried_with_the_protocols_first_seed_alone(bench: Repository) -> None:
+    assert "tune is of the protocol's first seed alone" in accuracy(bench, "tune", "--seeds", "1", check=False)

@@ -1,11 +1,16 @@
-"""How published differences between accuracies, and their intervals, are worked out."""
+"""How published differences between accuracies, and their intervals, are worked out, and how measurements are kept."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from benchmarks.comparison import gain, interval, packed, refuse_other_teachers, right_images, with_spread
+from benchmarks.comparison import gain, interval, packed, refuse_other_teachers, right_images, t_interval, with_spread
+from benchmarks.measured import keep, measured
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
 Right = npt.NDArray[np.bool_]
 
@@ -54,6 +59,32 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     assert higher - lower > 5 * (high - low)
 
 
+def ahead_by(*images: int) -> tuple[Right, Right]:
+    """Two rows (seeds, 100): in each seed the first is right about so many images more, the second, where it is negative."""
+    place = np.arange(100)
+    by = np.array(images)[:, None]
+    return place < by, place < -by
+
+
+def test_students_t_by_hand() -> None:
+    """Differences of 1, 2 and 3 points: their mean 2, standard deviation 1, and 4.303 the table's t of two degrees of freedom."""
+    half = 4.303 / np.sqrt(3)
+    assert t_interval(*ahead_by(1, 2, 3)) == pytest.approx((2 - half, 2 + half), abs=0.001)
+    assert t_interval(*ahead_by(7, 7, 7)) == pytest.approx((7, 7))
+
+
+@given(st.lists(st.integers(-100, 100), min_size=2, max_size=6))
+@settings(deadline=None)
+def test_students_t_ends_where_its_test_begins_to_refuse(images: list[int]) -> None:
+    """At its ends the two-sided test of the seeds' differences has a p-value of 5 %; and it turns round with the rows."""
+    low, high = t_interval(*ahead_by(*images))
+    back = t_interval(*reversed(ahead_by(*images)))
+    assert (low, high) == pytest.approx((-back[1], -back[0]))
+    assert (low + high) / 2 == pytest.approx(np.mean(images))
+    if len(set(images)) > 1:
+        assert [stats.ttest_1samp(images, end).pvalue for end in (low, high)] == pytest.approx([0.05, 0.05])
+
+
 def test_a_gain_reads_as_difference_and_interval() -> None:
     assert gain(np.full((2, 9), True), np.full((2, 9), False)) == "+100.0 (+100.0 … +100.0)"
     assert re.fullmatch(r"-\d+\.\d \(-\d+\.\d … [-+]\d+\.\d\)", gain(drawn(0.2, (2, 99), 6), drawn(0.8, (2, 99), 7)))
@@ -71,3 +102,12 @@ def test_a_seed_goes_on_with_its_own_teachers_alone() -> None:
     for before in ({"unrouted": 55.0}, {"unrouted": 56.2, "right": "fe"}):
         with pytest.raises(SystemExit, match=r"seed 0 of taskA was begun with other teachers \(unrouted 5\d.\d %, here 56.2 %\)"):
             refuse_other_teachers(before, found, 0, "taskA")
+
+
+def test_a_partial_run_leaves_the_other_measurements_in_their_places(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    assert measured(file) == []
+    for images, classes, seconds in ((10, 15, 1), (100, 15, 2), (10, 100, 3), (100, 15, 4), (5, 15, 5)):
+        keep(file, {"images": images, "classes": classes, "seconds": seconds}, "images", "classes")
+    assert [tuple(entry.values()) for entry in measured(file)] == [(10, 15, 1), (100, 15, 4), (10, 100, 3), (5, 15, 5)]
+    assert list(tmp_path.iterdir()) == [file]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from benchmarks import overview, scale
+from benchmarks import differences, overview, scale
 from benchmarks.speed import __main__ as steps
 from benchmarks.speed import experiments, forward
 from dvc.cli.parser import get_main_parser
@@ -218,3 +218,36 @@ def test_the_table_of_more_images_is_what_the_results_say() -> None:
 
 def test_the_forward_table_is_what_the_results_say() -> None:
     assert forward.table(read_json(forward.RESULTS)) in (ROOT / "docs" / "speed.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def stated() -> list[differences.Difference]:
+    return differences.differences()
+
+
+def test_the_table_of_differences_is_what_the_results_say(stated: list[differences.Difference]) -> None:
+    assert differences.table(stated) in (ROOT / "docs" / "experiments.md").read_text()
+
+
+BY_HAND = "The tables from here on are trials by hand"
+NUMBER = r"([-+−]?\d+(?:\.\d+)?)"
+
+
+def prose(text: str) -> str:
+    """A page's words, code and tables aside, with single spaces."""
+    without_code = re.sub(r"^```.*?^```|`[^`]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+    return " ".join(re.sub(r"^\|.*", "", without_code, flags=re.MULTILINE).split())
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/experiments.md"])
+def test_every_interval_of_the_text_is_one_of_the_differences(page: str, stated: list[differences.Difference]) -> None:
+    """A difference may be told from either of its sides."""
+    pairs = [pair for found in stated for pair in (found.bootstrap[1:], found.student) if pair]
+    known = {(round(low, 1), round(high, 1)) for low, high in pairs} | {(round(-high, 1), round(-low, 1)) for low, high in pairs}
+    text = prose((ROOT / page).read_text().partition(BY_HAND)[0])
+    told = [
+        (found[0], *map(float, (value.replace("−", "-") for value in found.groups())))
+        for found in re.finditer(f"{NUMBER} … {NUMBER}", text)
+    ]
+    assert len(told) > 10
+    assert [words for words, low, high in told if (low, high) not in known] == [], f"{page} states intervals that no difference has"

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measured import keep, measured
 from benchmarks.speed.pairs import KINDS, Measured, measure
 from benchmarks.speed.setting import ROOT, Setting, prepare, processor
 
-from amalgam.files import read_json, write_json
 from amalgam.inference import device_name
 from amalgam.provenance import configure_execution
 
@@ -65,17 +65,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a turn")
     arguments = parser.parse_args()
     configure_execution()
-    known = {(found["student"], found["batch_size"]): found for found in (read_json(RESULTS) if RESULTS.exists() else [])}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DVC_ROOT"] = folder
         prepare(arguments.archive.resolve(), Path(folder))
         for student in arguments.students:
             for batch_size in arguments.batch_sizes:
                 setting = Setting(Path(folder), student, batch_size)
-                known[student, batch_size] = entry(setting, measure(setting, arguments.turns, arguments.seconds))
-                write_json(RESULTS, list(known.values()))
-                print(table([known[student, batch_size]]).splitlines()[-1], flush=True)
-    print(table(list(known.values())))
+                found = entry(setting, measure(setting, arguments.turns, arguments.seconds))
+                keep(RESULTS, found, "student", "batch_size")
+                print(table([found]).splitlines()[-1], flush=True)
+    print(table(measured(RESULTS)))
 
 
 if __name__ == "__main__":

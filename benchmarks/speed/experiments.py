@@ -27,11 +27,11 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measured import keep, measured
 from benchmarks.speed import loops, pairs
 from benchmarks.speed.setting import IN_ACCURACY_TABLE, ROOT, TASK, Setting, prepare, processor
 from dvc.utils.serialize import modify_yaml
 
-from amalgam.files import read_json, write_json
 from amalgam.inference import device_name
 from amalgam.provenance import configure_execution
 from amalgam.record import RunRecord
@@ -169,7 +169,7 @@ def main() -> None:
     archive = arguments.archive.resolve()
     refuse_uncommitted_code()
     configure_execution()
-    known = {found["student"]: found for found in (read_json(RESULTS) if RESULTS.exists() else [])}
+    known = {found["student"]: found for found in measured(RESULTS)}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.environ["DVC_ROOT"] = temporary
@@ -179,9 +179,8 @@ def main() -> None:
             shutil.rmtree(folder / "clone")
             setting, epochs = Setting(folder, student, BATCH_SIZE), arguments.naive_epochs
             theirs = naive(setting, int(ours["images"]), epochs) if epochs else known[student]["naive epochs"]
-            known[student] = entry(student, ours, theirs)
-            write_json(RESULTS, list(known.values()))
-    print(table(list(known.values())))
+            keep(RESULTS, entry(student, ours, theirs), "student")
+    print(table(measured(RESULTS)))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 *Evaluation* runs a student over images as they are (``inference.predict_logits``); *targets* runs three reference CNNs over one new view of
 the images of their classes and stores what they say (``targets.write_targets``). *Bare* is the network alone on one batch that lies in
 memory as a normalised tensor, in its own precision and the fastest variant of layout and batch size, found by trial. They take turns, and
-every ratio has its 95 % interval. Prints a Markdown table and writes benchmarks/forward.results.json. Nothing else should run on the
-machine.
+every ratio has its 95 % interval. Prints a Markdown table and writes benchmarks/forward.results.json, after every network, where
+those of before stay. Nothing else should run on the machine.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.measured import keep, measured
 from benchmarks.speed.pairs import times_as_fast
 from benchmarks.speed.setting import ROOT, Setting, prepare, untrained_teachers
 from torch import nn
 
-from amalgam.files import write_json
 from amalgam.inference import device_name, predict_logits
 from amalgam.networks import build_network
 from amalgam.precision import precision_of
@@ -38,6 +38,7 @@ from amalgam.targets import write_targets
 
 STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
 TEACHER = "ReferenceCNN"
+NETWORKS = (*STUDENTS, TEACHER)
 RESULTS = ROOT / "benchmarks" / "forward.results.json"
 BATCH_SIZES = (32, 64, 128, 256, 512)
 TRIALS = 5
@@ -133,17 +134,18 @@ def table(entries: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path, help="train/<class>/* with the classes of params.yaml's block folder, task A")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="these alone")
     parser.add_argument("--turns", type=int, default=7, help="how often each is measured")
     arguments = parser.parse_args()
     configure_execution()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DVC_ROOT"] = folder
         prepare(arguments.archive.resolve(), Path(folder))
-        settings = {student: Setting(Path(folder), student, 32) for student in STUDENTS}
-        found = [entry("evaluation", student, *evaluation(setting), arguments.turns) for student, setting in settings.items()]
-        found.append(entry("targets", TEACHER, *targets(settings[STUDENTS[0]]), arguments.turns))
-    write_json(RESULTS, found)
-    print(table(found))
+        for network in arguments.networks:
+            setting = Setting(Path(folder), STUDENTS[0] if network == TEACHER else network, 32)
+            work, timed = ("targets", targets(setting)) if network == TEACHER else ("evaluation", evaluation(setting))
+            keep(RESULTS, entry(work, network, *timed, arguments.turns), "work", "network")
+    print(table(measured(RESULTS)))
 
 
 if __name__ == "__main__":
