@@ -306,13 +306,15 @@ def test_a_run_holds_all_that_is_promised(finished: Repository) -> None:
 
 
 def test_a_temporary_copy_reads_from_the_repository_and_logs_to_it(finished: Repository) -> None:
-    """A relative data path, the MLflow store and the store of teachers all belong to the main repository."""
+    """A relative data path, the MLflow store, its champions and the store of teachers all belong to the main repository."""
     result = finished.run("dvc", "exp", "run", "--temp", "-S", "folder.fetch.max_gigabytes=1", "-S", "alpha=0.7")
     assert stages_run(result.stdout) == {"fetch"} | TRAINING
     (run,) = runs_of(finished)
     assert run.data.params["alpha"] == "0.7"
     assert "test_accuracy" in run.data.metrics
     assert run.info.artifact_uri.startswith(f"file://{finished.root}/mlruns/")
+    assert "not in MLflow" not in result.stdout + result.stderr
+    assert client(finished).get_model_version_by_alias("amalgam-taskA", "champion").run_id == run.info.run_id
 
 
 def test_a_temporary_copy_runs_its_own_code(finished: Repository) -> None:

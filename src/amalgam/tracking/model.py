@@ -3,10 +3,7 @@
 import base64
 import io
 import logging
-import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from amalgam.export import export_student
 from amalgam.models import Classifier
 from amalgam.serving.model import COLUMN
 from amalgam.tracking.registry import model_of
-from amalgam.tracking.store import URI_VARIABLE
+from amalgam.tracking.store import fluent
 
 NAME = "model"  # within its run
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pillow")
@@ -36,7 +33,7 @@ def log_model(client: MlflowClient, run_id: str, student: Classifier, size: tupl
     if model_of(client, run_id):
         return
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder, _fluent(client.tracking_uri):
+    with tempfile.TemporaryDirectory() as folder, fluent(client):
         data, code = export_student(student, size, Path(folder))
         with mlflow.start_run(run_id=run_id):
             mlflow.pyfunc.log_model(
@@ -48,19 +45,6 @@ def log_model(client: MlflowClient, run_id: str, student: Classifier, size: tupl
                 input_example=pd.DataFrame({COLUMN: [example(size)] * 2}),
                 pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
             )
-
-
-@contextmanager
-def _fluent(uri: str) -> Iterator[None]:
-    """Let MLflow's functions that need no client work on the store, and forget it: they tell the whole process by its environment."""
-    before = os.environ.get(URI_VARIABLE)
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(None)
-        if before is not None:
-            os.environ[URI_VARIABLE] = before
 
 
 def example(size: tuple[int, int]) -> str:

@@ -12,7 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from amalgam.errors import UserError
-from amalgam.tracking.store import store_lock
+from amalgam.tracking.store import fluent, store_lock
 
 ALIAS = "champion"
 SELECTED_ON_TAG = "selected_on"  # of a run: what chose the epoch, where not the validation images
@@ -106,9 +106,10 @@ def crown(client: MlflowClient, candidate: Candidate, present: ModelVersion | No
         tags |= {"val_accuracy": f"{candidate.val_accuracy:g}"}
     if present is not None:
         tags |= {"took_over_from": f"version {present.version}, run {present.run_id}"}
-    version = client.create_model_version(
-        name, source=f"models:/{model_id}", run_id=candidate.run_id, model_id=model_id, description=why, tags=tags
-    )
+    with fluent(client):  # it looks for the model's place without the client
+        version = client.create_model_version(
+            name, source=f"models:/{model_id}", run_id=candidate.run_id, model_id=model_id, description=why, tags=tags
+        )
     client.set_registered_model_alias(name, ALIAS, version.version)
     return f"{candidate.task}: new champion, version {version.version}: {why}"
 

@@ -18,6 +18,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
+import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -80,6 +81,23 @@ def _reached(uri: str) -> MlflowClient:
         client = _client(uri)
         client.search_experiments(max_results=1)
     return client
+
+
+@contextmanager
+def fluent(client: MlflowClient) -> Iterator[None]:
+    """Let MLflow's functions that know no client, some of a client's own among them, work on its store, and forget it.
+
+    Else they take the current folder's, which is an experiment's temporary copy of the repository. They tell the whole process by its
+    environment.
+    """
+    before = os.environ.get(URI_VARIABLE)
+    mlflow.set_tracking_uri(client.tracking_uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        if before is not None:
+            os.environ[URI_VARIABLE] = before
 
 
 @contextmanager
