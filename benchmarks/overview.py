@@ -17,6 +17,8 @@ from benchmarks.protocol import FITTED, PROTOCOL, final_jobs, protocol, results
 TASKS = ("taskA", "taskB")
 SEEDS = 3
 
+LITE = "EfficientNet-Lite0 from ImageNet's weights"
+
 # What stands in the table: name, labels, protocol and its row.
 STUDENTS = [
     (
@@ -28,18 +30,18 @@ STUDENTS = [
     ("labels alone, the shipped recipe otherwise (`alpha=0`)", "all", "labels", "label-only, 1"),
     ("the shipped target: `blocks`, T 4, α 0.5", "all", "labels", "blocks, 1"),
     ("`stacked`, T 2, α 0.5", "all", "labels", "stacked, 1"),
-    (
-        "EfficientNet-Lite0 from ImageNet's weights, 128 × 128 pixels, 20 epochs, labels alone",
-        "all",
-        "pretrained",
-        "pre-trained at 128 pixels, label-only",
-    ),
     ("labels alone", "a quarter", "labels", "label-only, 0.25"),
     ("`stacked`", "a quarter", "labels", "stacked, 0.25"),
     ("labels alone", "a tenth", "labels", "label-only, 0.1"),
     ("`stacked`", "a tenth", "labels", "stacked, 0.1"),
     ("`joint`, T 2", "none", "labels", "joint, 0"),
     ("`balanced`, T 1", "none", "labels", "balanced, 0"),
+    (f"{LITE}, 96 × 96 pixels, 14 epochs, labels alone", "all", "pretrained", "pre-trained, label-only"),
+    (f"{LITE}, 128 × 128 pixels, 20 epochs, labels alone †", "all", "pretrained", "pre-trained at 128 pixels, label-only"),
+    (f"{LITE}, 96 × 96 pixels, `stacked`", "all", "pretrained", "pre-trained, stacked, 1"),
+    (f"{LITE}, 96 × 96 pixels, labels alone", "a tenth", "pretrained", "pre-trained, label-only, 0.1"),
+    (f"{LITE}, 96 × 96 pixels, `stacked`", "a tenth", "pretrained", "pre-trained, stacked, 0.1"),
+    (f"{LITE}, 96 × 96 pixels, `balanced`", "none", "pretrained", "pre-trained, balanced, 0"),
 ]
 COMBINED = [  # teachers without a student, put together as the row's target is
     ("*no student: the three teachers, put together as for `stacked`*", "all", "labels", "stacked, 1"),
