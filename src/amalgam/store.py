@@ -31,21 +31,6 @@ def entry(kind: str, key: str, make: Callable[[Path], None]) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold an entry's lock for the block; who has to wait for another process says so."""
-    lock = FileLock(folder.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another process that makes the same (it holds {lock.lock_file})", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
 def held(folder: Path) -> Iterator[bool]:
     """Hold an entry's lock for the block, if nobody else does: whether it is held."""
     lock = FileLock(folder.with_suffix(".lock"))
@@ -58,6 +43,19 @@ def held(folder: Path) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold an entry's lock for the block; who has to wait for another process says so."""
+    with held(folder) as free:
+        if free:
+            yield
+            return
+    lock = FileLock(folder.with_suffix(".lock"))
+    print(f"waiting for another process that makes the same (it holds {lock.lock_file})", file=sys.stderr, flush=True)
+    with lock:
+        yield
 
 
 def copy_entry(folder: Path, target: Path) -> None:
