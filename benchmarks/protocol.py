@@ -41,8 +41,14 @@ class Job:
 
     @property
     def key(self) -> str:
-        common = {name: protocol()[name] for name in ("teacher", "common")}
-        return fingerprint(task=self.task, settings=self.settings, seed=self.seed, **common, **apart_settings())[:16]
+        """Of what it depends on; a student that learns from labels alone depends on no teacher, and is the same in every table."""
+        used = {name: protocol()[name] for name in (("common",) if self.is_alone else ("teacher", "common"))}
+        return fingerprint(task=self.task, settings=self.settings, seed=self.seed, **used, **apart_settings())[:16]
+
+    @property
+    def is_alone(self) -> bool:
+        found: float | None = (protocol()["common"] | self.settings).get("alpha")
+        return found == 0
 
     @property
     def folder(self) -> Path:
@@ -82,8 +88,9 @@ def teachers_share() -> float | None:
 
 def teachers_key(task: str, seed: int) -> str:
     """The entry of what a seed's teachers reach."""
-    share = teachers_share()
-    return f"teachers {task} seed {seed}" + ("" if share is None else f", {100 * share:g} % of the images")
+    share, finetuned = teachers_share(), protocol()["teacher"].get("student_model")
+    kind = "" if finetuned is None else f", {finetuned}"
+    return f"teachers {task} seed {seed}" + kind + ("" if share is None else f", {100 * share:g} % of the images")
 
 
 def known_teachers(task: str, seed: int) -> dict[str, Any]:
@@ -119,15 +126,29 @@ def record(key: str, found: dict[str, Any]) -> None:
 
 
 def parameters(seed: int) -> Params:
-    shipped = load_params(ROOT / "params.yaml")
-    teacher = shipped.teacher.model_copy(update=protocol()["teacher"] | {"seed": seed})
+    shipped, own = load_params(ROOT / "params.yaml"), protocol()["teacher"]
+    teacher = shipped.teacher.model_copy(update=({} if is_finetuned() else own) | {"seed": seed})
     return shipped.model_copy(update={"source": "folder", "data_seed": seed, "teacher": teacher})
 
 
+def is_finetuned() -> bool:
+    """Whether the protocol's teachers are not the reference CNNs of params.yaml, but students of their own classes' labels alone."""
+    return "student_model" in protocol()["teacher"]
+
+
 def student_settings(job: Job) -> StudentSettings:
-    shipped = parameters(job.seed)
+    return _settings(job.seed, protocol()["common"] | job.settings)
+
+
+def specialist_settings(seed: int) -> StudentSettings:
+    """Those of teachers that are fine-tuned."""
+    return _settings(seed, protocol()["teacher"] | {"alpha": 0})
+
+
+def _settings(seed: int, own: Settings) -> StudentSettings:
+    shipped = parameters(seed)
     values = {name: getattr(shipped, name) for name in StudentSettings.model_fields}
-    return StudentSettings.model_validate(values | protocol()["common"] | job.settings | {"seed": job.seed})
+    return StudentSettings.model_validate(values | own | {"seed": seed})
 
 
 def tested(job: Job) -> bool:

@@ -4,6 +4,7 @@ What was computed is kept below ``workplace()`` and not computed again.
 """
 
 import os
+import shutil
 import subprocess
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -23,15 +24,18 @@ from benchmarks.protocol import (
     ROOT,
     Job,
     apart_settings,
+    is_finetuned,
     parameters,
     protocol,
     record,
     results,
+    specialist_settings,
     student_settings,
     teachers_key,
     teachers_share,
     workplace,
 )
+from benchmarks.specialists import finetune
 from filelock import FileLock
 
 from amalgam.checkpoint import Checkpoint, checkpoint
@@ -99,14 +103,24 @@ def pupils(folder: Path) -> Path:
 def trained_teachers(folder: Path, seed: int, task: str) -> Path:
     images = folder / ("trainval" if teachers_share() is None else TEACHERS)
     label_sets, split = LabelSets.read(images), PreparedSplit.read(images)
-    recipe = Recipe.of(parameters(seed))
 
     def provide(work: Path) -> None:
         for name in label_sets.teachers:
-            own = OwnImages.of(name, label_sets, split)
-            provide_teacher(own, recipe, work / name, partial(train_teacher, own, recipe))
+            provide_one(OwnImages.of(name, label_sets, split), seed, task, work / name)
 
     return once(workplace() / f"seed{seed}" / "models" / task, provide)
+
+
+def provide_one(own: OwnImages, seed: int, task: str, target: Path) -> None:
+    """Write one teacher into ``target``; it is kept, whatever becomes of the others."""
+    if not is_finetuned():
+        recipe = Recipe.of(parameters(seed))
+        provide_teacher(own, recipe, target, partial(train_teacher, own, recipe))
+        return
+    settings, augmentation = specialist_settings(seed), parameters(seed).folder.augmentation
+    start = architecture(settings)
+    place = workplace() / f"seed{seed}" / "specialists" / task / f"{target.name}-{(start_weights(settings) or 'random')[:12]}"
+    shutil.copytree(once(place, partial(finetune, own, settings, start, augmentation)), target)
 
 
 def stored_targets(folder: Path, job: Job, settings: StudentSettings) -> StoredTargets:
@@ -254,6 +268,8 @@ def recognised(task: str, seed: int) -> None:
     found = read_json(once(workplace() / f"seed{seed}" / "controls" / task, measure) / "controls.json")
     key = teachers_key(task, seed)
     found |= {"teacher": protocol()["teacher"]}
+    if is_finetuned() and (weights := start_weights(specialist_settings(seed))):
+        found |= {START: weights}
     refuse_other_teachers(results().get(key, {}), found, seed, task)
     record(key, found)
 

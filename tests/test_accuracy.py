@@ -75,7 +75,24 @@ def test_every_row_and_seed_is_run_and_the_table_tells(bench: Repository) -> Non
     names = ("alone", "stacked", "*teachers, oracle-routed*", "*teachers, unrouted*", "*teachers, combined as for stacked*")
     for name in names:
         assert told.count(f"| {name} |") == 1
-    assert accuracy(bench, "table", teacher={"num_epochs": 2}, rows={"alone": {"alpha": 0}}).count("|\n") == 2, "nothing of other teachers"
+    others = accuracy(bench, "table", teacher={"num_epochs": 2})
+    assert "| alone |" in others, "a student that learns from labels alone depends on no teacher"
+    assert others.count("|\n") == 3, "nothing of other teachers"
+
+
+def test_teachers_may_be_fine_tuned_classifiers(bench: Repository) -> None:
+    """The student of labels alone is not run again; the teachers of before and these are kept apart, and each is one network of its own."""
+    before = entries(bench)
+    teacher = COMMON | {"student_model": "MobileNetV3", "pretrained": False, "lr": 0.01}
+    told = accuracy(bench, "run", "--seeds", "0", teacher=teacher)
+    assert "| alone |" in told
+    assert before.items() <= entries(bench).items()
+    assert [found["seed"] for found in of_row(bench, "stacked")].count(0) == 2
+    assert entries(bench)["teachers taskA seed 0, MobileNetV3"]["teacher"] == teacher
+    manifests = [json.loads(path.read_text()) for path in (bench.root / ".amalgam/accuracy").glob("*/seed0/models/taskA/*/manifest.json")]
+    finetuned = [manifest for manifest in manifests if manifest["architecture"] == "MobileNetV3"]
+    assert len(finetuned) == len(manifests) - len(finetuned) > 1
+    assert len({manifest["weights_sha256"] for manifest in finetuned}) == len(finetuned)
 
 
 def test_teachers_are_told_of_where_every_seed_has_them(bench: Repository) -> None:
