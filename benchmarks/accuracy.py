@@ -51,8 +51,8 @@ from benchmarks.protocol import (
 )
 from benchmarks.rows import IMAGES, START, combine, images_of, is_fitted, start_weights, train_and_test, tuned
 
+from amalgam.cores import available_cores
 from amalgam.errors import UserError
-from amalgam.files import available_cores
 from amalgam.provenance import THREADS_VARIABLE, configure_execution
 from amalgam.stage import run_stage
 

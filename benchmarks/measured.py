@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from amalgam.files import read_json, whole_file
+from amalgam.files import read_json
+from amalgam.whole import whole_file
 
 Entry = dict[str, Any]
 

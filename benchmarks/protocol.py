@@ -13,11 +13,12 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from amalgam.files import read_json, sha256_of_file, whole_file
+from amalgam.files import read_json, sha256_of_file
 from amalgam.params import Params
 from amalgam.params_file import load_params
 from amalgam.provenance import fingerprint
 from amalgam.student_settings import StudentSettings
+from amalgam.whole import whole_file
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("accuracy.results.json")

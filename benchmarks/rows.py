@@ -44,7 +44,7 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import Pupils, fitted_target, train_student
 from amalgam.errors import UserError
 from amalgam.evaluation import predict
-from amalgam.files import read_json, sha256_of_file, whole_folder, write_json
+from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device_name, predict_logits
 from amalgam.preparing import prepare_split, stored_size
 from amalgam.provenance import code_hash, execution_record, fingerprint
@@ -56,6 +56,7 @@ from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers, load_teachers, provide_teacher, train_teacher
 from amalgam.trainer import DivergedError, Hooks, epochs_done
 from amalgam.training import optimization, teaching
+from amalgam.whole import whole_folder
 
 MOST_BYTES = 50_000_000_000
 START = "student_weights_sha256"  # of an entry whose student starts from a file of weights

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from amalgam.cleaning import any_checkpoints, clean_checkpoints, clean_leftovers, clean_unused
 from amalgam.errors import UserError
-from amalgam.files import repository_root
 from amalgam.params_file import load_params
+from amalgam.places import repository_root
 from amalgam.stage import run_stage
 from amalgam.tracking.run import end_marked
 from amalgam.tracking.store import connect

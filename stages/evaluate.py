@@ -16,12 +16,13 @@ from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
 from amalgam.evaluation import Evaluation, Judged, predict, write_evaluation
-from amalgam.files import brought_file, read_json, sha256_of_file
+from amalgam.files import read_json, sha256_of_file
 from amalgam.given_student import copy_checkpoint, described, load_checkpoint
 from amalgam.models import Classifier
 from amalgam.one_off import in_pipeline, new_folder, prepared
 from amalgam.params import EvaluationSettings, Params
 from amalgam.params_file import load_params
+from amalgam.places import brought_file
 from amalgam.provenance import configure_execution
 from amalgam.record import FILE, RunRecord
 from amalgam.stage import check_task, full_task_name, run_stage, stage_params

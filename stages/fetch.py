@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from amalgam.brought import refuse_emptied, refuse_strays
-from amalgam.files import repository_root, whole_folder, write_json
+from amalgam.files import write_json
 from amalgam.params import Params
+from amalgam.places import repository_root
 from amalgam.stage import no_arguments, run_stage, stage_params
+from amalgam.whole import whole_folder
 
 DATA = Path("fetched/data")
 MODELS = Path("fetched/models")

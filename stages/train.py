@@ -16,7 +16,6 @@ from amalgam.brought import WEIGHTS as SUPPLIED
 from amalgam.brought import refuse_changed
 from amalgam.checkpoint import checkpoint, finish
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.files import brought_file, whole_folder
 from amalgam.flags import add_settings, given_settings
 from amalgam.history import Epoch
 from amalgam.live import LOG, PICTURE, LiveCurve, log_line
@@ -24,6 +23,7 @@ from amalgam.one_off import check_brought, check_made, check_prepared, export, i
 from amalgam.origin import changed_from_commit, commands_that_repeat
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
+from amalgam.places import brought_file
 from amalgam.preprocessing import Preprocessing
 from amalgam.processes import in_processes
 from amalgam.provenance import configure_execution
@@ -35,6 +35,7 @@ from amalgam.team import Team, joined
 from amalgam.tracking.publish import attempt, publish_training
 from amalgam.trainer import Fit
 from amalgam.training import Job, assist, milliseconds, one_run, past_epochs, run_params
+from amalgam.whole import whole_folder
 
 PREPARED = Path("outputs/prepared")
 TARGETS = Path("outputs/targets")

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from amalgam.brought import CHECKPOINTS, TEACHERS, WEIGHTS, refuse_misplaced
-from amalgam.files import brought_file, sha256_of_file, whole_folder, write_json
+from amalgam.files import sha256_of_file, write_json
 from amalgam.params import EvaluationSettings
+from amalgam.places import brought_file
 from amalgam.provenance import configure_execution
 from amalgam.source_settings import Source
 from amalgam.stage import no_arguments, run_stage, stage_params
 from amalgam.student_settings import StudentSettings
+from amalgam.whole import whole_folder
 
 
 def supply(settings: StudentSettings, folder: Path) -> None:

@@ -19,13 +19,13 @@ from torch.nn import functional
 
 from amalgam.batches import Batch
 from amalgam.checkpoint import Checkpoint, checkpoint, committed, dvc_hash, finish
-from amalgam.files import remove_abandoned, whole_file, whole_folder
 from amalgam.history import Epoch, Validation
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.preprocessing import Preprocessing
 from amalgam.record import DataRecord, RunRecord
 from amalgam.trainer import Fit, Hooks, Snapshot, StepLoss, fit
+from amalgam.whole import remove_abandoned, whole_file, whole_folder
 from conftest import ROOT
 
 HOW = {
@@ -230,7 +230,7 @@ def test_what_a_killed_process_left_half_written_is_removed_but_not_what_a_livin
     code = """
 import time
 from pathlib import Path
-from amalgam.files import whole_folder
+from amalgam.whole import whole_folder
 with whole_folder(Path('out')):
     print(1, flush=True)
     time.sleep(60)

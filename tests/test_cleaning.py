@@ -8,10 +8,10 @@ import pytest
 
 from amalgam.checkpoint import checkpoint
 from amalgam.cleaning import clean_checkpoints, clean_leftovers, clean_unused
-from amalgam.files import whole_folder
 from amalgam.store import entry
 from amalgam.tracking.run import end_marked, training_run
 from amalgam.tracking.store import connect
+from amalgam.whole import whole_folder
 from conftest import Repository, make_repository
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from amalgam.errors import UserError
-from amalgam.files import brought_file, read_json, repository_root, sha256_of_file
+from amalgam.files import read_json, sha256_of_file
 from amalgam.params import Params
 from amalgam.params_file import TASK_NAME
+from amalgam.places import brought_file, repository_root
 
 WEIGHTS = Path("fetched/weights")
 TEACHERS = Path("fetched/teachers")

@@ -19,10 +19,12 @@ import torch
 import yaml
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from amalgam.files import read_json, remove, repository_root, whole_file
+from amalgam.files import read_json
+from amalgam.places import repository_root
 from amalgam.states import write_whole
 from amalgam.store import STORE, held, locked
 from amalgam.trainer import Snapshot
+from amalgam.whole import remove, whole_file
 
 KIND = "checkpoints"
 LOCK_FILE = Path("dvc.lock")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from amalgam.checkpoint import KIND as CHECKPOINTS
 from amalgam.checkpoint import Sessions
-from amalgam.files import PART, remove, remove_abandoned, repository_root
+from amalgam.places import repository_root
 from amalgam.store import STORE, held
+from amalgam.whole import PART, remove, remove_abandoned
 
 WRITTEN_TO = (STORE, "outputs", "fetched", "runs")  # where stages write
 SECONDS_A_DAY = 86_400

@@ -28,13 +28,15 @@ from sklearn.metrics import confusion_matrix
 
 from amalgam.controls import Controls, agreement
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.files import place, read_json, sha256_of_file, whole_folder, write_json
+from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.history import read_history, score
 from amalgam.inference import predict_logits
 from amalgam.metrics import Reliability, accuracy_interval, reliability, shared_class_accuracy, split_errors
 from amalgam.models import Classifier
+from amalgam.places import place
 from amalgam.plots import save_confusion_matrix, save_learning_curve, save_matrix, save_reliability, save_samples
 from amalgam.students import own_manifest
+from amalgam.whole import whole_folder
 
 SAMPLES = 20  # images in the picture of sample predictions
 

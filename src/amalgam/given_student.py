@@ -15,10 +15,11 @@ import numpy as np
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import place, read_json, sha256_of_file, write_json
+from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device
 from amalgam.models import Classifier, save_weights
 from amalgam.networks import build_network, load_whole
+from amalgam.places import place
 from amalgam.preprocessing import Preprocessing, channel_statistics, three
 from amalgam.record import FILE as RECORD
 from amalgam.states import State, read_state

@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from amalgam.errors import UserError
-from amalgam.files import read_json, sha256_of_file, whole_file, write_json
+from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.networks import PROGRAM, build_network
 from amalgam.precision import precision_of
 from amalgam.preprocessing import Preprocessing, three
 from amalgam.programs import read_program
+from amalgam.whole import whole_file
 
 
 @dataclass

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from amalgam.errors import without_passwords
-from amalgam.files import place
 from amalgam.params_file import PARAMS_FILE, read_yaml
+from amalgam.places import place
 from amalgam.student_settings import StudentSettings
 
 # Settings that each run's name says anyhow.

@@ -21,9 +21,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import brought_file, read_json, scratch_folder, sha256_of_file, write_json
+from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, read_yaml
+from amalgam.places import brought_file
 from amalgam.preprocessing import Preprocessing
 from amalgam.source_settings import SuppliedTeacher
 from amalgam.states import read_state, write_whole
@@ -31,6 +32,7 @@ from amalgam.student_settings import StudentSettings
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers
 from amalgam.team import Team
+from amalgam.whole import scratch_folder
 
 RUNS = Path("runs")
 LOCK = Path("dvc.lock")  # where DVC writes down with which parameters each stage ran last

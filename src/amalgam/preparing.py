@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from amalgam.cores import available_cores
 from amalgam.dataset import validation_mask
 from amalgam.errors import UserError
-from amalgam.files import available_cores, new_array, save_array, sha256_of_arrays, whole_folder, write_json
+from amalgam.files import new_array, save_array, sha256_of_arrays, write_json
 from amalgam.serving.pixels import fit
 from amalgam.sources.raw import UNLABELED, RawSplit
+from amalgam.whole import whole_folder
 
 MIXED_RESOLUTION = 64  # pixels; where the images share no size and the source's resolution is null
 LARGEST_NATIVE = 1024  # pixels a side

@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from amalgam.cores import available_cores
 from amalgam.errors import UserError
-from amalgam.files import available_cores
 
 PACKAGE = Path(__file__).parent
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from amalgam.errors import UserError
-from amalgam.files import new_whole_file
+from amalgam.whole import new_whole_file
 
 State = dict[str, Tensor]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from amalgam.files import repository_root, sync, whole_folder
+from amalgam.places import repository_root
+from amalgam.whole import sync, whole_folder
 
 STORE = ".amalgam"
 

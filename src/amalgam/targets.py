@@ -23,7 +23,7 @@ import torch
 from amalgam import store
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import new_array, read_json, sha256_of_arrays, whole_folder, write_json
+from amalgam.files import new_array, read_json, sha256_of_arrays, write_json
 from amalgam.inference import Stored, predict_logits, resident
 from amalgam.models import Classifier
 from amalgam.provenance import code_hash, execution_record, fingerprint
@@ -31,6 +31,7 @@ from amalgam.source_settings import Augmentation
 from amalgam.student_settings import StudentSettings
 from amalgam.team import SOLO, Team
 from amalgam.views import View, draw_view, plain_view
+from amalgam.whole import whole_folder
 
 Logits = npt.NDArray[np.float16]
 

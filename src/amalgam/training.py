@@ -12,7 +12,7 @@ from amalgam.checkpoint import Checkpoint
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import Pupils, Teaching, train_student
 from amalgam.errors import UserError
-from amalgam.files import read_json, repository_root, sha256_of_file
+from amalgam.files import read_json, sha256_of_file
 from amalgam.history import Epoch
 from amalgam.inference import device_name
 from amalgam.models import Classifier, save_weights
@@ -20,6 +20,7 @@ from amalgam.notes import run_name, told
 from amalgam.optimization import Optimization
 from amalgam.origin import code_is_dirty, origin_tags, pinned
 from amalgam.params import Params
+from amalgam.places import repository_root
 from amalgam.preprocessing import Preprocessing
 from amalgam.progress import progress_bar
 from amalgam.provenance import code_hash, execution_record, fingerprint

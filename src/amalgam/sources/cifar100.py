@@ -7,9 +7,9 @@ from torchvision.datasets import CIFAR100
 from torchvision.datasets.utils import check_integrity
 
 from amalgam.errors import UserError
-from amalgam.files import scratch_folder
 from amalgam.sources.download import is_remote, reach
 from amalgam.sources.raw import array_images, write_raw
+from amalgam.whole import scratch_folder
 
 
 def fetch(folder: Path, root: Path, url: str) -> None:

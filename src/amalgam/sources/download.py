@@ -19,7 +19,8 @@ from gdown.parse_url import is_google_drive_url
 from tqdm import tqdm
 
 from amalgam.errors import UserError, without_passwords
-from amalgam.files import repository_root, sha256_of_file
+from amalgam.files import sha256_of_file
+from amalgam.places import repository_root
 from amalgam.sources.archive import check_hash
 from amalgam.store import STORE, locked
 

@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from amalgam.errors import UserError
-from amalgam.files import scratch_folder
 from amalgam.sources.archive import Budget, members, reading
 from amalgam.sources.arrays import read_images
 from amalgam.sources.raw import SPLITS, RawImage, array_images, write_raw
 from amalgam.states import read_state
+from amalgam.whole import scratch_folder
 
 # By the numbers that the files' labels use, in the order of the students' outputs: task A's classes have CIFAR-100's, task B's their own.
 CLASSES: dict[str, dict[int, str]] = {

@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from amalgam.errors import UserError, without_passwords
-from amalgam.files import repository_root
+from amalgam.places import repository_root
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 ARTIFACTS = "mlruns"
