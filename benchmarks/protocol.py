@@ -8,14 +8,16 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from filelock import FileLock
+from pydantic import ValidationError
 
+from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file
-from amalgam.params import Params
-from amalgam.params_file import load_params
+from amalgam.params import Params, TeacherSettings
+from amalgam.params_file import explain, load_params
 from amalgam.provenance import fingerprint
 from amalgam.student_settings import StudentSettings
 from amalgam.whole import whole_file
@@ -29,6 +31,7 @@ UNROUTED = {"unrouted teachers": "right", "unrouted teachers, joint": "joint rig
 RATES = ("oracle-routed", "unrouted", "unrouted, joint")  # of an entry of teachers, in percent
 
 Settings = dict[str, Any]
+Block = TypeVar("Block", TeacherSettings, StudentSettings)
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def record(key: str, found: dict[str, Any]) -> None:
 
 def parameters(seed: int) -> Params:
     shipped, own = load_params(ROOT / "params.yaml"), protocol()["teacher"]
-    teacher = shipped.teacher.model_copy(update=({} if is_finetuned() else own) | {"seed": seed})
+    teacher = _validated(TeacherSettings, shipped.teacher.model_dump() | ({} if is_finetuned() else own) | {"seed": seed})
     return shipped.model_copy(update={"source": "folder", "data_seed": seed, "teacher": teacher})
 
 
@@ -149,7 +152,14 @@ def specialist_settings(seed: int) -> StudentSettings:
 def _settings(seed: int, own: Settings) -> StudentSettings:
     shipped = parameters(seed)
     values = {name: getattr(shipped, name) for name in StudentSettings.model_fields}
-    return StudentSettings.model_validate(values | own | {"seed": seed})
+    return _validated(StudentSettings, values | own | {"seed": seed})
+
+
+def _validated(kind: type[Block], values: Settings) -> Block:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UserError(explain(error, Path(os.environ[PROTOCOL]).name, {}, ())) from error
 
 
 def tested(job: Job) -> bool:

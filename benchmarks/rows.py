@@ -45,7 +45,7 @@ from amalgam.distilling import Pupils, fitted_target, train_student
 from amalgam.errors import UserError
 from amalgam.evaluation import predict
 from amalgam.files import read_json, sha256_of_file, write_json
-from amalgam.inference import device_name, predict_logits
+from amalgam.inference import device, device_name, predict_logits
 from amalgam.preparing import prepare_split, stored_size
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.sources import folder as folder_source
@@ -250,7 +250,7 @@ def combined_teachers(job: Job) -> dict[str, str]:
     together = fitted_target(label_sets, targets, learnt_from, settings.target)
     teachers = load_teachers(trained_teachers(folder, job.seed, job.task), label_sets).values()
     logits = np.concatenate([predict_logits(teacher, split.images, np.arange(len(split.images))) for teacher in teachers], axis=1)
-    predicted: npt.NDArray[np.int64] = together(torch.from_numpy(logits)).argmax(1).numpy()
+    predicted: npt.NDArray[np.int64] = together(torch.from_numpy(logits).to(device())).argmax(1).cpu().numpy()
     return {FITTED: packed(predicted == split.labels)}
 
 

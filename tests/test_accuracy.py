@@ -80,6 +80,14 @@ def test_every_row_and_seed_is_run_and_the_table_tells(bench: Repository) -> Non
     assert others.count("|\n") == 3, "nothing of other teachers"
 
 
+def test_a_mistyped_setting_is_refused(bench: Repository) -> None:
+    """A protocol says what its rows and teachers were made with."""
+    assert "protocol.yaml: num_epoch: " in accuracy(bench, "run", check=False, teacher={"num_epoch": 1})
+    assert "protocol.yaml: lr: 'fast' is refused" in accuracy(
+        bench, "run", check=False, rows={"alone": {"alpha": 0, "lr": "fast"}}, grid=[{}]
+    )
+
+
 def test_teachers_may_be_fine_tuned_classifiers(bench: Repository) -> None:
     """The student of labels alone is not run again; the teachers of before and these are kept apart, and each is one network of its own."""
     before = entries(bench)

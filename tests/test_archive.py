@@ -221,6 +221,16 @@ def test_a_member_that_stands_twice_is_refused(kind: str, images_folder: Path, t
         fetch(path, tmp_path)
 
 
+def test_a_member_that_stands_in_two_spellings_of_unicode_is_refused(images_folder: Path, tmp_path: Path) -> None:
+    """Both are one name for whoever reads it: an archive packed on macOS and again on Linux."""
+    image = (images_folder / "train" / "red" / "000.png").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for form in ("NFC", "NFD"):
+            packed.writestr(unicodedata.normalize(form, "train/rosé/000.png"), image)
+    with pytest.raises(UserError, match=r"holds 'train/rosé/000\.png' twice"):
+        fetch(tmp_path / "a.zip", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["Screenshot at 3.00.00\u202fPM.png", "a\u00a0b.png", "\u3000.png", "\U0001f469\u200d\U0001f52c.png"])
 def test_a_name_with_unusual_blanks_and_signs_is_text(name: str, images_folder: Path, tmp_path: Path) -> None:
     """The first is what macOS calls a screenshot."""

@@ -183,6 +183,19 @@ def test_few_finished_trainings_are_kept_and_every_unfinished_one(root: Path) ->
     assert names == {"finished3", "finished4"} | {f"broken{number}" for number in range(5)}
 
 
+def test_a_checkpoint_whose_removal_was_broken_off_counts_for_nothing(root: Path) -> None:
+    (root / "result").mkdir()
+    with checkpoint("older") as older:
+        finish(older, root / "result")
+    left = root / ".amalgam" / "checkpoints" / ".removed.0123.part"
+    shutil.copytree(older.folder, left)
+    os.utime(older.folder / "run.json", (1, 1))
+    with checkpoint("mine") as own:
+        finish(own, root / "result")
+    assert older.folder.exists()
+    assert [path.name for path in left.parent.glob(".*.lock")] == []
+
+
 def test_a_finished_training_that_another_process_has_just_removed_is_passed_over(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "result").mkdir()
     with checkpoint("finished") as own:

@@ -25,8 +25,8 @@ from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.selection import SelectionRules, agreed_classes, scored, teachers_consensus, validate
 from amalgam.stacking import fit_stacking
-from amalgam.student_settings import FITTED_TARGETS, Objective, Target
 from amalgam.students import Architecture, new_student
+from amalgam.target_names import FITTED_TARGETS, Objective, Target
 from amalgam.targets import StoredTargets, ViewSettings
 from amalgam.trainer import Fit
 from conftest import SETS, colour_split

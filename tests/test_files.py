@@ -1,13 +1,18 @@
 """Files that are whole or absent, entries of the store among them, and lines that are read when asked for."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from amalgam.files import Lines, new_array, write_json
 from amalgam.store import entry
+from amalgam.whole import PART, remove, remove_abandoned, whole_file, whole_folder
 
 
 def test_lines_are_the_files(tmp_path: Path) -> None:
@@ -54,3 +59,43 @@ def test_an_entry_of_the_store_is_on_disk_before_it_is_there(tmp_path: Path, mon
     monkeypatch.setattr(os, "fsync", watched)
     made = entry("teachers", "key", make)
     assert kept >= {path.stat().st_ino for path in (made, *made.rglob("*"))}
+
+
+def swept(folder: Path, do: Callable[[], None]) -> int:
+    """Do it while another process removes what it takes for abandoned, before each line of the module; how often it looked."""
+    looked = 0
+
+    def sweep(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal looked
+        if frame.f_code.co_filename != remove.__code__.co_filename:
+            return None
+        sys.settrace(None)
+        looked += 1
+        for part in folder.glob(f".*{PART}"):
+            remove_abandoned(part)
+        sys.settrace(sweep)
+        return sweep
+
+    sys.settrace(sweep)
+    try:
+        do()
+    finally:
+        sys.settrace(None)
+    return looked
+
+
+def test_what_is_being_written_or_removed_is_never_taken_for_abandoned(tmp_path: Path) -> None:
+    """Not even in the moment before it is locked, nor in that after."""
+    folder, file = tmp_path / "folder", tmp_path / "file"
+
+    def write() -> None:
+        with whole_folder(folder) as work:
+            (work / "inside").write_text("all of it")
+
+    assert swept(tmp_path, write) > 10
+    assert swept(tmp_path, write) > 10, "over the old one"
+    assert (folder / "inside").read_text() == "all of it"
+    assert swept(tmp_path, lambda: whole_file(file, b"content")) > 5
+    assert file.read_bytes() == b"content"
+    assert swept(tmp_path, lambda: remove(folder)) > 5
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -20,8 +20,9 @@ from amalgam.optimization import Optimization
 from amalgam.preprocessing import Preprocessing
 from amalgam.provenance import configure_execution
 from amalgam.stage import run_stage
-from amalgam.student_settings import STUDENTS, Target
+from amalgam.student_settings import STUDENTS
 from amalgam.students import Architecture, new_student
+from amalgam.target_names import Target
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.trainer import Fit, Hooks, Snapshot
 from conftest import ROOT, SETS, colour_split

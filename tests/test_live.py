@@ -16,6 +16,13 @@ class Clock:
         return self.now
 
 
+def test_a_training_without_labels_has_its_picture_too(tmp_path: Path) -> None:
+    """There is no accuracy to draw."""
+    curve = live.LiveCurve(tmp_path / "curve.png", "a training", [Epoch(number, 0.1, 1.0, None, {}) for number in (1, 2)])
+    curve.draw()
+    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
+
+
 def test_pictures_take_half_a_percent_of_the_time_however_slow_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, drawn = Clock(), []
     monkeypatch.setattr(live, "time", clock)

@@ -27,7 +27,7 @@ from amalgam.losses import (
     teacher_weights,
     union_target,
 )
-from amalgam.student_settings import FITTED_TARGETS, Objective, Target
+from amalgam.target_names import FITTED_TARGETS, Objective, Target
 
 TARGETS: tuple[Target, ...] = tuple(target for target in get_args(Target) if target not in FITTED_TARGETS)  # these: their own tests
 DISTRIBUTIONS: tuple[Target, ...] = ("mean", "joint", "confidence")

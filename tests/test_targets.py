@@ -77,6 +77,7 @@ def test_whatever_determines_a_views_logits_is_in_its_key(split: PreparedSplit, 
         (
             (split, {"cold": (cold, "other weights"), "bright": bright}, ViewSettings(1, 2, True, 5)),
             (split, {"cold": (other_input, sha256), "bright": bright}, ViewSettings(1, 2, True, 5)),
+            (split, {"cold": (replace(cold, exact=True), sha256), "bright": bright}, ViewSettings(1, 2, True, 5)),
             (other_images, teachers, ViewSettings(1, 2, True, 5)),
             (split, teachers, ViewSettings(1, 1, True, 5)),
             (split, teachers, ViewSettings(1, 2, False, 5)),

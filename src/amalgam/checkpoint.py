@@ -22,7 +22,7 @@ from torch.serialization import get_crc32_options, set_crc32_options
 from amalgam.files import read_json
 from amalgam.places import repository_root
 from amalgam.states import write_whole
-from amalgam.store import STORE, held, locked
+from amalgam.store import STORE, entries, held, locked
 from amalgam.trainer import Snapshot
 from amalgam.whole import remove, whole_file
 
@@ -105,7 +105,7 @@ def finish(own: Checkpoint, result: Path) -> None:
     """
     own.write(result=dvc_hash(result))
     kept, taken = 1, committed(LOCK_FILE)
-    for folder in by_age(path for path in own.folder.parent.iterdir() if path.is_dir() and path != own.folder):
+    for folder in by_age(path for path in entries(KIND) if path != own.folder):
         with held(folder) as free:
             other = Sessions.read(folder / "run.json").result if free and (folder / "run.json").exists() else None
             if other is None:  # another process trains it, goes on with it later, or has just removed it

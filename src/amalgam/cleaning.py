@@ -8,7 +8,7 @@ from pathlib import Path
 from amalgam.checkpoint import KIND as CHECKPOINTS
 from amalgam.checkpoint import Sessions
 from amalgam.places import repository_root
-from amalgam.store import STORE, held
+from amalgam.store import STORE, entries, held
 from amalgam.whole import PART, remove, remove_abandoned
 
 WRITTEN_TO = (STORE, "outputs", "fetched", "runs")  # where stages write
@@ -16,7 +16,7 @@ SECONDS_A_DAY = 86_400
 
 
 def any_checkpoints() -> bool:
-    return bool(_entries(CHECKPOINTS))
+    return bool(entries(CHECKPOINTS))
 
 
 def clean_leftovers() -> Iterator[tuple[Path, int]]:
@@ -33,7 +33,7 @@ def clean_checkpoints(days: float) -> Iterator[tuple[Path, int, str]]:
 
     It cannot go on then. A disk that filled is no reason to remove the training that it broke off.
     """
-    for folder in _entries(CHECKPOINTS):
+    for folder in entries(CHECKPOINTS):
         with held(folder) as free:
             if free and _is_older(folder, days):
                 known, size = folder / "run.json", size_of(folder)
@@ -46,7 +46,7 @@ def clean_unused(days: float) -> Iterator[tuple[Path, int]]:
     """Remove teachers, logits and downloads that were not used for so many days, which cost time to make again, never a result; and the
     weights of trainings that diverged before."""
     for kind in ("teachers", "views", "downloads"):
-        for folder in _entries(kind):
+        for folder in entries(kind):
             with held(folder) as free:
                 if free and _is_older(folder, days):
                     size = size_of(folder)
@@ -72,7 +72,3 @@ def size_of(path: Path) -> int:
         with suppress(FileNotFoundError):
             size += file.stat().st_size if file.is_file() else 0
     return size
-
-
-def _entries(kind: str) -> list[Path]:
-    return sorted(path for path in (repository_root() / STORE / kind).glob("*") if path.is_dir() and not path.name.startswith("."))

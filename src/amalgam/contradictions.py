@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from amalgam.student_settings import FITTED_TARGETS, StudentSettings
+from amalgam.student_settings import StudentSettings
+from amalgam.target_names import FITTED_TARGETS
 
 
 def impossible(settings: StudentSettings) -> str | None:

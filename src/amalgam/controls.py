@@ -16,7 +16,7 @@ from amalgam.history import score
 from amalgam.inference import predict_logits
 from amalgam.losses import Knowledge, LabelBlocks, teacher_weights, union_target
 from amalgam.models import Classifier
-from amalgam.student_settings import Target
+from amalgam.target_names import Target
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.selection import SelectionRules, agreed_classes, validate
 from amalgam.stacking import fit_stacking
-from amalgam.student_settings import FITTED_TARGETS, Objective, Target
+from amalgam.target_names import FITTED_TARGETS, Objective, Target
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
 from amalgam.trainer import Fit, Hooks, StepLoss, Terms, fit

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from amalgam.dataset import LabelSets
 from amalgam.joint import joint_estimate
-from amalgam.student_settings import Objective, Target
+from amalgam.target_names import Objective, Target
 
 DKD_TARGET, DKD_OTHERS = 1.0, 8.0  # weights of DKD's two parts (Zhao et al., CVPR 2022, CIFAR-100)
 DIST_ROWS, DIST_COLUMNS = 1.0, 1.0  # weights of DIST's two relations (Huang et al., NeurIPS 2022)

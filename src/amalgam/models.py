@@ -18,6 +18,8 @@ from amalgam.preprocessing import Preprocessing, three
 from amalgam.programs import read_program
 from amalgam.whole import whole_file
 
+EXACT = "float32"  # of a classifier that computes in it, whatever is faster
+
 
 @dataclass
 class Classifier:
@@ -29,7 +31,7 @@ class Classifier:
     preprocessing: Preprocessing
     order: tuple[int, ...] | None = None  # the network's output for each class; None: as they stand
     outputs: int | None = None  # how many the network has; None: one a class
-    exact: bool = False  # computes in float32, whatever is faster: nobody knows how large the logits of another hand's network are
+    exact: bool = False  # computes in float32: nobody knows how large the logits of a network are that was trained elsewhere
 
     def to(self, device: torch.device) -> "Classifier":
         self.network.to(device)
@@ -47,6 +49,7 @@ class Classifier:
     def manifest(self) -> dict[str, Any]:
         order = {} if self.order is None else {"output_order": list(self.order)}
         outputs = {} if self.outputs is None else {"outputs": self.outputs}
+        exact = {"precision": EXACT} if self.exact else {}
         return {
             "architecture": self.architecture,
             "classes": list(self.classes),
@@ -57,6 +60,7 @@ class Classifier:
             },
             **order,
             **outputs,
+            **exact,
         }
 
 
@@ -106,7 +110,7 @@ def load_classifier(weights: Path, manifest: Path) -> Classifier:
     order = tuple(entry["output_order"]) if "output_order" in entry else None
     outputs = entry.get("outputs")
     network = _load_network(architecture, outputs or len(classes), weights)
-    return Classifier(architecture, network, classes, preprocessing, order, outputs, exact=entry.get("origin") == "supplied")
+    return Classifier(architecture, network, classes, preprocessing, order, outputs, exact=entry.get("precision") == EXACT)
 
 
 def _load_network(architecture: str, num_classes: int, weights: Path) -> nn.Module:

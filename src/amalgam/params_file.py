@@ -103,7 +103,7 @@ def load_params(path: Path = PARAMS_FILE, task: str | None = None, flags: Mappin
         return Params.model_validate(values | {"tasks": tasks})
     except ValidationError as error:
         named = {location for name in flags for location in ((task, name), (name,))}
-        raise UserError(_explain(error, str(path), lines, named)) from error
+        raise UserError(explain(error, str(path), lines, named)) from error
 
 
 def _set(values: dict[str, Any], tasks: dict[str, Any], task: str, flags: Mapping[str, str]) -> None:
@@ -117,7 +117,7 @@ def _set(values: dict[str, Any], tasks: dict[str, Any], task: str, flags: Mappin
             values[name] = None
 
 
-def _explain(error: ValidationError, name: str, lines: dict[Location, int], flags: Collection[tuple[str | None, ...]]) -> str:
+def explain(error: ValidationError, name: str, lines: dict[Location, int], flags: Collection[tuple[str | None, ...]]) -> str:
     """One line for each thing wrong: file, line, key, value, what is allowed; or the flag, where the value came from one."""
     messages, explained = [], set()
     for item in error.errors():

@@ -112,7 +112,8 @@ def save_learning_curve(history: Mapping[str, npt.NDArray[np.float64]], best_epo
             axes.axvline(best_epoch, color="grey", linewidth=1, linestyle="dashed", label=f"kept: epoch {best_epoch}")
         axes.set(xlabel="epoch", ylabel=label)
         axes.locator_params(axis="x", integer=True)
-        axes.legend(fontsize=8)
+        if axes.get_legend_handles_labels()[0]:  # without any label there is no accuracy to draw
+            axes.legend(fontsize=8)
     figure.suptitle(title)
     _save(figure, path)
 

@@ -31,6 +31,11 @@ def entry(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     return folder
 
 
+def entries(kind: str) -> list[Path]:
+    """The folders of all whole entries, by key."""
+    return sorted(path for path in (repository_root() / STORE / kind).glob("*") if path.is_dir() and not path.name.startswith("."))
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[bool]:
     """Hold an entry's lock for the block, if nobody else does: whether it is held."""

@@ -4,12 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from amalgam.target_names import Objective, Target
+
 STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
 TIMM = "timm/"
 
-Target = Literal["mean", "blocks", "joint", "confidence", "stacked", "balanced"]
-FITTED_TARGETS = ("stacked", "balanced")  # to all teachers' answers, before training
-Objective = Literal["kl", "dkd", "dist"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 SchedulerName = Literal["step", "cosine", "one_cycle"]
 

@@ -44,7 +44,7 @@ def copy_supplied(given: SuppliedTeacher, classes: tuple[str | None, ...], path:
     preprocessing = Preprocessing(size, three(given.mean or ANY_STATISTICS), three(given.std or ANY_STATISTICS))
     asked = {name: output for output, name in enumerate(classes) if name is not None}
     order, outputs = (tuple(asked.values()), len(classes)) if None in classes else (None, None)
-    classifier = Classifier(given.architecture or PROGRAM, network, tuple(asked), preprocessing, order, outputs)
+    classifier = Classifier(given.architecture or PROGRAM, network, tuple(asked), preprocessing, order, outputs, exact=True)
     _check_output(classifier, f"{what}: {path}")
     kept = folder / weights
     if given.architecture is None:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-PART = ".part"  # ends the name of what is being written
+PART = ".part"  # ends the name of what is being written or removed, and of what a killed process left of it
+BEGUN = ".new"  # instead, until it is locked: nobody removes it
 
 
 @contextmanager
@@ -25,9 +26,10 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 def remove(folder: Path) -> None:
     """Remove a folder that others take to be whole where it is: it is gone at once, or not at all, even if this process is killed."""
-    going = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PART}")
-    folder.rename(going)
-    shutil.rmtree(going)
+    going = _part_of(folder)
+    with _locked(folder):
+        folder.rename(going)
+        shutil.rmtree(going)
 
 
 def sync(folder: Path) -> None:
@@ -49,15 +51,31 @@ def scratch_folder(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*{PART}"):
         remove_abandoned(leftover)
-    work = target.parent / f".{target.name}.{uuid.uuid4().hex}{PART}"
-    work.mkdir()
-    held = os.open(work, os.O_RDONLY)
+    work = _part_of(target)
+    begun = work.with_suffix(BEGUN)
+    begun.mkdir()
+    with _locked(begun):
+        begun.rename(work)
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _part_of(target: Path) -> Path:
+    """A new name for what will be, or was, the target. Whatever has it is locked from the first moment to the last."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}{PART}")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, under whatever name; the system lets go of it even if this process is killed."""
+    held = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)  # let go by the system even if this process is killed
-        yield work
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(held)
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def remove_abandoned(part: Path) -> bool:
@@ -71,11 +89,11 @@ def remove_abandoned(part: Path) -> bool:
         return False
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        part.unlink(missing_ok=True) if part.is_file() else shutil.rmtree(part, ignore_errors=True)
+    except BlockingIOError:
         return False
     finally:
         os.close(held)
-    part.unlink(missing_ok=True) if part.is_file() else shutil.rmtree(part, ignore_errors=True)
     return True
 
 
@@ -88,14 +106,16 @@ def whole_file(path: Path, content: bytes | memoryview) -> None:
 @contextmanager
 def new_whole_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a file to write that takes the place of ``path`` if the block ends without an error. Raises OSError that names it."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
+    part = _part_of(path)
+    begun = part.with_suffix(BEGUN)
     try:
-        with part.open("wb") as file:
+        with begun.open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            begun.rename(part)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+            part.replace(path)
     except OSError as error:
         error.filename = str(path)
         raise

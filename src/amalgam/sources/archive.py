@@ -102,9 +102,9 @@ def members(path: Path) -> Iterator[Member]:
             continue
         if any(unicodedata.category(letter) in NO_TEXT for letter in str(inside)):
             raise UserError(f"{path}: the name {str(inside)!r} is not valid text; rename the file")
-        if member.path in seen:  # as tar --append and --update leave them
+        if inside in seen:  # as tar --append and --update leave them
             raise UserError(f"{path} holds '{inside}' twice, and both would be read; pack it again")
-        seen.add(member.path)
+        seen.add(inside)
         yield Member(inside, member.stream)
 
 
