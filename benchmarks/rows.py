@@ -41,7 +41,7 @@ from filelock import FileLock
 from amalgam.checkpoint import Checkpoint, checkpoint
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.distilling import Pupils, fitted_target, train_student
+from amalgam.distilling import TrainingSubset, fitted_target, train_student
 from amalgam.errors import UserError
 from amalgam.evaluation import predict
 from amalgam.files import read_json, sha256_of_file, write_json
@@ -246,7 +246,7 @@ def combined_teachers(job: Job) -> dict[str, str]:
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
     settings, trainval = student_settings(job), PreparedSplit.read(pupils(folder))
     targets = stored_targets(folder, job, settings)
-    learnt_from = Pupils.of(trainval, label_sets.classes, targets, teaching(settings))
+    learnt_from = TrainingSubset.of(trainval, label_sets.classes, targets, teaching(settings))
     together = fitted_target(label_sets, targets, learnt_from, settings.target)
     teachers = load_teachers(trained_teachers(folder, job.seed, job.task), label_sets).values()
     logits = np.concatenate([predict_logits(teacher, split.images, np.arange(len(split.images))) for teacher in teachers], axis=1)

@@ -18,7 +18,7 @@ from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
 from amalgam.sources import folder
 from amalgam.sources.raw import read_classes, read_split
-from packed import fetch, files_of, pack_zip
+from archives import fetch, files_of, pack_zip
 
 
 def test_the_same_images_give_the_same_bytes_from_any_container(images_folder: Path, tmp_path: Path) -> None:

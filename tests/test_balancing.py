@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amalgam.balancing import REGULARISATION, Balancing, common_logarithms, fit_balancing
-from amalgam.losses import Knowledge, LabelBlocks, TargetRules, distillation, union_target
+from amalgam.balancing import REGULARISATION, Balancing, consensus_log_probs, fit_balancing
+from amalgam.losses import Knowledge, LabelBlocks, TargetRules, distillation, joint_log_probs
 
 HALVES = LabelBlocks([[0, 1], [2, 3]], 4)
 BALANCED = TargetRules("balanced", 2.0, standardize_logits=False, confidence_temperature=1.0)
@@ -33,7 +33,7 @@ def test_the_classes_are_equally_frequent_then_and_more_images_right() -> None:
     logits, labels = shy_teacher(400, 0)
     balancing = fit_balancing(logits, HALVES)
     np.testing.assert_allclose(frequencies(balancing, logits), 0.25, rtol=1e-5)
-    before = common_logarithms(torch.from_numpy(logits), HALVES).argmax(1).numpy() == labels
+    before = consensus_log_probs(torch.from_numpy(logits), HALVES).argmax(1).numpy() == labels
     after = balancing(torch.from_numpy(logits)).argmax(1).numpy() == labels
     assert before.mean() < 0.85
     assert after.mean() > before.mean() + 0.05
@@ -68,9 +68,7 @@ def test_it_is_the_plan_of_alternating_scaling(seed: int, columns: list[list[int
     blocks = LabelBlocks(columns, 4)
     logits = random.normal(0, 2, (40, sum(map(len, columns)))).astype(np.float32)
     tensor = torch.from_numpy(logits)
-    active = torch.full((40, len(columns)), True)
-    knowledge = Knowledge(blocks, blocks.of_teachers(tensor, active), active, torch.full((40,), -1))
-    common = union_target(knowledge, "joint", torch.full((40, len(columns)), 1 / len(columns))).double().numpy()
+    common = joint_log_probs(Knowledge.of_every_teacher(blocks, tensor)).exp().double().numpy()
     kernel, columns_scale = common ** (1 / REGULARISATION), np.ones(4)
     for _ in range(5000):
         rows_scale = 1 / (kernel @ columns_scale)

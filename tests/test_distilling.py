@@ -16,10 +16,10 @@ from amalgam import distilling, selection
 from amalgam.balancing import fit_balancing
 from amalgam.batches import Batch
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
-from amalgam.distilling import Pupils, Teaching, fitted_target, sampled, student_loss, train_student, view_of_epoch
+from amalgam.distilling import Teaching, TrainingSubset, fitted_target, sampled, student_loss, train_student, view_of_epoch
 from amalgam.errors import UserError
 from amalgam.history import Validation
-from amalgam.inference import predict_logits, resident
+from amalgam.inference import predict_logits, to_gpu_if_it_fits
 from amalgam.losses import LabelBlocks, TargetRules, distillation
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
@@ -30,7 +30,7 @@ from amalgam.target_names import FITTED_TARGETS, Objective, Target
 from amalgam.targets import StoredTargets, ViewSettings
 from amalgam.trainer import Fit
 from conftest import SETS, colour_split
-from untrained import NOISE, VIEWS, Teachers, stored, untrained_teachers
+from untrained_teachers import NOISE, VIEWS, Teachers, stored, untrained_teachers
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -63,7 +63,7 @@ def teachers() -> Teachers:
 
 def batches_of(split: PreparedSplit, targets: StoredTargets, batch_size: int, epoch: int) -> Iterator[Batch]:
     teaching = replace(TEACHING, batch_size=batch_size)
-    return view_of_epoch(split.images, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, epoch)
+    return view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS.classes, targets, teaching), teaching, epoch)
 
 
 @pytest.mark.parametrize("views", [VIEWS, replace(VIEWS, zoom=0.5, colour=0.3)], ids=["shifted", "strong"])
@@ -98,10 +98,10 @@ def test_epoch_e_sees_view_e_mod_views_in_an_order_of_its_own(split: PreparedSpl
 
 def test_images_that_lie_whole_on_the_device_give_the_same_batches(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets")
-    pupils = Pupils.of(split, SETS.classes, targets, TEACHING)
+    subset = TrainingSubset.of(split, SETS.classes, targets, TEACHING)
     whole = torch.from_numpy(np.array(split.images))
-    assert resident(whole) is whole
-    pairs = zip(view_of_epoch(split.images, targets, pupils, TEACHING, 1), view_of_epoch(whole, targets, pupils, TEACHING, 1), strict=True)
+    assert to_gpu_if_it_fits(whole) is whole
+    pairs = zip(view_of_epoch(split.images, targets, subset, TEACHING, 1), view_of_epoch(whole, targets, subset, TEACHING, 1), strict=True)
     for mapped, held in pairs:
         assert torch.equal(mapped.images, held.images)
         assert torch.equal(mapped.labels, held.labels)
@@ -176,9 +176,9 @@ def test_images_without_any_label_need_settings_without(split: PreparedSplit, te
     bare = replace(split, validation=np.zeros_like(split.validation), labels=np.full_like(split.labels, -1))
     targets = stored(bare, teachers, tmp_path / "targets")
     with pytest.raises(UserError, match="no training image of the task has a label; set label_fraction to 0"):
-        Pupils.of(bare, SETS.classes, targets, TEACHING)
+        TrainingSubset.of(bare, SETS.classes, targets, TEACHING)
     with pytest.raises(UserError, match="with alpha 0 the student learns from labels alone; bring some, or raise alpha"):
-        Pupils.of(bare, SETS.classes, targets, replace(TEACHING, alpha=0.0))
+        TrainingSubset.of(bare, SETS.classes, targets, replace(TEACHING, alpha=0.0))
 
 
 def test_without_labels_none_reaches_the_student(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
@@ -203,20 +203,20 @@ def test_without_labels_none_reaches_the_student(split: PreparedSplit, teachers:
 def test_only_visible_labels_are_handed_on(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets")
     teaching = replace(TEACHING, label_fraction=0.3, batch_size=24)
-    pupils = Pupils.of(split, SETS.classes, targets, teaching)
+    subset = TrainingSubset.of(split, SETS.classes, targets, teaching)
     rows = split.training_rows
-    np.testing.assert_array_equal(pupils.rows, rows)
-    np.testing.assert_array_equal(pupils.labels, visible_labels(split.labels[rows], SETS.classes, 0.3, VIEWS.data_seed))
-    batch = next(view_of_epoch(split.images, targets, pupils, teaching, 0))
+    np.testing.assert_array_equal(subset.image_rows, rows)
+    np.testing.assert_array_equal(subset.labels, visible_labels(split.labels[rows], SETS.classes, 0.3, VIEWS.data_seed))
+    batch = next(view_of_epoch(split.images, targets, subset, teaching, 0))
     assert int((batch.labels >= 0).sum()) == 3 * round(0.3 * 8)
 
 
 def test_a_label_only_student_of_few_labels_sees_no_other_image(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets", covering=True)
-    pupils = Pupils.of(split, SETS.classes, targets, replace(TEACHING, alpha=0.0, label_fraction=0.5))
-    assert len(pupils.rows) == 12
-    np.testing.assert_array_equal(pupils.labels, split.labels[pupils.rows])
-    np.testing.assert_array_equal(split.training_rows[pupils.places], pupils.rows)
+    subset = TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, alpha=0.0, label_fraction=0.5))
+    assert len(subset.image_rows) == 12
+    np.testing.assert_array_equal(subset.labels, split.labels[subset.image_rows])
+    np.testing.assert_array_equal(split.training_rows[subset.target_rows], subset.image_rows)
 
 
 def test_images_without_label_are_learnt_from_every_teacher(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
@@ -226,10 +226,10 @@ def test_images_without_label_are_learnt_from_every_teacher(split: PreparedSplit
     targets = stored(mixed, teachers, tmp_path / "targets", covering=True)
     rows = mixed.training_rows
     assert np.isfinite(targets.logits(0)[labels[rows] < 0]).all()
-    pupils = Pupils.of(mixed, SETS.classes, targets, TEACHING)
-    np.testing.assert_array_equal(pupils.labels, labels[rows])
-    assert (Pupils.of(mixed, SETS.classes, targets, replace(TEACHING, alpha=0.0)).labels >= 0).all()
-    batch = next(view_of_epoch(mixed.images, targets, pupils, replace(TEACHING, batch_size=24), 0))
+    subset = TrainingSubset.of(mixed, SETS.classes, targets, TEACHING)
+    np.testing.assert_array_equal(subset.labels, labels[rows])
+    assert (TrainingSubset.of(mixed, SETS.classes, targets, replace(TEACHING, alpha=0.0)).labels >= 0).all()
+    batch = next(view_of_epoch(mixed.images, targets, subset, replace(TEACHING, batch_size=24), 0))
     watched = student_loss(SETS, TEACHING)(torch.zeros(24, 3), batch).watched
     unlabelled = int((labels[rows] < 0).sum())
     green = int((labels[rows] == 1).sum())
@@ -239,18 +239,18 @@ def test_images_without_label_are_learnt_from_every_teacher(split: PreparedSplit
 def test_stacking_is_fitted_on_visible_labels_alone(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     """On every stored view of the images whose label may be used."""
     targets = stored(split, teachers, tmp_path / "targets")
-    pupils = Pupils.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.5, target="stacked"))
-    visible = np.flatnonzero(pupils.labels >= 0)
+    subset = TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.5, target="stacked"))
+    visible = np.flatnonzero(subset.labels >= 0)
     logits = np.concatenate([targets.logits(view)[visible] for view in range(3)])
-    expected = fit_stacking(logits, np.tile(pupils.labels[visible], 3))
-    np.testing.assert_allclose(fitted(targets, pupils, "stacked"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+    expected = fit_stacking(logits, np.tile(subset.labels[visible], 3))
+    np.testing.assert_allclose(fitted(targets, subset, "stacked"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
 
 
 def test_balancing_is_fitted_on_all_images_and_on_no_label(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets")
-    pupils = Pupils.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
+    subset = TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
     expected = fit_balancing(all_logits(targets), LabelBlocks.of(SETS))
-    np.testing.assert_allclose(fitted(targets, pupils, "balanced"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+    np.testing.assert_allclose(fitted(targets, subset, "balanced"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
 
 
 @pytest.mark.parametrize("target", FITTED_TARGETS)
@@ -260,13 +260,13 @@ def test_a_target_is_fitted_to_a_sample_of_many_images(
     """Of 24 images, at most 12: the same 12 every time, in one view."""
     monkeypatch.setattr(distilling, "MOST_FITTED", 12)
     targets = stored(split, teachers, tmp_path / "targets")
-    pupils = Pupils.of(split, SETS.classes, targets, TEACHING)
-    chosen = sampled(np.arange(24), pupils.labels)
+    subset = TrainingSubset.of(split, SETS.classes, targets, TEACHING)
+    chosen = sampled(np.arange(24), subset.labels)
     assert len(chosen) == len(set(chosen)) == 12
     logits = targets.logits(0)[chosen]
-    stacking, balancing = fit_stacking(logits, pupils.labels[chosen]), fit_balancing(logits, LabelBlocks.of(SETS))
+    stacking, balancing = fit_stacking(logits, subset.labels[chosen]), fit_balancing(logits, LabelBlocks.of(SETS))
     expected = stacking if target == "stacked" else balancing
-    np.testing.assert_allclose(fitted(targets, pupils, target), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+    np.testing.assert_allclose(fitted(targets, subset, target), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
 
 
 def test_a_sample_misses_no_class(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,16 +284,16 @@ def all_logits(targets: StoredTargets) -> np.ndarray:
     return np.concatenate([targets.logits(view) for view in range(3)])
 
 
-def fitted(targets: StoredTargets, pupils: Pupils, target: Target) -> np.ndarray:
+def fitted(targets: StoredTargets, subset: TrainingSubset, target: Target) -> np.ndarray:
     """What a fitted target makes of every stored answer."""
-    return fitted_target(SETS, targets, pupils, target)(torch.from_numpy(all_logits(targets))).numpy()
+    return fitted_target(SETS, targets, subset, target)(torch.from_numpy(all_logits(targets))).numpy()
 
 
 def test_an_image_without_label_is_learnt_from_the_teachers_alone(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     """The loss, image by image: (1 − α)·CE + α·KD with a label, KD without."""
     targets = stored(split, teachers, tmp_path / "targets")
     teaching = replace(TEACHING, alpha=0.3, label_fraction=0.5, batch_size=24)
-    batch = next(view_of_epoch(split.images, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, 0))
+    batch = next(view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS.classes, targets, teaching), teaching, 0))
     logits, total = torch.randn(24, 3), 0.0
     for row in range(24):
         assert batch.teacher_logits is not None
@@ -310,13 +310,13 @@ def test_an_image_without_label_is_learnt_from_the_teachers_alone(split: Prepare
 def test_few_labels_and_covering_teachers_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets", covering=True)
     with pytest.raises(UserError, match=r"holds covering teachers only, .* blocks needs all; set stored_teachers to all"):
-        Pupils.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.5))
+        TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.5))
 
 
 def test_a_mixed_batchs_loss_is_the_mean_of_both_images_losses(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets", covering=True)
     teaching = replace(TEACHING, mixup=1.0, batch_size=24)
-    batch = next(view_of_epoch(split.images, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, 0))
+    batch = next(view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS.classes, targets, teaching), teaching, 0))
     assert batch.mixture is not None
     partner, share = batch.mixture
     logits, loss = torch.randn(24, 3), student_loss(SETS, teaching)
@@ -336,7 +336,7 @@ def test_what_is_mixed_repeats_and_differs_between_epochs_and_seeds(split: Prepa
 
     def mixtures(seed: int, epoch: int) -> list[Any]:
         teaching = replace(TEACHING, mixup=1.0, seed=seed)
-        found = view_of_epoch(split.images, targets, Pupils.of(split, SETS.classes, targets, teaching), teaching, epoch)
+        found = view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS.classes, targets, teaching), teaching, epoch)
         return [(batch.mixture.share, batch.mixture.partner.tolist()) for batch in found if batch.mixture is not None]
 
     first = mixtures(1, 0)
@@ -395,8 +395,8 @@ def test_all_of_few_answers_right_are_not_told_from_all_but_one() -> None:
 def test_an_epoch_without_labels_is_chosen_by_the_target_that_was_fitted(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets")
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, 0)
-    pupils = Pupils.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
-    balancing = fitted_target(SETS, targets, pupils, "balanced")
+    subset = TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
+    balancing = fitted_target(SETS, targets, subset, "balanced")
     rules = SelectionRules(0.0, TargetRules("balanced", 1.0, False, 1.0), VIEWS.data_seed)
     found = validate(student, split.images, split, SETS, rules, agreed_classes(targets, SETS, rules, balancing))
     theirs = balancing(torch.from_numpy(targets.validation_logits())).argmax(1).numpy()
@@ -440,7 +440,7 @@ def test_without_views_every_epoch_sees_the_images_as_they_are(split: PreparedSp
 def test_without_teachers_every_epoch_sees_a_new_view(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets", covering=True, views=ViewSettings(1, 2, True, 5))
     teaching = replace(TEACHING, alpha=0.0, batch_size=24)
-    pupils = Pupils.of(split, SETS.classes, targets, teaching)
-    shown = [next(view_of_epoch(split.images, targets, pupils, teaching, epoch)) for epoch in range(3)]
+    subset = TrainingSubset.of(split, SETS.classes, targets, teaching)
+    shown = [next(view_of_epoch(split.images, targets, subset, teaching, epoch)) for epoch in range(3)]
     assert all(batch.teacher_logits is None for batch in shown)
     assert len({b"".join(sorted(image.numpy().tobytes() for image in batch.images)) for batch in shown}) == 3

@@ -21,7 +21,7 @@ from amalgam.sources.arrays import read_images
 from amalgam.sources.download import obtain
 from amalgam.sources.raw import read_classes, read_split
 from conftest import ROOT
-from published import STUDENT, TASK_A, TASK_B, TEACHER, Server, data_files, drive_certificate, model_files, saved, serving, write_zip
+from fake_drive import STUDENT, TASK_A, TASK_B, TEACHER, Server, data_files, drive_certificate, model_files, saved, serving, write_zip
 
 GIGABYTE = 10**9
 DRIVE = "https://drive.google.com/file/d/12KVxl9n577vwoZ1WPn6U70jD37_UA0y-/view"

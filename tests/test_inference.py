@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from amalgam.inference import filled, images_at_a_time, resident, shown, taken
+from amalgam.inference import copy_into, images_at_a_time, take_rows, to_gpu_if_it_fits, view_images
 from amalgam.views import Selected, draw_view
 
 
@@ -22,15 +22,15 @@ def test_rows_are_the_same_from_an_array_a_selection_and_a_tensor() -> None:
     images = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3), dtype=np.uint8)
     every, rows, view = np.arange(10), np.array([7, 2, 2]), draw_view(10, 0, 1, crop=2, flip=True)
     for stored in (images, Selected(images, every), torch.from_numpy(images)):
-        np.testing.assert_array_equal(taken(stored, rows), images[rows])
-        assert torch.equal(shown(stored, view, rows), shown(images, view, rows))
+        np.testing.assert_array_equal(take_rows(stored, rows), images[rows])
+        assert torch.equal(view_images(stored, view, rows), view_images(images, view, rows))
 
 
 def test_an_array_is_brought_to_its_place_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("amalgam.inference.ROWS_AT_A_TIME", 3)
     values = np.random.default_rng(0).integers(0, 256, (10, 2, 2, 3), dtype=np.uint8)
     for stored in (values, Selected(values, np.arange(10))):
-        np.testing.assert_array_equal(filled(torch.empty((10, 2, 2, 3), dtype=torch.uint8), stored), values)
+        np.testing.assert_array_equal(copy_into(torch.empty((10, 2, 2, 3), dtype=torch.uint8), stored), values)
 
 
 @pytest.mark.parametrize(("reserved", "brought"), [(0, False), (9_000, False), (9_001, True)])
@@ -40,10 +40,10 @@ def test_memory_that_pytorch_holds_for_nothing_is_free(reserved: int, brought: b
     for name, value in {"mem_get_info": (1_000, 80_000), "memory_reserved": reserved + 2_000, "memory_allocated": 2_000}.items():
         monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value)
     images = np.zeros((1_000, 5), dtype=np.uint8)
-    assert isinstance(resident(images), torch.Tensor) == brought
+    assert isinstance(to_gpu_if_it_fits(images), torch.Tensor) == brought
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes them into its memory")
 def test_without_a_gpu_nothing_is_copied() -> None:
     images = np.zeros((4, 2, 2, 3), dtype=np.uint8)
-    assert resident(images) is images
+    assert to_gpu_if_it_fits(images) is images

@@ -17,7 +17,7 @@ from test_losses import B, Sets, components, example, label_sets, student_logits
 def estimate(logits: torch.Tensor, active: torch.Tensor, sets: Sets) -> torch.Tensor:
     classes, columns = sets
     blocks = LabelBlocks(columns, classes)
-    return joint_estimate(blocks.log_softmax(blocks.of_teachers(logits, active)), active, blocks.place)
+    return joint_estimate(blocks.log_softmax(blocks.of_teachers(logits, active)), active, blocks.one_hot)
 
 
 def by_scipy(row: np.ndarray, active: np.ndarray, sets: Sets, ridge: float) -> np.ndarray:

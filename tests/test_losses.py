@@ -21,11 +21,12 @@ from amalgam.losses import (
     Knowledge,
     LabelBlocks,
     TargetRules,
+    confidence_weights,
     distillation,
     dkd,
+    equal_weights,
     label_loss,
-    teacher_weights,
-    union_target,
+    union_log_probs,
 )
 from amalgam.target_names import FITTED_TARGETS, Objective, Target
 
@@ -74,7 +75,8 @@ def target_of(
 ) -> Tensor:
     blocks = LabelBlocks(columns, classes)
     knowledge = Knowledge(blocks, blocks.of_teachers(logits, active) / temperature, active, torch.full((len(logits),), -1))
-    return union_target(knowledge, target, teacher_weights(knowledge, target, tau))
+    weight = confidence_weights(knowledge, tau) if target == "confidence" else equal_weights(knowledge)
+    return union_log_probs(knowledge, target, weight).exp()
 
 
 def distilled(
@@ -207,10 +209,10 @@ def test_with_one_teacher_of_all_classes_the_objectives_are_those_of_torchdistil
     torch.testing.assert_close(ours("dist"), DISTLoss(**where, tau=temperature)(*io), atol=1e-5, rtol=1e-5)
 
 
-def dkd_by_hand(teacher: np.ndarray, student: np.ndarray, place: int) -> float:
+def dkd_by_hand(teacher: np.ndarray, student: np.ndarray, main: int) -> float:
     """DKD of two distributions, as Zhao et al. write it."""
-    rest = [k for k in range(len(teacher)) if k != place]
-    binary = [(teacher[place], student[place]), (teacher[rest].sum(), student[rest].sum())]
+    rest = [k for k in range(len(teacher)) if k != main]
+    binary = [(teacher[main], student[main]), (teacher[rest].sum(), student[rest].sum())]
     target_part = sum(t * math.log(t / s) for t, s in binary)
     p, q = teacher[rest] / teacher[rest].sum(), student[rest] / student[rest].sum()
     return float(DKD_TARGET * target_part + DKD_OTHERS * sum(t * math.log(t / s) for t, s in zip(p, q, strict=True)))
@@ -279,8 +281,8 @@ def test_blocks_agree_with_double_precision_by_hand(objective: Objective, standa
 
     def by_hand(row: int, i: int) -> float:
         p, q = pairs[row, i]
-        place = columns[i].index(int(labels[row])) if labelled else int(p.argmax())
-        return 9 * dkd_by_hand(p, q, place) if objective == "dkd" else divergence[row, i]
+        main = columns[i].index(int(labels[row])) if labelled else int(p.argmax())
+        return 9 * dkd_by_hand(p, q, main) if objective == "dkd" else divergence[row, i]
 
     for row in range(B):
         own = torch.nonzero(active[row]).flatten().tolist()
@@ -315,11 +317,11 @@ def test_confidence_agrees_with_double_precision_by_hand(sets: Sets, seed: int) 
 def test_dkd_agrees_with_double_precision_by_hand() -> None:
     random, temperature = np.random.default_rng(4), 2.0
     student, teacher, labels = random.normal(0, 2, (B, 5)), random.normal(0, 2, (B, 5)), random.integers(0, 5, B)
-    pairs = [(softmax(t / temperature), softmax(s / temperature), int(place)) for t, s, place in zip(teacher, student, labels, strict=True)]
+    pairs = [(softmax(t / temperature), softmax(s / temperature), int(main)) for t, s, main in zip(teacher, student, labels, strict=True)]
     active = torch.ones(B, 1, dtype=torch.bool)
     for target in TARGETS:
-        for known, places in ((labels, labels), (np.full(B, -1), teacher.argmax(1))):
-            by_hand = temperature**2 * np.mean([dkd_by_hand(t, s, int(place)) for (t, s, _), place in zip(pairs, places, strict=True)])
+        for known, mains in ((labels, labels), (np.full(B, -1), teacher.argmax(1))):
+            by_hand = temperature**2 * np.mean([dkd_by_hand(t, s, int(main)) for (t, s, _), main in zip(pairs, mains, strict=True)])
             found = distilled(
                 torch.from_numpy(student),
                 torch.from_numpy(teacher),
@@ -336,12 +338,12 @@ def test_dkd_agrees_with_double_precision_by_hand() -> None:
 def test_dkd_is_weighted_kl_where_the_parts_weigh_as_in_kl() -> None:
     """KL = KL(binary) + (1 − p_y) · KL(others): the identity that DKD decouples."""
     teacher, student = torch.softmax(student_logits(4, 5), 1), torch.log_softmax(student_logits(4, 6), 1)
-    place = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 3, 0, 1, 2]), 4).bool()
-    every = torch.ones_like(place)
-    both = dkd(teacher.log(), student, place, every)
+    main_class = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 3, 0, 1, 2]), 4).bool()
+    every = torch.ones_like(main_class)
+    both = dkd(teacher.log(), student, main_class, every)
     kl = (teacher * (teacher.log() - student)).sum(1)
-    binary = both - DKD_OTHERS * (others := _others(teacher, student, place))
-    torch.testing.assert_close(binary / DKD_TARGET + (1 - (teacher * place).sum(1)) * others, kl, atol=1e-5, rtol=1e-5)
+    binary = both - DKD_OTHERS * (others := _others(teacher, student, main_class))
+    torch.testing.assert_close(binary / DKD_TARGET + (1 - (teacher * main_class).sum(1)) * others, kl, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gap", [10.0, 30.0, 60.0, 200.0])
@@ -395,10 +397,10 @@ def test_confidence_is_that_of_the_logits_before_they_are_standardized() -> None
     assert before[0, 0] > 0.7
 
 
-def _others(teacher: Tensor, log_student: Tensor, place: Tensor) -> Tensor:
-    p, q = teacher.masked_fill(place, 0), log_student.exp().masked_fill(place, 0)
+def _others(teacher: Tensor, log_student: Tensor, main_class: Tensor) -> Tensor:
+    p, q = teacher.masked_fill(main_class, 0), log_student.exp().masked_fill(main_class, 0)
     p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
-    return torch.where(place, 0.0, p * (p.clamp(min=1e-30).log() - q.clamp(min=1e-30).log())).sum(1)
+    return torch.where(main_class, 0.0, p * (p.clamp(min=1e-30).log() - q.clamp(min=1e-30).log())).sum(1)
 
 
 @given(label_sets(), st.floats(0.5, 10), st.integers(0, 1000))

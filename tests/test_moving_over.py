@@ -20,7 +20,7 @@ from amalgam.files import sha256_of_file
 from amalgam.networks import build_network
 from amalgam.students import is_chosen, own_manifest
 from conftest import Repository, make_repository, stages_run
-from published import STUDENT, TASK_A, TEACHER, data_files, model_files, saved, serving, write_zip
+from fake_drive import STUDENT, TASK_A, TEACHER, data_files, model_files, saved, serving, write_zip
 
 
 def read(path: Path) -> dict:  # type: ignore[type-arg]

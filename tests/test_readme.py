@@ -25,7 +25,7 @@ from amalgam.programs import read_program
 from amalgam.stage import full_task_name
 from amalgam.student_settings import StudentSettings
 from conftest import ROOT
-from foreign import NearestColour
+from foreign_teachers import NearestColour
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STAGES = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])

@@ -20,8 +20,8 @@ from torchvision.datasets import CIFAR100
 from amalgam.errors import UserError
 from amalgam.sources import cifar100, digits, folder
 from amalgam.sources.raw import RawSplit, array_images, read_classes, read_split, write_raw
+from archives import GIGABYTE, fetch, files_of, pack_zip
 from conftest import COLOURS
-from packed import GIGABYTE, fetch, files_of, pack_zip
 
 
 def test_what_was_written_is_what_is_read(images_folder: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from amalgam.source_settings import SuppliedTeacher
 from amalgam.supplied import copy_supplied, doubt, provide_supplied
 from amalgam.teachers import OwnImages, load_teachers
 from conftest import SETS, Repository, colour_split
-from foreign import MEAN, STD, NearestColour, export_program, train_small
+from foreign_teachers import MEAN, STD, NearestColour, export_program, train_small
 
 SPLIT = colour_split(12, 20, 4)
 SEEN = {"mean": MEAN, "std": STD, "resolution": 24, "min_accuracy": 90.0}

@@ -15,7 +15,7 @@ from amalgam.preprocessing import Preprocessing
 from amalgam.targets import StoredTargets, ViewSettings, storable, write_targets
 from amalgam.views import draw_view
 from conftest import SETS, colour_split
-from untrained import NOISE, VIEWS, Teachers, stored, untrained_teachers
+from untrained_teachers import NOISE, VIEWS, Teachers, stored, untrained_teachers
 
 pytestmark = pytest.mark.usefixtures("root")
 

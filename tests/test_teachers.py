@@ -107,7 +107,7 @@ def test_mixing_keeps_the_share_of_image_and_label() -> None:
         shares = label_shares(result, 2)
         torch.testing.assert_close(result.images[:, 0, 0, 0].float() / 200, shares[:, 1], atol=0.005, rtol=0)
         torch.testing.assert_close(shares.sum(dim=1), torch.ones(2))
-        assert torch.equal(result.shown(), shares.argmax(1))
+        assert torch.equal(result.dominant_labels(), shares.argmax(1))
     plain, nothing = mixed_images(lambda rows: images[rows], rows, 0.0, np.random.default_rng(0), slice(0, 2))
     assert nothing is None
     assert torch.equal(plain, images)

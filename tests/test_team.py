@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import in_team
+import team_checks
 from amalgam.errors import UserError
 from amalgam.files import read_json
 from amalgam.team import Team, check_alike, joined
@@ -42,12 +42,12 @@ def test_processes_that_compute_otherwise_are_no_team() -> None:
         check_alike([{"device": "one", "threads": 1}, {"device": "one", "threads": 2}])
 
 
-@pytest.mark.parametrize(("check", "size"), [*((check, 2) for check in in_team.CHECKS), ("steps", 3), ("training", 3), ("targets", 3)])
+@pytest.mark.parametrize(("check", "size"), [*((check, 2) for check in team_checks.CHECKS), ("steps", 3), ("training", 3), ("targets", 3)])
 def test_a_team_does_what_one_process_does(check: str, size: int) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
     path = os.pathsep.join(str(ROOT / name) for name in ("src", "tests"))
     result = subprocess.run(
-        [*launcher, "tests/in_team.py", check, str(size)],
+        [*launcher, "tests/team_checks.py", check, str(size)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,

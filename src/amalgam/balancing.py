@@ -7,6 +7,7 @@ the optimal transport between images and classes with entropic regularisation (C
 network's distributions as its cost, Asano et al., *Self-labelling via simultaneous clustering and representation learning*, ICLR 2020).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from amalgam.losses import TINY, Knowledge, LabelBlocks, teacher_weights, union_target
+from amalgam.losses import Knowledge, LabelBlocks, joint_log_probs
 
+MIN_PROB = 1e-12  # a class of less is as good as ruled out
 REGULARISATION = 0.25  # ε: lower makes the plan, and so the target, more decided (docs/experiments.md)
 ITERATIONS = 1_000
 TOLERANCE = 1e-9  # of each class's frequency
@@ -30,25 +32,24 @@ class Balancing:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """(B, C) of the teachers' logits (B, Σ|Lᵢ|)."""
-        return (common_logarithms(logits, self.blocks) + self.weight) / REGULARISATION
+        return (consensus_log_probs(logits, self.blocks) + self.weight) / REGULARISATION
 
 
-def common_logarithms(logits: Tensor, blocks: LabelBlocks) -> Tensor:
-    """Logarithms (B, C) of the teachers' joint estimate from their logits (B, Σ|Lᵢ|), no teacher ruled out."""
-    knowledge = Knowledge.of_every_teacher(blocks, logits)
-    return union_target(knowledge, "joint", teacher_weights(knowledge, "joint", 1.0)).clamp(min=TINY).log()
+def consensus_log_probs(logits: Tensor, blocks: LabelBlocks) -> Tensor:
+    """The teachers' joint estimate (B, C) from their logits (B, Σ|Lᵢ|), no teacher ruled out; none below ``MIN_PROB``."""
+    return joint_log_probs(Knowledge.of_every_teacher(blocks, logits)).clamp(min=math.log(MIN_PROB))
 
 
 def fit_balancing(logits: npt.NDArray[np.floating], blocks: LabelBlocks) -> Balancing:
     """The weights under which every class is equally frequent over images of which all teachers' logits (N, Σ|Lᵢ|) are known."""
-    logarithms = common_logarithms(torch.from_numpy(logits).to(blocks.union.device), blocks).double()
-    weight = torch.zeros(blocks.classes, dtype=torch.float64, device=logarithms.device, requires_grad=True)
+    log_probs = consensus_log_probs(torch.from_numpy(logits).to(blocks.union.device), blocks).double()
+    weight = torch.zeros(blocks.classes, dtype=torch.float64, device=log_probs.device, requires_grad=True)
     search = torch.optim.LBFGS([weight], max_iter=ITERATIONS, tolerance_grad=TOLERANCE, tolerance_change=0, line_search_fn="strong_wolfe")
 
     def dual() -> Tensor:
         """Convex in the weights; its gradient is each class's frequency less 1 / C."""
         search.zero_grad()
-        value = REGULARISATION * torch.logsumexp((logarithms + weight) / REGULARISATION, dim=1).mean() - weight.mean()
+        value = REGULARISATION * torch.logsumexp((log_probs + weight) / REGULARISATION, dim=1).mean() - weight.mean()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     teacher_logits: Tensor | None = None  # (B, Σ|Lᵢ|)
     mixture: Mixture | None = None
 
-    def shown(self) -> Tensor:
+    def dominant_labels(self) -> Tensor:
         """The label of what each image shows most of (B,)."""
         mixture = self.mixture
         return self.labels if mixture is None or mixture.share >= 0.5 else self.labels[mixture.partner]

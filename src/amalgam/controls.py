@@ -5,6 +5,7 @@ class of the mean of their zero-padded distributions; unrouted also that of thei
 that share classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,8 @@ import torch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.history import score
 from amalgam.inference import predict_logits
-from amalgam.losses import Knowledge, LabelBlocks, teacher_weights, union_target
+from amalgam.losses import Knowledge, LabelBlocks, equal_weights, joint_log_probs, mean_log_probs
 from amalgam.models import Classifier
-from amalgam.target_names import Target
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ def teacher_controls(teachers: dict[str, Classifier], label_sets: LabelSets, spl
     every = torch.ones_like(covering)
     return Controls(
         {name: own_accuracy(values, label_sets.columns(name), split.labels) for name, values in logits.items()},
-        routed_right(side_by_side, covering, label_sets, split.labels, "mean"),
-        routed_right(side_by_side, every, label_sets, split.labels, "mean"),
-        routed_right(side_by_side, every, label_sets, split.labels, "joint"),
+        routed_right(side_by_side, covering, label_sets, split.labels, padded_mean),
+        routed_right(side_by_side, every, label_sets, split.labels, padded_mean),
+        routed_right(side_by_side, every, label_sets, split.labels, joint_log_probs),
         np.stack([np.array(label_sets.columns(name))[values.argmax(1)] for name, values in logits.items()]),
     )
 
@@ -71,14 +71,22 @@ def own_accuracy(logits: npt.NDArray[np.float32], columns: list[int], labels: np
 
 
 def routed_right(
-    logits: torch.Tensor, active: torch.Tensor, label_sets: LabelSets, labels: npt.NDArray[np.int64], target: Target
+    logits: torch.Tensor,
+    active: torch.Tensor,
+    label_sets: LabelSets,
+    labels: npt.NDArray[np.int64],
+    together: Callable[[Knowledge], torch.Tensor],
 ) -> npt.NDArray[np.bool_]:
-    """Whether the active teachers' common distribution is right (N,); logits (N, Σ|Lᵢ|), active (N, teachers)."""
+    """Whether what the active teachers say ``together`` (N, C) is right (N,); logits (N, Σ|Lᵢ|), active (N, teachers)."""
     blocks = LabelBlocks.of(label_sets)
     knowledge = Knowledge(blocks, blocks.of_teachers(logits, active), active, torch.from_numpy(labels))
-    common = union_target(knowledge, target, teacher_weights(knowledge, target, 1.0))
-    right: npt.NDArray[np.bool_] = common.argmax(1).numpy() == labels
+    right: npt.NDArray[np.bool_] = together(knowledge).argmax(1).numpy() == labels
     return right
+
+
+def padded_mean(knowledge: Knowledge) -> torch.Tensor:
+    """The log of the mean of the active teachers' zero-padded distributions (N, C)."""
+    return mean_log_probs(knowledge, equal_weights(knowledge))
 
 
 def agreement(

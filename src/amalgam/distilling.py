@@ -13,7 +13,7 @@ from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epo
 from amalgam.contradictions import without_labels
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.errors import UserError
-from amalgam.inference import Stored, device, resident, shown, taken
+from amalgam.inference import Stored, device, take_rows, to_gpu_if_it_fits, view_images
 from amalgam.losses import Combination, Distilled, LabelBlocks, TargetRules, distillation, label_loss
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
@@ -54,15 +54,15 @@ class Teaching:
 
 
 @dataclass(frozen=True)
-class Pupils:
+class TrainingSubset:
     """The images a student is trained on, M of them."""
 
-    rows: npt.NDArray[np.int64]  # (M,) of the prepared split
-    places: npt.NDArray[np.int64]  # (M,) of the stored targets
+    image_rows: npt.NDArray[np.int64]  # (M,) of the prepared split
+    target_rows: npt.NDArray[np.int64]  # (M,) of the stored targets
     labels: npt.NDArray[np.int64]  # (M,), −1 where the label may not be used
 
     @classmethod
-    def of(cls, split: PreparedSplit, classes: tuple[str, ...], targets: StoredTargets, teaching: Teaching) -> "Pupils":
+    def of(cls, split: PreparedSplit, classes: tuple[str, ...], targets: StoredTargets, teaching: Teaching) -> "TrainingSubset":
         """All training images, or those with a label where the teachers have no say. Raises UserError if the store lacks what they need."""
         rows = split.training_rows
         labels = visible_labels(split.labels[rows], classes, teaching.label_fraction, targets.settings.data_seed)
@@ -74,8 +74,8 @@ class Pupils:
                 f"{targets.folder} holds covering teachers only, but label_fraction {teaching.label_fraction:g} with target "
                 f"{teaching.target} needs all; set stored_teachers to all"
             )
-        places = np.arange(len(rows)) if teaching.alpha > 0 else np.flatnonzero(labels >= 0)
-        return cls(rows[places], places, labels[places])
+        kept = np.arange(len(rows)) if teaching.alpha > 0 else np.flatnonzero(labels >= 0)
+        return cls(rows[kept], kept, labels[kept])
 
 
 def train_student(
@@ -93,19 +93,19 @@ def train_student(
 
     Raises UserError if a batch would hold fewer images than the team has processes.
     """
-    pupils = Pupils.of(split, label_sets.classes, targets, teaching)
-    steps = steps_per_epoch(len(pupils.rows), teaching.batch_size)
-    if len(pupils.rows) // steps < team.size:
+    subset = TrainingSubset.of(split, label_sets.classes, targets, teaching)
+    steps = steps_per_epoch(len(subset.image_rows), teaching.batch_size)
+    if len(subset.image_rows) // steps < team.size:
         raise UserError(f"batch_size {teaching.batch_size} leaves some of {team.size} processes without an image; raise it, or start fewer")
-    images = resident(split.images)
-    combine = fitted_target(label_sets, targets, pupils, teaching.target) if teaching.is_fitted else None
+    images = to_gpu_if_it_fits(split.images)
+    combine = fitted_target(label_sets, targets, subset, teaching.target) if teaching.is_fitted else None
     rules = SelectionRules(teaching.label_fraction, teaching.rules, targets.settings.data_seed, latest_of_few)
     agreed = agreed_classes(targets, label_sets, rules, combine)
     return fit(
         student,
         optimization,
         steps,
-        lambda epoch: view_of_epoch(images, targets, pupils, teaching, epoch, team),
+        lambda epoch: view_of_epoch(images, targets, subset, teaching, epoch, team),
         student_loss(label_sets, teaching, combine),
         partial(validate, images=images, split=split, label_sets=label_sets, rules=rules, agreed=agreed, team=team),
         hooks,
@@ -114,7 +114,7 @@ def train_student(
 
 
 def view_of_epoch(
-    images: Stored, targets: StoredTargets, pupils: Pupils, teaching: Teaching, epoch: int, team: Team = SOLO
+    images: Stored, targets: StoredTargets, subset: TrainingSubset, teaching: Teaching, epoch: int, team: Team = SOLO
 ) -> Iterator[Batch]:
     """The epoch's batches: images of its view with the logits that the teachers gave on exactly those pixels; of a mixed image, on those
     of the two that it is made of.
@@ -123,27 +123,27 @@ def view_of_epoch(
     each batch's images, and all of its labels and logits.
     """
     index = epoch if teaching.alpha == 0 else epoch % targets.settings.stored
-    show = partial(shown, images, targets.settings.view(index, len(images)))
-    logits = None if teaching.alpha == 0 else resident(targets.logits(index))
-    labels = resident(pupils.labels)
+    show = partial(view_images, images, targets.settings.view(index, len(images)))
+    logits = None if teaching.alpha == 0 else to_gpu_if_it_fits(targets.logits(index))
+    labels = to_gpu_if_it_fits(subset.labels)
     random = np.random.default_rng([teaching.seed, epoch, 1])  # 1: not the stream that shuffles
-    for chosen in shuffled_batches(np.arange(len(pupils.rows)), teaching.batch_size, teaching.seed, epoch):
-        mixed, mixture = mixed_images(show, pupils.rows[chosen], teaching.mixup, random, team.share(len(chosen)))
-        said = None if logits is None else taken(logits, pupils.places[chosen])
-        yield Batch(mixed, taken(labels, chosen), said, mixture)
+    for chosen in shuffled_batches(np.arange(len(subset.image_rows)), teaching.batch_size, teaching.seed, epoch):
+        mixed, mixture = mixed_images(show, subset.image_rows[chosen], teaching.mixup, random, team.share(len(chosen)))
+        said = None if logits is None else take_rows(logits, subset.target_rows[chosen])
+        yield Batch(mixed, take_rows(labels, chosen), said, mixture)
 
 
-def fitted_target(label_sets: LabelSets, targets: StoredTargets, pupils: Pupils, target: Target) -> Combination:
-    """How the teachers' answers belong together, from those about a sample of the images, in as many views as the fit can take.
+def fitted_target(label_sets: LabelSets, targets: StoredTargets, subset: TrainingSubset, target: Target) -> Combination:
+    """Fit the map from all teachers' logits to logits over the union, on a sample of the images, in as many views as the fit can take.
 
     Target stacked is fitted on the images whose label may be used. Balanced takes all and no label, except that a sample of them holds
     an image of each visible label.
     """
-    known = sampled(np.flatnonzero(pupils.labels >= 0) if target == "stacked" else np.arange(len(pupils.labels)), pupils.labels)
+    known = sampled(np.flatnonzero(subset.labels >= 0) if target == "stacked" else np.arange(len(subset.labels)), subset.labels)
     views = range(min(targets.settings.stored, max(MOST_FITTED // len(known), 1)))
-    logits = np.concatenate([targets.logits(view)[pupils.places[known]] for view in views])
+    logits = np.concatenate([targets.logits(view)[subset.target_rows[known]] for view in views])
     if target == "stacked":
-        return fit_stacking(logits, np.tile(pupils.labels[known], len(views))).to(device())
+        return fit_stacking(logits, np.tile(subset.labels[known], len(views))).to(device())
     return fit_balancing(logits, LabelBlocks.of(label_sets, device()))
 
 

@@ -28,14 +28,14 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if on_gpu() else f"{cpu_model()}, {torch.get_num_threads()} threads"
 
 
-def resident(values: Stored) -> Stored:
+def to_gpu_if_it_fits(values: Stored) -> Stored:
     """Images, logits or the like in the GPU's memory, if there is one and they take less than half of what is free; else as they are."""
     if device().type == "cpu" or isinstance(values, torch.Tensor):
         return values
     one = values[np.arange(1)]
     if len(values) * one.nbytes >= _free() / 2:
         return values
-    return filled(torch.empty((len(values), *one.shape[1:]), dtype=torch.from_numpy(one).dtype, device=device()), values)
+    return copy_into(torch.empty((len(values), *one.shape[1:]), dtype=torch.from_numpy(one).dtype, device=device()), values)
 
 
 def _free() -> int:
@@ -44,7 +44,7 @@ def _free() -> int:
     return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
-def filled(target: torch.Tensor, values: npt.NDArray[Any] | Selected) -> torch.Tensor:
+def copy_into(target: torch.Tensor, values: npt.NDArray[Any] | Selected) -> torch.Tensor:
     """``target`` with the values in it, brought there in parts, so that this machine's memory need not hold them all."""
     for start in range(0, len(values), ROWS_AT_A_TIME):
         rows = np.arange(start, min(start + ROWS_AT_A_TIME, len(values)))
@@ -52,16 +52,16 @@ def filled(target: torch.Tensor, values: npt.NDArray[Any] | Selected) -> torch.T
     return target
 
 
-def taken(values: Stored, rows: Rows) -> torch.Tensor:
+def take_rows(values: Stored, rows: Rows) -> torch.Tensor:
     """Some rows, on this process's device."""
     if isinstance(values, torch.Tensor):
         return values[torch.from_numpy(rows).to(values.device, non_blocking=True)]
     return torch.from_numpy(values[rows]).to(device(), non_blocking=True)
 
 
-def shown(images: Stored, view: View, rows: Rows) -> torch.Tensor:
+def view_images(images: Stored, view: View, rows: Rows) -> torch.Tensor:
     """The images of ``rows`` as the view shows them: uint8 (B, height, width, 3), on this process's device."""
-    return view.apply(taken(images, rows), rows)
+    return view.apply(take_rows(images, rows), rows)
 
 
 def images_at_a_time(architecture: str, size: tuple[int, int], device: str) -> int:
@@ -82,5 +82,5 @@ def predict_logits(
     step = images_at_a_time(classifier.architecture, classifier.preprocessing.size, device().type)
     for start in range(0, len(own), step):
         place = slice(start, start + step)
-        logits[place] = classifier.logits(shown(images, view, own[place]))
+        logits[place] = classifier.logits(view_images(images, view, own[place]))
     return team.gather(logits, len(rows)).cpu().numpy()

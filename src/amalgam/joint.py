@@ -21,34 +21,34 @@ import torch
 from torch import Tensor
 
 NEWTON_STEPS = 200
-TOLERANCE = 1e-9  # of a step's logarithms
-LEAST_LOGARITHM = -200.0  # a class that is impossible for a teacher would be at minus infinity
+TOLERANCE = 1e-9  # of a step's log-probabilities
+MIN_LOG_PROB = -200.0  # a class that is impossible for a teacher would be at minus infinity
 MOST_ENTRIES = 1 << 20  # images × teachers × classes at a time: 8 MB a tensor
 
 
-def joint_estimate(logarithms: Tensor, active: Tensor, place: Tensor) -> Tensor:
+def joint_estimate(log_probs: Tensor, active: Tensor, one_hot: Tensor) -> Tensor:
     """The logits u (B, C) of the estimate.
 
-    ``logarithms`` (B, n, K) are those of the teachers' distributions, anything at padding; ``active`` (B, n) says which teachers
-    count; ``place`` (n, K, C) is one where an entry stands for a class. In double precision; of so many images at a time that memory
+    ``log_probs`` (B, n, K) are the teachers', anything at padding; ``active`` (B, n) says which teachers
+    count; ``one_hot`` (n, K, C) is one where an entry stands for a class. In double precision; of so many images at a time that memory
     does not grow with their number, and each for itself.
     """
-    images = max(MOST_ENTRIES // (place.shape[0] * place.shape[2]), 1)
-    parts = zip(torch.split(logarithms, images), torch.split(active, images), strict=True)
-    return torch.cat([_joint_estimate(*part, place) for part in parts])
+    images = max(MOST_ENTRIES // (one_hot.shape[0] * one_hot.shape[2]), 1)
+    parts = zip(torch.split(log_probs, images), torch.split(active, images), strict=True)
+    return torch.cat([_joint_estimate(*part, one_hot) for part in parts])
 
 
-def _joint_estimate(logarithms: Tensor, active: Tensor, place: Tensor) -> Tensor:
-    member = place.double().sum(1)  # (n, C): whether the teacher knows the class
+def _joint_estimate(log_probs: Tensor, active: Tensor, one_hot: Tensor) -> Tensor:
+    member = one_hot.double().sum(1)  # (n, C): whether the teacher knows the class
     sets = active[..., None] & (member > 0)  # (B, n, C)
-    said = torch.einsum("bnk,nkc->bnc", logarithms.double().clamp(min=LEAST_LOGARITHM), place.double())
+    said = torch.einsum("bnk,nkc->bnc", log_probs.double().clamp(min=MIN_LOG_PROB), one_hot.double())
     p = torch.where(sets, said.exp(), 0.0)
     total, linked = p.sum(1), sets & (sets.sum(1, keepdim=True) > 1)
     components = _components(active, member)
     z = _normalisers(torch.where(linked, p, 0.0), linked)
     normaliser = torch.logsumexp((-z[..., None]).masked_fill(~sets, -torch.inf), dim=1)  # (B, C)
     u = torch.where(sets.any(1), total.log() - normaliser, 0.0)
-    return _without_constants(u, components).to(logarithms.dtype)
+    return _without_constants(u, components).to(log_probs.dtype)
 
 
 def _normalisers(p: Tensor, linked: Tensor) -> Tensor:
@@ -77,8 +77,8 @@ def _along_a_tree(p: Tensor, linked: Tensor) -> Tensor:
     image = torch.arange(images, device=p.device)
     for _ in range(count):
         leaving = reached[:, :, None] & ~reached[:, None]
-        best, place = strength.masked_fill(~leaving, -torch.inf).flatten(1).max(1)
-        near, far = place // count, place % count
+        best, link = strength.masked_fill(~leaving, -torch.inf).flatten(1).max(1)
+        near, far = link // count, link % count
         far = torch.where(best == -torch.inf, (~reached).int().argmax(1), far)  # the first of another component, or of all
         value = z[image, near] + common[image, near, far] - common[image, far, near]
         z[image, far] = torch.where(best == -torch.inf, 0.0, value)

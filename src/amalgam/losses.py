@@ -21,8 +21,8 @@ DKD_TARGET, DKD_OTHERS = 1.0, 8.0  # weights of DKD's two parts (Zhao et al., CV
 DIST_ROWS, DIST_COLUMNS = 1.0, 1.0  # weights of DIST's two relations (Huang et al., NeurIPS 2022)
 STANDARDIZE_EPSILON = 1e-7
 PEARSON_EPSILON = 1e-8
-TINY = 1e-12  # a probability below it is as good as none
-LOGARITHM_OF_NOTHING = -1e30  # finite, so that no gradient is undefined
+MIN_VARIANCE = 1e-12
+MIN_LOG_PROB = -1e30  # of probability zero: finite, so that no gradient is undefined
 
 Combination = Callable[[Tensor], Tensor]  # from all teachers' logits (B, Σ|Lᵢ|) to logits over the union (B, C)
 
@@ -39,7 +39,7 @@ class LabelBlocks:
         self.stored = torch.tensor([[s + min(k, len(own) - 1) for k in range(widest)] for s, own in zip(starts, columns, strict=True)])
         self.stored = self.stored.to(device)  # (n, K)
         self.sizes = self.valid.sum(1)  # (n,)
-        self.place = functional.one_hot(self.union, classes).float() * self.valid[..., None]  # (n, K, C)
+        self.one_hot = functional.one_hot(self.union, classes).float() * self.valid[..., None]  # (n, K, C)
 
     @classmethod
     def of(cls, label_sets: LabelSets, device: torch.device | None = None) -> "LabelBlocks":
@@ -55,15 +55,15 @@ class LabelBlocks:
         return logits[:, self.union]
 
     def log_softmax(self, blocks: Tensor) -> Tensor:
-        """Logarithms of each block's own distribution (B, n, K); zero where an entry does not count."""
+        """Log-probabilities of each block's own distribution (B, n, K); zero where an entry does not count."""
         return functional.log_softmax(blocks.masked_fill(~self.valid, -torch.inf), dim=2).masked_fill(~self.valid, 0.0)
 
     def softmax(self, blocks: Tensor) -> Tensor:
         """Each block's own distribution (B, n, K); zero where an entry does not count."""
         return torch.softmax(blocks.masked_fill(~self.valid, -torch.inf), dim=2)
 
-    def preferred(self, blocks: Tensor) -> Tensor:
-        """The place of the largest logit in each block (B, n)."""
+    def argmax(self, blocks: Tensor) -> Tensor:
+        """The index (B, n) of the largest logit in each block."""
         return blocks.masked_fill(~self.valid, -torch.inf).argmax(2)
 
     def standardize(self, blocks: Tensor) -> Tensor:
@@ -71,12 +71,12 @@ class LabelBlocks:
         count = self.sizes[:, None]
         mean = torch.where(self.valid, blocks, 0.0).sum(2, keepdim=True) / count
         centred = torch.where(self.valid, blocks - mean, 0.0)
-        deviation = (centred.square().sum(2, keepdim=True) / (count - 1)).clamp(min=TINY).sqrt()
+        deviation = (centred.square().sum(2, keepdim=True) / (count - 1)).clamp(min=MIN_VARIANCE).sqrt()
         return centred / (deviation + STANDARDIZE_EPSILON)
 
     def spread(self, values: Tensor) -> Tensor:
         """(B, C): the sum of the blocks (B, n, K), each entry at its class."""
-        return values.flatten(1) @ self.place.flatten(0, 1).to(values.dtype)
+        return values.flatten(1) @ self.one_hot.flatten(0, 1).to(values.dtype)
 
 
 class Knowledge(NamedTuple):
@@ -117,7 +117,7 @@ class Distilled:
 def standardized(logits: Tensor) -> Tensor:
     """Rows (B, C) with mean zero and standard deviation one."""
     mean = logits.mean(1, keepdim=True)
-    return (logits - mean) / (logits.var(1, keepdim=True).clamp(min=TINY).sqrt() + STANDARDIZE_EPSILON)
+    return (logits - mean) / (logits.var(1, keepdim=True).clamp(min=MIN_VARIANCE).sqrt() + STANDARDIZE_EPSILON)
 
 
 def distillation(
@@ -139,7 +139,7 @@ def distillation(
     """
     target, temperature, standardize = rules.target, rules.temperature, rules.standardize_logits
     said = Knowledge(blocks, blocks.of_teachers(teacher_logits, active), active, labels)
-    knowledge, weight = taught(said, rules)
+    knowledge, weight = soften(said, rules)
     mine = blocks.of_student(logits)
     inside = (blocks.standardize(mine) if standardize else mine) / temperature
     is_loss = target == "blocks" and objective == "kl"  # else it is but watched
@@ -150,58 +150,66 @@ def distillation(
     else:
         whole = (standardized(logits) if standardize else logits) / temperature
         if combine is None:
-            wanted = union_logarithms(knowledge, target, weight)
+            log_target = union_log_probs(knowledge, target, weight)
         else:
             combined = combine(teacher_logits)
-            wanted = functional.log_softmax((standardized(combined) if standardize else combined) / temperature, dim=1)
-        losses = union_objective(whole, wanted, labels, objective)
-    agreement = blocks.preferred(inside) == blocks.preferred(knowledge.logits)
+            log_target = functional.log_softmax((standardized(combined) if standardize else combined) / temperature, dim=1)
+        losses = union_objective(whole, log_target, labels, objective)
+    agreement = blocks.argmax(inside) == blocks.argmax(knowledge.logits)
     is_mean = combine is None and target != "joint"
     return Distilled(temperature**2 * losses, weight if is_mean else None, temperature**2 * divergence.detach(), agreement)
 
 
-def taught(said: Knowledge, rules: TargetRules) -> tuple[Knowledge, Tensor]:
+def soften(said: Knowledge, rules: TargetRules) -> tuple[Knowledge, Tensor]:
     """What the teachers have ``said``, as the student is to learn it: divided by the temperature; and each teacher's weight (B, n)."""
     softened = said._replace(logits=said.logits / rules.temperature)
-    weight = teacher_weights(softened, rules.target, rules.confidence_temperature)
+    weight = confidence_weights(softened, rules.confidence_temperature) if rules.target == "confidence" else equal_weights(softened)
     if rules.standardize_logits:  # which makes all teachers equally sure
         softened = said._replace(logits=said.blocks.standardize(said.logits) / rules.temperature)
     return softened, weight
 
 
-def teacher_weights(knowledge: Knowledge, target: Target, confidence_temperature: float) -> Tensor:
-    """(B, n): the mean over active teachers, or softmax(s / τ) of their confidences sᵢ = 1 − H(pᵢ) / log|Lᵢ| (MUKI, Li et al., 2022)."""
-    if target != "confidence":
-        return knowledge.active / knowledge.active.sum(1, keepdim=True)
+def equal_weights(knowledge: Knowledge) -> Tensor:
+    """(B, n): one over the number of an image's active teachers."""
+    return knowledge.active / knowledge.active.sum(1, keepdim=True)
+
+
+def confidence_weights(knowledge: Knowledge, temperature: float) -> Tensor:
+    """(B, n): softmax(s / τ) of the active teachers' confidences sᵢ = 1 − H(pᵢ) / log|Lᵢ| (MUKI, Li et al., 2022)."""
     blocks = knowledge.blocks
     entropy = -(blocks.softmax(knowledge.logits) * blocks.log_softmax(knowledge.logits)).sum(2)  # (B, n)
     confidence = 1 - entropy / blocks.sizes.log()
-    return torch.softmax((confidence / confidence_temperature).masked_fill(~knowledge.active, -torch.inf), dim=1)
+    return torch.softmax((confidence / temperature).masked_fill(~knowledge.active, -torch.inf), dim=1)
 
 
-def union_target(knowledge: Knowledge, target: Target, weight: Tensor) -> Tensor:
-    """One distribution over the union (B, C) from the teachers alone: weighted zero-padded distributions, or the joint estimate."""
-    return union_logarithms(knowledge, target, weight).exp()
+def union_log_probs(knowledge: Knowledge, target: Target, weight: Tensor) -> Tensor:
+    """One distribution over the union (B, C) from the teachers alone: the joint estimate, or the mean by each teacher's weight (B, n)."""
+    return joint_log_probs(knowledge) if target == "joint" else mean_log_probs(knowledge, weight)
 
 
-def union_logarithms(knowledge: Knowledge, target: Target, weight: Tensor) -> Tensor:
-    """Those of ``union_target`` (B, C), minus infinity where no teacher leaves a class anything."""
+def joint_log_probs(knowledge: Knowledge) -> Tensor:
+    """The active teachers' joint estimate (B, C)."""
     blocks = knowledge.blocks
-    if target == "joint":
-        return functional.log_softmax(joint_estimate(blocks.log_softmax(knowledge.logits), knowledge.active, blocks.place), dim=1)
+    return functional.log_softmax(joint_estimate(blocks.log_softmax(knowledge.logits), knowledge.active, blocks.one_hot), dim=1)
+
+
+def mean_log_probs(knowledge: Knowledge, weight: Tensor) -> Tensor:
+    """The mean of the teachers' zero-padded distributions (B, C) by weights (B, n), minus infinity where no teacher leaves a class
+    anything."""
+    blocks = knowledge.blocks
     return blocks.spread(blocks.softmax(knowledge.logits) * weight[..., None]).log()
 
 
 def union_objective(logits: Tensor, log_target: Tensor, labels: Tensor, objective: Objective) -> Tensor:
-    """The objective (B,) between a target (B, C), by its logarithms, and the student's ``logits`` (B, C) / T, T² left out."""
+    """The objective (B,) between a target (B, C), by its log-probabilities, and the student's ``logits`` (B, C) / T, T² left out."""
     every = torch.ones_like(log_target, dtype=torch.bool)
     if objective == "dist":
         return dist(torch.softmax(logits, dim=1), log_target.exp(), every).expand(len(logits))
     log_student = functional.log_softmax(logits, dim=1)
     if objective == "kl":
         return kl(log_target, log_student)
-    place = torch.where(labels < 0, log_target.argmax(1), labels)
-    return dkd(log_target.clamp(min=LOGARITHM_OF_NOTHING), log_student, functional.one_hot(place, log_target.shape[1]).bool(), every)
+    main_class = torch.where(labels < 0, log_target.argmax(1), labels)
+    return dkd(log_target.clamp(min=MIN_LOG_PROB), log_student, functional.one_hot(main_class, log_target.shape[1]).bool(), every)
 
 
 def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective, divergence: Tensor) -> Tensor:
@@ -220,9 +228,9 @@ def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective, 
         values = divergence
     else:
         known = (blocks.union == knowledge.labels[:, None, None]) & blocks.valid  # (B, n, K)
-        likeliest = functional.one_hot(blocks.preferred(knowledge.logits), known.shape[2]).bool()
-        place = torch.where((knowledge.labels < 0)[:, None, None], likeliest, known)
-        values = dkd(blocks.log_softmax(knowledge.logits), blocks.log_softmax(logits), place, blocks.valid)
+        likeliest = functional.one_hot(blocks.argmax(knowledge.logits), known.shape[2]).bool()
+        main_class = torch.where((knowledge.labels < 0)[:, None, None], likeliest, known)
+        values = dkd(blocks.log_softmax(knowledge.logits), blocks.log_softmax(logits), main_class, blocks.valid)
     return torch.where(active, values, 0.0).sum(1) / active.sum(1)
 
 
@@ -233,28 +241,28 @@ def block_divergence(logits: Tensor, knowledge: Knowledge) -> Tensor:
 
 
 def kl(log_target: Tensor, log_student: Tensor) -> Tensor:
-    """KL(target ‖ student) over the last dimension, from logarithms; entries of probability zero count nothing."""
+    """KL(target ‖ student) over the last dimension, from log-probabilities; entries of probability zero count nothing."""
     target = log_target.exp()
     return torch.where(target > 0, target * (log_target - log_student), 0.0).sum(-1)
 
 
-def dkd(log_target: Tensor, log_student: Tensor, place: Tensor, valid: Tensor) -> Tensor:
-    """Decoupled distillation over the last dimension (Zhao et al., CVPR 2022): the class at ``place`` (one True) against the
+def dkd(log_target: Tensor, log_student: Tensor, main_class: Tensor, valid: Tensor) -> Tensor:
+    """Decoupled distillation over the last dimension (Zhao et al., CVPR 2022): the ``main_class``, a mask with one True, against the
     others, and the others among themselves, however little the target leaves them; nothing if it leaves them none.
 
-    Both come as logarithms of distributions. Entries that are not ``valid`` are padding.
+    Both come as log-probabilities. Entries that are not ``valid`` are padding.
     """
-    others = valid & ~place
+    others = valid & ~main_class
 
-    def parts(logs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logarithms of the class's share, of the others', and of each other's part in that."""
-        rest = torch.logsumexp(logs.masked_fill(~others, LOGARITHM_OF_NOTHING), dim=-1)
-        return torch.where(place, logs, 0.0).sum(-1), rest, (logs - rest[..., None]).masked_fill(~others, 0.0)
+    def parts(log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of the main class, of all others together, and of each of the others among them."""
+        rest = torch.logsumexp(log_probs.masked_fill(~others, MIN_LOG_PROB), dim=-1)
+        return torch.where(main_class, log_probs, 0.0).sum(-1), rest, (log_probs - rest[..., None]).masked_fill(~others, 0.0)
 
-    (their_place, their_rest, their_others), (log_place, log_rest, log_others) = parts(log_target), parts(log_student)
-    binary = their_place.exp() * (their_place - log_place) + their_rest.exp() * (their_rest - log_rest)
-    among = (their_others.exp() * (their_others - log_others)).sum(-1)
-    return DKD_TARGET * binary + DKD_OTHERS * torch.where(their_rest > LOGARITHM_OF_NOTHING / 2, among, 0.0)
+    (target_main, target_rest, target_others), (main, rest, student_others) = parts(log_target), parts(log_student)
+    binary = target_main.exp() * (target_main - main) + target_rest.exp() * (target_rest - rest)
+    among = (target_others.exp() * (target_others - student_others)).sum(-1)
+    return DKD_TARGET * binary + DKD_OTHERS * torch.where(target_rest > MIN_LOG_PROB / 2, among, 0.0)
 
 
 def dist(student: Tensor, target: Tensor, counted: Tensor) -> Tensor:

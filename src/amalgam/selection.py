@@ -10,7 +10,7 @@ import torch
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.history import Validation, score
 from amalgam.inference import ROWS_AT_A_TIME, Stored, device, predict_logits
-from amalgam.losses import Combination, Knowledge, LabelBlocks, TargetRules, taught, union_target
+from amalgam.losses import Combination, Knowledge, LabelBlocks, TargetRules, soften, union_log_probs
 from amalgam.models import Classifier
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
@@ -20,10 +20,10 @@ FEW = 500  # labels: among so many, chance moves the accuracy by two points
 
 @dataclass(frozen=True)
 class SelectionRules:
-    """How much of the validation labels may be used, and what the teachers' word counts for where none may."""
+    """How much of the validation labels may be used, and the target that the student is to agree with where none may."""
 
     label_fraction: float
-    taught: TargetRules
+    target: TargetRules
     data_seed: int
     latest_of_few: bool = True
 
@@ -91,6 +91,6 @@ def teachers_consensus(
         return torch.softmax(combine(logits), dim=1)
     blocks = LabelBlocks.of(label_sets, device())
     said = Knowledge.of_every_teacher(blocks, logits)
-    whole = replace(rules.taught, target="joint") if rules.taught.target == "blocks" else rules.taught
-    knowledge, weight = taught(said, whole)
-    return union_target(knowledge, whole.target, weight)
+    whole = replace(rules.target, target="joint") if rules.target.target == "blocks" else rules.target
+    knowledge, weight = soften(said, whole)
+    return union_log_probs(knowledge, whole.target, weight).exp()

@@ -24,7 +24,7 @@ from amalgam import store
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import new_array, read_json, sha256_of_arrays, write_json
-from amalgam.inference import Stored, predict_logits, resident
+from amalgam.inference import Stored, predict_logits, to_gpu_if_it_fits
 from amalgam.models import Classifier
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.source_settings import Augmentation
@@ -127,7 +127,7 @@ def write_targets(
     processes take turns at views and teachers; then the first one writes.
     """
     known = list(teachers.values())
-    rows, held_out, images = split.training_rows, split.validation_rows, resident(split.images)
+    rows, held_out, images = split.training_rows, split.validation_rows, to_gpu_if_it_fits(split.images)
     covers = label_sets.asked()[split.labels[rows]].T if covering_only else np.full((len(teachers), len(rows)), True)
 
     def answers(view: int, number: int) -> Logits:

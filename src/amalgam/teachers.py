@@ -23,7 +23,7 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_arrays
 from amalgam.history import Validation, score
-from amalgam.inference import device, predict_logits, resident, shown, taken
+from amalgam.inference import device, predict_logits, take_rows, to_gpu_if_it_fits, view_images
 from amalgam.models import Classifier, load_classifier, save_classifier, weights_file
 from amalgam.networks import build_network
 from amalgam.optimization import Optimization
@@ -120,14 +120,14 @@ def train_teacher(own: OwnImages, recipe: Recipe, hooks: Hooks | None = None) ->
     size = (side, side) if side else own.images.shape[1:3]
     network = build_network(ARCHITECTURE, len(own.classes))
     classifier = Classifier(ARCHITECTURE, network, own.classes, Preprocessing(size, mean, std)).to(device())  # type: ignore[arg-type]
-    pixels, labels = resident(own.images), resident(own.labels)
+    pixels, labels = to_gpu_if_it_fits(own.images), to_gpu_if_it_fits(own.labels)
 
     def batches(epoch: int) -> Iterator[Batch]:
         view = draw_view(len(own.images), epoch, recipe.seed, recipe.crop, recipe.flip)
         random = np.random.default_rng([recipe.seed, epoch, 1])  # 1: not the stream that shuffles
         for rows in shuffled_batches(training, recipe.batch_size, recipe.seed, epoch):
-            images, mixture = mixed_images(partial(shown, pixels, view), rows, recipe.mixup, random, SOLO.share(len(rows)))
-            yield Batch(images, taken(labels, rows), mixture=mixture)
+            images, mixture = mixed_images(partial(view_images, pixels, view), rows, recipe.mixup, random, SOLO.share(len(rows)))
+            yield Batch(images, take_rows(labels, rows), mixture=mixture)
 
     def validate(current: Classifier) -> Validation | None:
         return score(predict_logits(current, pixels, validation), own.labels[validation]) if len(validation) else None

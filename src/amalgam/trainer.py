@@ -197,7 +197,7 @@ class _Sums:
         for name, (total, count) in found.watched.items():
             before = self.watched.get(name, (0, 0))
             self.watched[name] = (before[0] + total, before[1] + count)
-        shown = batch.shown()
+        shown = batch.dominant_labels()
         self.correct = self.correct + (logits.detach().argmax(1) == shown).sum()
         self.labelled = self.labelled + (shown >= 0).sum()
         self.images += size

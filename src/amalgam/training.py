@@ -4,13 +4,14 @@ import dataclasses
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from amalgam.batches import steps_per_epoch
 from amalgam.checkpoint import Checkpoint
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.distilling import Pupils, Teaching, train_student
+from amalgam.distilling import Teaching, TrainingSubset, train_student
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file
 from amalgam.history import Epoch
@@ -72,14 +73,15 @@ class Job:
 
     def __post_init__(self) -> None:
         """Raises UserError if the images and the stored targets are not what these settings learn from."""
-        self.pupils()
+        _ = self.subset
 
-    def pupils(self) -> Pupils:
-        return Pupils.of(self.split, self.label_sets.classes, self.targets, teaching(self.settings))
+    @cached_property
+    def subset(self) -> TrainingSubset:
+        return TrainingSubset.of(self.split, self.label_sets.classes, self.targets, teaching(self.settings))
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(len(self.pupils().rows), self.settings.batch_size)
+        return steps_per_epoch(len(self.subset.image_rows), self.settings.batch_size)
 
     def student(self) -> Classifier:
         """Untrained."""

@@ -1,4 +1,4 @@
-"""What test_team.py runs in several processes: python in_team.py <check> <processes>. Each compares a team with its first process alone."""
+"""What test_team.py runs in several processes: python team_checks.py <check> <processes>. Each compares a team with a single process."""
 
 import os
 import sys
