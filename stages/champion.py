@@ -2,12 +2,12 @@
 
 import argparse
 from contextlib import suppress
-from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from amalgam.params_file import load_params
+from amalgam.places import STUDENTS
 from amalgam.record import FILE, RunRecord
 from amalgam.stage import check_task, run_stage
 from amalgam.summary import table
@@ -15,7 +15,6 @@ from amalgam.tracking.publish import data_key, find_run
 from amalgam.tracking.registry import champion, crown_by_hand
 from amalgam.tracking.store import answering, connect, experiment
 
-STUDENTS = Path("outputs/students")
 HEADER = ("task", "version", "run", "val %", "test %", "because", "took over from")
 
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 
-from amalgam.brought import CHECKPOINTS, refuse_changed
+from amalgam.brought import refuse_changed
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
@@ -22,7 +22,7 @@ from amalgam.models import Classifier
 from amalgam.one_off import in_pipeline, new_folder, prepared
 from amalgam.params import EvaluationSettings, Params
 from amalgam.params_file import load_params
-from amalgam.places import brought_file
+from amalgam.places import EVALUATION, MODELS, PREPARED, STUDENTS, SUPPLIED_CHECKPOINTS, brought_file
 from amalgam.provenance import configure_execution
 from amalgam.record import FILE, RunRecord
 from amalgam.stage import check_task, full_task_name, run_stage, stage_params
@@ -32,10 +32,6 @@ from amalgam.supplied import DOUBT, doubt
 from amalgam.teachers import load_teachers
 from amalgam.tracking.publish import attempt, publish_evaluation, publish_result
 
-PREPARED = Path("outputs/prepared")
-MODELS = Path("models")
-STUDENTS = Path("outputs/students")
-EVALUATION = Path("outputs/evaluation")
 HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", "best epoch", "seconds", "MLflow run", "of experiment")
 
 
@@ -108,7 +104,7 @@ def stage() -> None:
     tasks = params.task_names
     configure_execution()
     for task in tasks:
-        given = CHECKPOINTS / task
+        given = SUPPLIED_CHECKPOINTS / task
         student, judged = given_student(task, given, given / "weights.safetensors") if given.is_dir() else trained_student(task)
         evaluate(task, student, judged, EVALUATION / task)
         attempt(partial(publish, judged, EVALUATION / task))

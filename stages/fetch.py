@@ -5,12 +5,9 @@ from pathlib import Path
 from amalgam.brought import refuse_emptied, refuse_strays
 from amalgam.files import write_json
 from amalgam.params import Params
-from amalgam.places import repository_root
+from amalgam.places import FETCHED_DATA, FETCHED_MODELS, repository_root
 from amalgam.stage import no_arguments, run_stage, stage_params
 from amalgam.whole import whole_folder
-
-DATA = Path("fetched/data")
-MODELS = Path("fetched/models")
 
 
 def fetch(params: Params, folder: Path) -> None:
@@ -46,7 +43,7 @@ def fetch_weights(params: Params, folder: Path) -> None:
         from amalgam.sources.download import obtain
 
         archive = obtain(given.models, given.models_sha256, repository_root(), "gdrive.fetch.models")
-        found = [str(MODELS / place) for place in gdrive.fetch_weights(folder, archive, int(given.max_gigabytes * 1e9))]
+        found = [str(FETCHED_MODELS / place) for place in gdrive.fetch_weights(folder, archive, int(given.max_gigabytes * 1e9))]
         print("published weights, to name under evaluate.checkpoint or supplied:", *found, sep="\n  ")
     write_json(folder / "weights.json", found)
 
@@ -65,9 +62,9 @@ def main() -> None:
         if named is not None:
             refuse_emptied(named, what)
     refuse_strays()
-    with whole_folder(DATA) as work:
+    with whole_folder(FETCHED_DATA) as work:
         fetch(params, work)
-    with whole_folder(MODELS) as work:
+    with whole_folder(FETCHED_MODELS) as work:
         fetch_weights(params, work)
 
 

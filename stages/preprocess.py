@@ -5,13 +5,12 @@ from pathlib import Path
 
 from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
 from amalgam.files import write_json
+from amalgam.places import DATA, PREPARED
 from amalgam.preparing import plan_split, stored_size, write_split
 from amalgam.sources.raw import SPLITS, read_classes, read_split, read_unlabeled
 from amalgam.stage import no_arguments, run_stage, stage_params
 from amalgam.whole import whole_folder
 
-DATA = Path("data")
-PREPARED = Path("outputs/prepared")
 NAMED = 5  # classes
 
 

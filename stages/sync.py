@@ -13,13 +13,11 @@ from mlflow.exceptions import MlflowException
 
 from amalgam.errors import UserError, without_passwords
 from amalgam.params_file import load_params
+from amalgam.places import EVALUATION, STUDENTS
 from amalgam.record import FILE
 from amalgam.stage import run_stage
 from amalgam.tracking.publish import publish_result, publish_training
 from amalgam.tracking.store import connect
-
-STUDENTS = Path("outputs/students")
-EVALUATION = Path("outputs/evaluation")
 
 
 def main() -> None:

@@ -1,10 +1,9 @@
 """Store what a task's teachers say of every view of its training images."""
 
-from pathlib import Path
-
 from amalgam.brought import refuse_changed
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.params import Params
+from amalgam.places import MODELS, PREPARED, TARGETS
 from amalgam.processes import in_processes
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
@@ -12,10 +11,6 @@ from amalgam.stage import check_labels, check_student, check_task, run_stage, st
 from amalgam.targets import ViewSettings, write_targets
 from amalgam.teachers import load_hashed_teachers
 from amalgam.team import Team, joined
-
-PREPARED = Path("outputs/prepared")
-MODELS = Path("models")
-TARGETS = Path("outputs/targets")
 
 
 def main() -> None:

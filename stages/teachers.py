@@ -4,13 +4,13 @@ from functools import partial
 from pathlib import Path
 
 from amalgam.batches import steps_per_epoch
-from amalgam.brought import TEACHERS as SUPPLIED
 from amalgam.brought import refuse_changed
 from amalgam.checkpoint import Checkpoint, checkpoint
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json
 from amalgam.models import Classifier
+from amalgam.places import PREPARED, SUPPLIED_TEACHERS, TEACHERS
 from amalgam.processes import in_processes
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
@@ -19,9 +19,6 @@ from amalgam.supplied import provide_supplied
 from amalgam.teachers import OwnImages, Recipe, provide_teacher, teacher_key, train_teacher
 from amalgam.team import joined
 from amalgam.trainer import DivergedError, Fit, Hooks, epochs_done
-
-PREPARED = Path("outputs/prepared")
-TEACHERS = Path("outputs/teachers")
 
 
 def main() -> None:
@@ -45,7 +42,7 @@ def main() -> None:
 
 def provide(task: str, name: str, how: Recipe, own: OwnImages) -> None:
     """Write one teacher's folder, and say whence it comes and how good it is."""
-    supplied, folder = SUPPLIED / task / name, TEACHERS / task / name
+    supplied, folder = SUPPLIED_TEACHERS / task / name, TEACHERS / task / name
     if supplied.exists():
         origin = provide_supplied(supplied, own, f"teacher {task} {name}", folder)
     else:

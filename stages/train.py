@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from amalgam import reference_protocol
-from amalgam.brought import WEIGHTS as SUPPLIED
 from amalgam.brought import refuse_changed
 from amalgam.checkpoint import checkpoint, finish
 from amalgam.dataset import LabelSets, PreparedSplit
@@ -23,7 +22,7 @@ from amalgam.one_off import check_brought, check_made, check_prepared, export, i
 from amalgam.origin import changed_from_commit, commands_that_repeat
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
-from amalgam.places import brought_file
+from amalgam.places import LIVE, MODELS, PREPARED, STUDENTS, SUPPLIED_WEIGHTS, TARGETS, brought_file
 from amalgam.preprocessing import Preprocessing
 from amalgam.processes import in_processes
 from amalgam.provenance import configure_execution
@@ -36,12 +35,6 @@ from amalgam.tracking.publish import attempt, publish_training
 from amalgam.trainer import Fit
 from amalgam.training import Job, assist, milliseconds, one_run, past_epochs, run_params
 from amalgam.whole import whole_folder
-
-PREPARED = Path("outputs/prepared")
-TARGETS = Path("outputs/targets")
-MODELS = Path("models")
-STUDENTS = Path("outputs/students")
-LIVE = Path("outputs/live")
 
 
 def main() -> None:
@@ -97,7 +90,7 @@ def pipeline_job(task: str, params: Params) -> Job:
     label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder)
     targets = StoredTargets.read(TARGETS / task, split, label_sets)
     targets.check_made_with(ViewSettings.of(settings, params.source_block.augmentation, params.data_seed), settings.stored_teachers)
-    supplied = SUPPLIED / task / "weights.safetensors" if settings.student_weights else None
+    supplied = SUPPLIED_WEIGHTS / task / "weights.safetensors" if settings.student_weights else None
     return Job(task, settings, run_params(params, settings), label_sets, split, targets, supplied)
 
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from amalgam.brought import CHECKPOINTS, TEACHERS, WEIGHTS, refuse_misplaced
+from amalgam.brought import refuse_misplaced
 from amalgam.files import sha256_of_file, write_json
 from amalgam.params import EvaluationSettings
-from amalgam.places import brought_file
+from amalgam.places import SUPPLIED_CHECKPOINTS, SUPPLIED_TEACHERS, SUPPLIED_WEIGHTS, brought_file
 from amalgam.provenance import configure_execution
 from amalgam.source_settings import Source
 from amalgam.stage import no_arguments, run_stage, stage_params
@@ -55,11 +55,11 @@ def main() -> None:
     params = stage_params()
     refuse_misplaced(params)
     for task in params.task_names:
-        with whole_folder(WEIGHTS / task) as work:
+        with whole_folder(SUPPLIED_WEIGHTS / task) as work:
             supply(params.student(task), work)
-    with whole_folder(TEACHERS) as work:
+    with whole_folder(SUPPLIED_TEACHERS) as work:
         supply_teachers(params.source_block, work)
-    with whole_folder(CHECKPOINTS) as work:
+    with whole_folder(SUPPLIED_CHECKPOINTS) as work:
         supply_checkpoints(params.evaluate, params.source_block, work)
 
 

@@ -8,12 +8,19 @@ from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file
 from amalgam.params import Params
 from amalgam.params_file import TASK_NAME
-from amalgam.places import brought_file, repository_root
+from amalgam.places import (
+    DATA,
+    FETCHED,
+    MODELS,
+    OUTPUTS,
+    SUPPLIED_CHECKPOINTS,
+    SUPPLIED_TEACHERS,
+    SUPPLIED_WEIGHTS,
+    brought_file,
+    repository_root,
+)
 
-WEIGHTS = Path("fetched/weights")
-TEACHERS = Path("fetched/teachers")
-CHECKPOINTS = Path("fetched/checkpoints")
-EMPTIED = ("data", "models", "outputs", "fetched")  # folders of the pipeline
+EMPTIED = (str(DATA), str(MODELS), OUTPUTS, FETCHED)
 NAMED = 5  # stray files, in a message
 
 
@@ -38,9 +45,8 @@ def refuse_misplaced(params: Params) -> None:
 def refuse_strays() -> None:
     """Raise UserError where the folders that ``data.dvc`` and ``models.dvc`` are about to fill hold files of the user's: DVC would remove
     them without a word."""
-    data, models = Path("data"), Path("models")
-    strays = [] if (data / "dataset.json").exists() else _visible(data)
-    strays += [path for path in _visible(models) if not (path.is_dir() and TASK_NAME.fullmatch(path.name))]
+    strays = [] if (DATA / "dataset.json").exists() else _visible(DATA)
+    strays += [path for path in _visible(MODELS) if not (path.is_dir() and TASK_NAME.fullmatch(path.name))]
     if strays:
         raise UserError(
             f"{', '.join(map(str, strays[:NAMED]))}: the pipeline fills data/ and models/ itself and would remove what else lies there; "
@@ -68,10 +74,10 @@ def _copied(params: Params) -> Iterator[tuple[str, str, Path, str]]:
     """Of each file: the setting, the path it names, what is written about the copy, and under which name its hash stands there."""
     for task in params.task_names:
         if weights := params.student(task).student_weights:
-            yield f"student_weights of {task}", weights, WEIGHTS / task / "supplied.json", "sha256"
+            yield f"student_weights of {task}", weights, SUPPLIED_WEIGHTS / task / "supplied.json", "sha256"
     for task, teachers in params.source_block.supplied.items():
         for name, given in teachers.items():
-            yield f"{params.source}.supplied.{task}.{name}", given.weights, TEACHERS / task / name / "manifest.json", "file_sha256"
+            yield f"{params.source}.supplied.{task}.{name}", given.weights, SUPPLIED_TEACHERS / task / name / "manifest.json", "file_sha256"
     for task, checkpoint in params.evaluate.checkpoint.items():
         if checkpoint:
-            yield f"evaluate.checkpoint.{task}", checkpoint, CHECKPOINTS / task / "checkpoint.json", "sha256"
+            yield f"evaluate.checkpoint.{task}", checkpoint, SUPPLIED_CHECKPOINTS / task / "checkpoint.json", "sha256"

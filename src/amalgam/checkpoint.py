@@ -20,14 +20,13 @@ import yaml
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from amalgam.files import read_json
-from amalgam.places import repository_root
+from amalgam.places import DVC_LOCK, repository_root
 from amalgam.states import write_whole
 from amalgam.store import STORE, entries, held, locked
 from amalgam.trainer import Snapshot
 from amalgam.whole import remove, whole_file
 
 KIND = "checkpoints"
-LOCK_FILE = Path("dvc.lock")
 KEPT_FINISHED = 2  # trainings whose results DVC did not take (yet)
 
 
@@ -93,7 +92,7 @@ def checkpoint(key: str) -> Iterator[Checkpoint]:
     folder = repository_root() / STORE / KIND / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        if (folder / "run.json").exists() and Sessions.read(folder / "run.json").result in committed(LOCK_FILE):
+        if (folder / "run.json").exists() and Sessions.read(folder / "run.json").result in committed(DVC_LOCK):
             remove(folder)  # that training is done, and this is another
         yield Checkpoint(folder)
 
@@ -104,7 +103,7 @@ def finish(own: Checkpoint, result: Path) -> None:
     Of other finished trainings, those are removed that DVC has taken, and the oldest.
     """
     own.write(result=dvc_hash(result))
-    kept, taken = 1, committed(LOCK_FILE)
+    kept, taken = 1, committed(DVC_LOCK)
     for folder in by_age(path for path in entries(KIND) if path != own.folder):
         with held(folder) as free:
             other = Sessions.read(folder / "run.json").result if free and (folder / "run.json").exists() else None

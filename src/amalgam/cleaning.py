@@ -7,11 +7,11 @@ from pathlib import Path
 
 from amalgam.checkpoint import KIND as CHECKPOINTS
 from amalgam.checkpoint import Sessions
-from amalgam.places import repository_root
+from amalgam.places import FETCHED, OUTPUTS, RUNS, repository_root
 from amalgam.store import STORE, entries, held
 from amalgam.whole import PART, remove, remove_abandoned
 
-WRITTEN_TO = (STORE, "outputs", "fetched", "runs")  # where stages write
+WRITTEN_TO = (STORE, OUTPUTS, FETCHED, RUNS)  # where stages write
 SECONDS_A_DAY = 86_400
 
 

@@ -33,7 +33,7 @@ from amalgam.history import read_history, score
 from amalgam.inference import predict_logits
 from amalgam.metrics import Reliability, accuracy_interval, reliability, shared_class_accuracy, split_errors
 from amalgam.models import Classifier
-from amalgam.places import place
+from amalgam.places import repository_relative
 from amalgam.plots import save_confusion_matrix, save_learning_curve, save_matrix, save_reliability, save_samples
 from amalgam.students import own_manifest
 from amalgam.whole import whole_folder
@@ -121,7 +121,7 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
     errors = split_errors(labels, predicted, covering)
     return {
         "task": evaluation.task,
-        "model_path": place(evaluation.student.weights),
+        "model_path": repository_relative(evaluation.student.weights),
         "weights_sha256": sha256_of_file(evaluation.student.weights),
         "checkpoint": evaluation.student.checkpoint,
         "overall_accuracy": predictions.accuracy,

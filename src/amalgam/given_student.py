@@ -19,7 +19,7 @@ from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device
 from amalgam.models import Classifier, save_weights
 from amalgam.networks import build_network, load_whole
-from amalgam.places import place
+from amalgam.places import repository_relative
 from amalgam.preprocessing import Preprocessing, channel_statistics, three
 from amalgam.record import FILE as RECORD
 from amalgam.states import State, read_state
@@ -45,7 +45,7 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
     split = read_json(record)["data"]["content"] if own and record.is_file() and not told["selected_on"] else None
     entry = {
         "file": path.name,
-        "place": place(path),
+        "place": repository_relative(path),
         "sha256": sha256_of_file(path),
         "architecture": architecture,
         "resolution": resolution,

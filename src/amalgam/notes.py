@@ -9,7 +9,7 @@ from typing import Any
 
 from amalgam.errors import without_passwords
 from amalgam.params_file import PARAMS_FILE, read_yaml
-from amalgam.places import place
+from amalgam.places import repository_relative
 from amalgam.student_settings import StudentSettings
 
 # Settings that each run's name says anyhow.
@@ -29,7 +29,7 @@ KeyPath = tuple[str, ...]  # a setting's name and those of its blocks, from the 
 def told(settings: StudentSettings) -> dict[str, Any]:
     """All settings by name, a file by its place in the repository or, where it lies outside, by its name alone."""
     weights = settings.student_weights
-    return settings.model_dump() | {"student_weights": place(Path(weights).expanduser()) if weights else None}
+    return settings.model_dump() | {"student_weights": repository_relative(Path(weights).expanduser()) if weights else None}
 
 
 def run_name(settings: StudentSettings, changed: Mapping[str, str], task: str) -> str:

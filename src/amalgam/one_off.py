@@ -24,7 +24,7 @@ from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, read_yaml
-from amalgam.places import brought_file
+from amalgam.places import DVC_LOCK, RUNS, brought_file
 from amalgam.preprocessing import Preprocessing
 from amalgam.source_settings import SuppliedTeacher
 from amalgam.states import read_state, write_whole
@@ -33,9 +33,6 @@ from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers
 from amalgam.team import Team
 from amalgam.whole import scratch_folder
-
-RUNS = Path("runs")
-LOCK = Path("dvc.lock")  # where DVC writes down with which parameters each stage ran last
 
 
 def in_pipeline() -> bool:
@@ -67,7 +64,7 @@ def prepared(folder: Path) -> tuple[LabelSets, PreparedSplit]:
 
 def check_brought(params: Params) -> None:
     """Raises UserError unless images and supplied teachers came from where ``params`` say, when the pipeline ran last."""
-    ran = read_yaml(LOCK.read_text(encoding="utf-8"), str(LOCK))[0]["stages"] if LOCK.is_file() else {}
+    ran = read_yaml(DVC_LOCK.read_text(encoding="utf-8"), str(DVC_LOCK))[0]["stages"] if DVC_LOCK.is_file() else {}
     for stage, part in (("fetch", "fetch"), ("weights", "supplied")):
         name, now = f"{params.source}.{part}", getattr(params.source_block, part)
         then = ran.get(stage, {}).get("params", {}).get(str(PARAMS_FILE), {}).get(name)

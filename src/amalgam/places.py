@@ -1,9 +1,18 @@
-"""Where files lie that settings name and that results tell of."""
+"""Where the pipeline keeps what it makes (as dvc.yaml says it), and where files lie that settings name and results tell of."""
 
 import os
 from pathlib import Path
 
-FETCHED = "fetched"  # where the pipeline puts what it brings
+FETCHED = "fetched"  # what the pipeline brings
+FETCHED_DATA, FETCHED_MODELS = Path(FETCHED, "data"), Path(FETCHED, "models")
+SUPPLIED_WEIGHTS, SUPPLIED_TEACHERS, SUPPLIED_CHECKPOINTS = (Path(FETCHED, name) for name in ("weights", "teachers", "checkpoints"))
+DATA, MODELS = Path("data"), Path("models")  # pinned by data.dvc and models.dvc
+OUTPUTS = "outputs"
+PREPARED, TEACHERS, TARGETS, STUDENTS, EVALUATION, LIVE = (
+    Path(OUTPUTS, name) for name in ("prepared", "teachers", "targets", "students", "evaluation", "live")
+)
+RUNS = Path("runs")  # one-offs, by hand
+DVC_LOCK = Path("dvc.lock")  # DVC writes down in it with which parameters each stage ran last, and what came of it
 
 
 def repository_root() -> Path:
@@ -17,7 +26,7 @@ def brought_file(named: str) -> Path:
     return path if path.parts[:1] == (FETCHED,) else repository_root() / path
 
 
-def place(path: Path) -> str:
+def repository_relative(path: Path) -> str:
     """Where a file lies in the repository; of one outside, its name alone: what is written down must not depend on the machine."""
     if not path.is_absolute():
         return path.as_posix()

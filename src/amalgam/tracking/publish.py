@@ -145,14 +145,14 @@ def publish_checkpoint(evaluation: Path, restore: bool = False) -> list[str]:
     """
     client, found = connect(), read_json(evaluation / RESULTS)
     task, given = found["task"], found["checkpoint"]
-    files, place = sorted(evaluation.iterdir()), experiment(client, task)
+    files, experiment_id = sorted(evaluation.iterdir()), experiment(client, task)
     mark = fingerprint(files={file.name: sha256_of_file(file) for file in files})
-    if known := client.search_runs([place], f"tags.`{EVALUATION_TAG}` = '{mark}'", ViewType.ALL, 1):
+    if known := client.search_runs([experiment_id], f"tags.`{EVALUATION_TAG}` = '{mark}'", ViewType.ALL, 1):
         return _brought_back(client, task, known[0], restore)
     name = f"{given['architecture']} from {given['file']}"
-    begun = client.search_runs([place], f"tags.`{BEGUN_TAG}` = '{mark}'", max_results=1)  # it was broken off, and goes on
+    begun = client.search_runs([experiment_id], f"tags.`{BEGUN_TAG}` = '{mark}'", max_results=1)  # it was broken off, and goes on
     about = {f"checkpoint.{name}": value for name, value in given.items()} | {"task": task, "mlflow.source.type": "LOCAL", BEGUN_TAG: mark}
-    tracker = Tracker(client, (begun[0] if begun else client.create_run(place, run_name=name, tags=about)).info.run_id)
+    tracker = Tracker(client, (begun[0] if begun else client.create_run(experiment_id, run_name=name, tags=about)).info.run_id)
     for path in files:
         tracker.file(path, "evaluation")
     side = ["--resolution", given["resolution"]] if "resolution" in given else []

@@ -49,9 +49,9 @@ class Tracker:
     def file(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.run_id, str(path), folder)
 
-    def text(self, text: str, place: str) -> None:
+    def text(self, text: str, path: str) -> None:
         """As a file of the run."""
-        self.client.log_text(self.run_id, text, place)
+        self.client.log_text(self.run_id, text, path)
 
     def note(self, markdown: str) -> None:
         self.tags({NOTE_TAG: markdown})
@@ -106,9 +106,9 @@ def training_run(task: str, name: str, params: dict[str, Any], tags: dict[str, s
     """
     client, tags = connect(), tags | {MARK_TAG: mark}
     with answering(client.tracking_uri):
-        place = experiment(client, task)
-        earlier = marked_run(client, place, mark)
-        tracker = LiveTracker(client, earlier or client.create_run(place, run_name=name, tags=tags).info.run_id)
+        experiment_id = experiment(client, task)
+        earlier = marked_run(client, experiment_id, mark)
+        tracker = LiveTracker(client, earlier or client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
         if earlier:
             client.update_run(earlier, "RUNNING", name)
             tracker.tags(tags)
@@ -123,16 +123,16 @@ def training_run(task: str, name: str, params: dict[str, Any], tags: dict[str, s
     tracker.end("FINISHED")
 
 
-def marked_run(client: MlflowClient, place: str, mark: str) -> str | None:
+def marked_run(client: MlflowClient, experiment_id: str, mark: str) -> str | None:
     """The id of the experiment's run with this mark, unless it was deleted."""
-    found = client.search_runs([place], f"tags.`{MARK_TAG}` = '{mark}'", max_results=1)
+    found = client.search_runs([experiment_id], f"tags.`{MARK_TAG}` = '{mark}'", max_results=1)
     return found[0].info.run_id if found else None
 
 
 def end_marked(client: MlflowClient, tasks: Iterable[str], marks: set[str]) -> int:
     """Mark the runs with these marks as killed that still count as running; how many there were."""
-    places = [found.experiment_id for found in map(client.get_experiment_by_name, tasks) if found]
-    running = client.search_runs(places, "attributes.status = 'RUNNING'") if places else []
+    experiment_ids = [found.experiment_id for found in map(client.get_experiment_by_name, tasks) if found]
+    running = client.search_runs(experiment_ids, "attributes.status = 'RUNNING'") if experiment_ids else []
     stale = [run.info.run_id for run in running if run.data.tags.get(MARK_TAG) in marks]
     for run_id in stale:
         client.set_terminated(run_id, "KILLED")

@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from amalgam.errors import UserError, without_passwords
 from amalgam.places import repository_root
+from amalgam.store import STORE
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 ARTIFACTS = "mlruns"
@@ -114,7 +115,7 @@ def answering(uri: str) -> Iterator[None]:
 
 def store_lock(purpose: str = "mlflow") -> FileLock:
     """Held by one process of this repository at a time, for each purpose."""
-    folder = repository_root() / ".amalgam"
+    folder = repository_root() / STORE
     folder.mkdir(exist_ok=True)
     return FileLock(folder / f"{purpose}.lock")
 
