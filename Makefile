@@ -34,7 +34,7 @@ results: $(STAMP)  ## print the last evaluation's table
 ui: $(STAMP)  ## show MLflow's pages at http://127.0.0.1:5000
 	-PYTHONPATH=src python stages/sync.py --no-restore
 	@echo 'In the page, choose "Model training" at the top left once: the browser remembers it.'
-	mlflow ui
+	mlflow ui --workers 1  # one reader; more of them, on a busy machine, are taken for dead and started over and over
 
 sync: $(STAMP)  ## send to MLflow what it lacks of the students and evaluations in outputs/
 	PYTHONPATH=src python stages/sync.py
@@ -43,9 +43,10 @@ champion: $(STAMP)  ## print each task's champion, the best student by validatio
 	PYTHONPATH=src python stages/champion.py
 
 crown: $(STAMP)  ## make a run's student champion: make crown TASK=taskA RUN=its id
+	$(if $(and $(TASK),$(RUN)),,$(error say which: make crown TASK=taskA RUN=its id, as MLflow's page of the run shows it))
 	PYTHONPATH=src python stages/champion.py --crown $(TASK) $(RUN)
 
-clean: $(STAMP)  ## remove half-written files; DAYS=30: also what nothing used so long: teachers, logits, broken-off trainings
+clean: $(STAMP)  ## remove half-written files; DAYS=30: also what nothing used so long: teachers, logits, downloads, broken-off trainings
 	PYTHONPATH=src python stages/clean.py $(if $(DAYS),--days $(DAYS))
 
 guide: $(STAMP)  ## write docs/parameters.md anew, from the definition of the parameters

@@ -30,25 +30,7 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 from benchmarks.comparison import gain, right_images, with_spread
-from benchmarks.protocol import (
-    ARCHIVE,
-    FITTED,
-    PROTOCOL,
-    RATES,
-    ROOT,
-    UNROUTED,
-    Job,
-    Settings,
-    choice,
-    choice_file,
-    chosen,
-    final_jobs,
-    known_teachers,
-    protocol,
-    results,
-    student_settings,
-    tested,
-)
+from benchmarks.protocol import FITTED, RATES, ROOT, UNROUTED, Job, Protocol, Settings, results
 from benchmarks.rows import IMAGES, START, combine, images_of, is_fitted, start_weights, train_and_test, tuned
 
 from amalgam.cores import available_cores
@@ -65,40 +47,40 @@ def work(do: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> li
         return list(pool.map(do, jobs))
 
 
-def tune(task: str, processes: int, rows: dict[str, Settings]) -> None:
+def tune(protocol: Protocol, task: str, processes: int, rows: dict[str, Settings]) -> None:
     """Every row on the grid with the first seed; the best by validation goes into the choice."""
-    grid, seed = protocol()["grid"], protocol()["seeds"][0]
-    jobs = [Job(task, row, settings | point, seed) for row, settings in rows.items() for point in grid]
+    grid, seed = protocol.grid, protocol.seeds[0]
+    jobs = [Job(protocol, task, row, settings | point, seed) for row, settings in rows.items() for point in grid]
     refuse_other_images(jobs)
     work(tuned, [job for job in jobs if "validation" not in results().get(job.key, {})], processes)
     known = results()
     accuracies = [known[job.key]["validation"] for job in jobs]
-    choices = chosen()
+    choices = protocol.chosen()
     for index, row in enumerate(rows):
         own = accuracies[index * len(grid) : (index + 1) * len(grid)]
         choices.setdefault(task, {})[row] = dict(grid[int(np.argmax(own))])
-    choice_file().write_text(yaml.safe_dump(choices, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    protocol.choice_file.write_text(yaml.safe_dump(choices, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def table(task: str, rows: dict[str, Settings], seeds: list[int]) -> str:
+def table(protocol: Protocol, task: str, rows: dict[str, Settings], seeds: list[int]) -> str:
     """Markdown: a line a row of which each of these seeds has been run, then the controls."""
     known = results()
     done: dict[str, list[dict[str, Any]]] = {}
-    for job in final_jobs(task, {row: settings for row, settings in rows.items() if choice(task, row)}, seeds):
-        if tested(job):
+    for job in protocol.jobs(task, {row: settings for row, settings in rows.items() if protocol.choice(task, row)}, seeds):
+        if job.is_tested:
             done.setdefault(job.row, []).append(known[job.key])
     done = {row: found for row, found in done.items() if len(found) == len(seeds)}
     right = {row: np.stack([right_images(run) for run in found]) for row, found in done.items()}
-    teachers = [entry for seed in seeds if (entry := known_teachers(task, seed))]
+    teachers = [entry for seed in seeds if (entry := protocol.known_teachers(task, seed))]
     for name, kept in UNROUTED.items():
         if len(teachers) == len(seeds) and all(kept in found for found in teachers):
             right[name] = np.stack([right_images(found, kept) for found in teachers])
-    reference = protocol()["reference"]
+    values, reference = protocol.values, protocol.values["reference"]
     lines = [f"| row | chosen | validation % | test % | over its control (95 %) | over {reference} (95 %) |", "|---" * 6 + "|"]
     for row, found in done.items():
-        others = (protocol()["controls"].get(row, protocol()["control"]), reference)
+        others = (values["controls"].get(row, values["control"]), reference)
         gains = " | ".join(gain(right[row], right[other]) if other in right and other != row else "–" for other in others)
-        point = ", ".join(f"{name} {value:g}" for name, value in (choice(task, row) or {}).items())
+        point = ", ".join(f"{name} {value:g}" for name, value in (protocol.choice(task, row) or {}).items())
         validation = np.mean([run["validation"] for run in found])
         lines.append(f"| {row} | {point} | {validation:.1f} | {with_spread(100 * right[row].mean(axis=1))} | {gains} |")
     if len(teachers) == len(seeds):
@@ -122,15 +104,15 @@ def refuse_other_images(jobs: list[Job]) -> None:
     """Raise UserError if one of these was trained or tested on other images than the archive's, or started from another file of weights."""
     known = results()
     for job in jobs:
-        settings, before = student_settings(job), known.get(job.key, {})
+        settings, before = job.settings, known.get(job.key, {})
         which, weights = f"{job.row} of {job.task}, seed {job.seed},", start_weights(settings)
         if weights and before.get(START, weights) != weights:
             raise UserError(
                 f"{which} started from another {settings.student_weights} than is here now; bring that back, or rename this one"
             )
-        if before.keys() & IMAGES and any(before.get(name, found) != found for name, found in images_of(job.task, job.seed).items()):
+        if before.keys() & IMAGES and any(before.get(name, found) != found for name, found in images_of(job).items()):
             raise UserError(
-                f"{which} was trained or tested on other images than {os.environ[ARCHIVE]} holds; keep results of another archive in "
+                f"{which} was trained or tested on other images than {job.protocol.archive} holds; keep results of another archive in "
                 "another copy of this repository, without benchmarks/accuracy.results.json"
             )
 
@@ -148,32 +130,30 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     arguments = parser.parse_args()
     os.environ.setdefault("DVC_ROOT", str(ROOT))
-    os.environ[PROTOCOL] = str(arguments.protocol.resolve())
-    task = f"task{arguments.task}"
-    known = protocol()["rows"]
+    protocol = Protocol(arguments.protocol.resolve(), arguments.archive and arguments.archive.resolve())
+    task, known = f"task{arguments.task}", protocol.rows
     if unknown := set(arguments.rows or known) - known.keys():
         parser.error(f"the protocol has no row {', '.join(sorted(unknown))}; it has {', '.join(known)}")
     rows = {row: settings for row, settings in known.items() if not arguments.rows or row in arguments.rows}
     if arguments.command != "table":
         if arguments.archive is None or not arguments.archive.exists():
             parser.error(f"{arguments.command} needs the archive of images: {arguments.archive or 'none was given'}")
-        os.environ[ARCHIVE] = str(arguments.archive.resolve())
         refuse_uncommitted_settings()
     if arguments.command == "tune" and arguments.seeds is not None:
         parser.error("tune is of the protocol's first seed alone; --seeds is for run, combine and table")
-    seeds, failed = arguments.seeds or protocol()["seeds"], []
+    seeds, failed = arguments.seeds or protocol.seeds, []
     if arguments.command == "tune":
-        tune(task, arguments.jobs, rows)
+        tune(protocol, task, arguments.jobs, rows)
     elif arguments.command == "run":
-        jobs = final_jobs(task, rows, seeds)
+        jobs = protocol.jobs(task, rows, seeds)
         refuse_other_images(jobs)
-        failed = [why for why in work(train_and_test, [job for job in jobs if not tested(job)], arguments.jobs) if why]
+        failed = [why for why in work(train_and_test, [job for job in jobs if not job.is_tested], arguments.jobs) if why]
     elif arguments.command == "combine":
-        jobs = [job for job in final_jobs(task, rows, seeds) if tested(job) and is_fitted(job)]
+        jobs = [job for job in protocol.jobs(task, rows, seeds) if job.is_tested and is_fitted(job)]
         refuse_other_images(jobs)
         work(combine, [job for job in jobs if FITTED not in results()[job.key]], arguments.jobs)
     if arguments.command != "tune":
-        print(table(task, rows, seeds), flush=True)
+        print(table(protocol, task, rows, seeds), flush=True)
     if failed:
         raise UserError("\n".join(failed))
 

@@ -5,7 +5,6 @@
 Reads which they are from differences.yaml, and what benchmarks/accuracy.py has run.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from benchmarks.comparison import Right, interval, right_images, t_interval
-from benchmarks.protocol import FITTED, PROTOCOL, UNROUTED, final_jobs, known_teachers, protocol, results
+from benchmarks.protocol import FITTED, UNROUTED, Protocol, results
 
 ENTRIES = Path(__file__).with_suffix(".yaml")
 TEACHERS_OF = "teachers as for "  # begins a side that is a row's teachers, put together as its target is, without a student
@@ -60,27 +59,25 @@ def differences() -> list[Difference]:
 
 def difference(task: str, of: str, over: str, seeds: Sequence[int] = ()) -> Difference:
     """Between two sides as the file of entries names them; of all seeds of the first one's protocol, where none are given."""
-    open_protocol(of)
-    chosen = tuple(seeds or protocol()["seeds"])
+    chosen = tuple(seeds or opened(of)[0].seeds)
     return Difference(task, of, over, chosen, answers(task, of, chosen), answers(task, over, chosen))
 
 
 def answers(task: str, side: str, seeds: tuple[int, ...]) -> Right:
     """(seeds, images): which test images a side gets right."""
-    row = open_protocol(side)
+    protocol, row = opened(side)
     if row in UNROUTED:
-        return np.stack([right_images(known_teachers(task, seed), UNROUTED[row]) for seed in seeds])
+        return np.stack([right_images(protocol.known_teachers(task, seed), UNROUTED[row]) for seed in seeds])
     student, kept = row.removeprefix(TEACHERS_OF), FITTED if row.startswith(TEACHERS_OF) else "right"
-    jobs = final_jobs(task, {student: protocol()["rows"][student]}, list(seeds))
+    jobs = protocol.jobs(task, {student: protocol.rows[student]}, list(seeds))
     known = results()
     return np.stack([right_images(known[job.key], kept) for job in jobs])
 
 
-def open_protocol(side: str) -> str:
-    """Make a side's protocol the one that is meant from here on; the side's row."""
-    file, _, row = side.partition("/")
-    os.environ[PROTOCOL] = str(Path(__file__).with_name(f"{file}.yaml"))
-    return row
+def opened(side: str) -> tuple[Protocol, str]:
+    """A side's protocol and row."""
+    name, _, row = side.partition("/")
+    return Protocol.named(name), row
 
 
 def table(found: list[Difference]) -> str:

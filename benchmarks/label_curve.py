@@ -8,7 +8,6 @@ the seeds; a point of fewer seeds than the protocol's is hollow. The teachers by
 """
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ import numpy as np
 matplotlib.use("Agg")
 
 from benchmarks.comparison import right_images
-from benchmarks.protocol import PROTOCOL, final_jobs, known_teachers, protocol, results, tested
+from benchmarks.protocol import Protocol, results
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 LINES = {"oracle-routed": "--", "unrouted": ":", "unrouted, joint": "-."}  # of the teachers
+LABELS = Protocol.named("labels")
 NEAR = 2.5  # points: the text of a line so close below another one stands below it
 PLACES = {0: 0, 0.1: 1, 0.25: 2, 1: 3}  # of the shares on the axis
 
@@ -30,8 +30,8 @@ PLACES = {0: 0, 0.1: 1, 0.25: 2, 1: 3}  # of the shares on the axis
 def accuracies(task: str, row: str) -> list[float]:
     """Of the seeds that have been run, in percent."""
     known = results()
-    jobs = final_jobs(task, {row: protocol()["rows"][row]}, protocol()["seeds"])
-    return [100 * float(right_images(known[job.key]).mean()) for job in jobs if tested(job)]
+    jobs = LABELS.jobs(task, {row: LABELS.rows[row]}, LABELS.seeds)
+    return [100 * float(right_images(known[job.key]).mean()) for job in jobs if job.is_tested]
 
 
 def draw_curve(axes: Axes, name: str, found: dict[float, list[float]], highest: dict[float, float]) -> None:
@@ -39,7 +39,7 @@ def draw_curve(axes: Axes, name: str, found: dict[float, list[float]], highest: 
 
     Points of fewer seeds than the others are hollow, and no line leads to them.
     """
-    seeds = len(protocol()["seeds"])
+    seeds = len(LABELS.seeds)
     whole = {share: values for share, values in found.items() if len(values) == seeds}
     gap = [np.nan] * seeds
     ranged = np.array([whole.get(share, gap) for share in PLACES])  # (shares, seeds)
@@ -56,7 +56,7 @@ def draw_curve(axes: Axes, name: str, found: dict[float, list[float]], highest: 
 
 def draw_teachers(axes: Axes, task: str) -> None:
     """What they reach without a student: told which of them knows the image, and not told."""
-    every = [known for seed in protocol()["seeds"] if (known := known_teachers(task, seed))]
+    every = [known for seed in LABELS.seeds if (known := LABELS.known_teachers(task, seed))]
     above = np.inf
     for name, style in sorted(LINES.items(), key=lambda line: -mean_of(every, line[0])):
         if np.isnan(mean := mean_of(every, name)):
@@ -71,21 +71,17 @@ def draw_teachers(axes: Axes, task: str) -> None:
 def mean_of(every: list[dict[str, Any]], name: str) -> float:
     """Of all seeds; not a number if one lacks it."""
     found = [known[name] for known in every if name in known]
-    return float(np.mean(found)) if len(found) == len(protocol()["seeds"]) else float("nan")
+    return float(np.mean(found)) if len(found) == len(LABELS.seeds) else float("nan")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path, help="the .png file to write")
     parser.add_argument("--task", required=True, choices=["A", "B"])
-    parser.add_argument("--protocol", type=Path, default=Path(__file__).with_name("labels.yaml"))
     arguments = parser.parse_args()
-    os.environ[PROTOCOL] = str(arguments.protocol.resolve())
     task = f"task{arguments.task}"
-    if "curves" not in protocol():
-        parser.error(f"{arguments.protocol} names no curves, as benchmarks/labels.yaml does")
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    curves = {name: {share: accuracies(task, row) for share, row in rows.items()} for name, rows in protocol()["curves"][task].items()}
+    curves = {name: {share: accuracies(task, row) for share, row in rows.items()} for name, rows in LABELS.values["curves"][task].items()}
     lines = {name: {share: values for share, values in found.items() if values} for name, found in curves.items()}
     highest = {share: max((float(np.mean(found[share])) for found in lines.values() if share in found), default=0.0) for share in PLACES}
     for name, found in lines.items():

@@ -5,14 +5,12 @@
 Reads what benchmarks/accuracy.py has run; a cell of fewer than three seeds gives each one's accuracy, and says which.
 """
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from benchmarks.comparison import right_images, with_spread
-from benchmarks.protocol import FITTED, PROTOCOL, final_jobs, known_teachers, protocol, results
+from benchmarks.protocol import FITTED, Protocol, results
 
 TASKS = ("taskA", "taskB")
 SEEDS = 3
@@ -67,15 +65,15 @@ def cell(accuracies: dict[int, float]) -> str:
 
 def of_row(known: dict[str, Any], task: str, file: str, row: str, kept: str) -> dict[int, float]:
     """Test accuracies in percent by seed, of the answers that the entries of a protocol's row hold as ``kept``."""
-    os.environ[PROTOCOL] = str(Path(__file__).with_name(f"{file}.yaml"))
-    jobs = final_jobs(task, {row: protocol()["rows"][row]}, protocol()["seeds"])
+    protocol = Protocol.named(file)
+    jobs = protocol.jobs(task, {row: protocol.rows[row]}, protocol.seeds)
     return {job.seed: 100 * float(right_images(known[job.key], kept).mean()) for job in jobs if kept in known.get(job.key, {})}
 
 
 def of_teachers(task: str, kind: str) -> dict[int, float]:
     """Those of the first table."""
-    os.environ[PROTOCOL] = str(Path(__file__).with_name("accuracy.yaml"))
-    return {seed: float(found[kind]) for seed in protocol()["seeds"] if kind in (found := known_teachers(task, seed))}
+    protocol = Protocol.named("accuracy")
+    return {seed: float(found[kind]) for seed in protocol.seeds if kind in (found := protocol.known_teachers(task, seed))}
 
 
 def lines(known: dict[str, Any]) -> Iterable[str]:

@@ -1,9 +1,8 @@
 """One row of a table of accuracies with one seed: its images, teachers and targets, its student, and what these reach.
 
-What was computed is kept below ``workplace()`` and not computed again.
+What was computed is kept below the protocol's ``workplace`` and not computed again.
 """
 
-import os
 import shutil
 import subprocess
 from dataclasses import asdict
@@ -17,24 +16,7 @@ import numpy.typing as npt
 import torch
 from benchmarks.apart import TEACHERS, part
 from benchmarks.comparison import packed, refuse_other_teachers, right_images
-from benchmarks.protocol import (
-    ARCHIVE,
-    FITTED,
-    RATES,
-    ROOT,
-    Job,
-    apart_settings,
-    is_finetuned,
-    parameters,
-    protocol,
-    record,
-    results,
-    specialist_settings,
-    student_settings,
-    teachers_key,
-    teachers_share,
-    workplace,
-)
+from benchmarks.protocol import FITTED, RATES, ROOT, Job, Protocol, record, results
 from benchmarks.specialists import finetune
 from filelock import FileLock
 
@@ -74,13 +56,13 @@ def once(folder: Path, make: Any) -> Path:
     return folder
 
 
-def prepared(seed: int, task: str) -> Path:
-    params = parameters(seed)
+def prepared(protocol: Protocol, seed: int, task: str) -> Path:
+    params = protocol.parameters(seed)
 
     def fetch(work: Path) -> None:
-        folder_source.fetch(work, Path.cwd(), os.environ[ARCHIVE], None, MOST_BYTES)
+        folder_source.fetch(work, Path.cwd(), str(protocol.archive), None, MOST_BYTES)
 
-    raw = once(workplace() / "raw", fetch)
+    raw = once(protocol.workplace / "raw", fetch)
 
     def prepare(work: Path) -> None:
         available = read_classes(raw)
@@ -90,62 +72,62 @@ def prepared(seed: int, task: str) -> Path:
         for split, name, fraction in zip(splits, ("trainval", "test"), (params.val_fraction, 0.0), strict=True):
             prepare_split([split], available, label_sets.classes, size, fraction, seed, work / name)
             label_sets.write(work / name)
-        if (share := teachers_share()) is not None:
+        if (share := protocol.teachers_share) is not None:
             part(work, share, seed)
 
-    return once(workplace() / f"seed{seed}" / "prepared" / task, prepare)
+    return once(protocol.workplace / f"seed{seed}" / "prepared" / task, prepare)
 
 
-def pupils(folder: Path) -> Path:
+def pupils(protocol: Protocol, folder: Path) -> Path:
     """The images that the student learns from and is validated on."""
-    return folder / (TEACHERS if "student_sees_the_teachers" in apart_settings() else "trainval")
+    return folder / (TEACHERS if "student_sees_the_teachers" in protocol.apart else "trainval")
 
 
-def trained_teachers(folder: Path, seed: int, task: str) -> Path:
-    images = folder / ("trainval" if teachers_share() is None else TEACHERS)
+def trained_teachers(protocol: Protocol, folder: Path, seed: int, task: str) -> Path:
+    images = folder / ("trainval" if protocol.teachers_share is None else TEACHERS)
     label_sets, split = LabelSets.read(images), PreparedSplit.read(images)
 
     def provide(work: Path) -> None:
         for name in label_sets.teachers:
-            provide_one(OwnImages.of(name, label_sets, split), seed, task, work / name)
+            provide_one(protocol, OwnImages.of(name, label_sets, split), seed, task, work / name)
 
-    return once(workplace() / f"seed{seed}" / "models" / task, provide)
+    return once(protocol.workplace / f"seed{seed}" / "models" / task, provide)
 
 
-def provide_one(own: OwnImages, seed: int, task: str, target: Path) -> None:
+def provide_one(protocol: Protocol, own: OwnImages, seed: int, task: str, target: Path) -> None:
     """Write one teacher into ``target``; it is kept, whatever becomes of the others."""
-    if not is_finetuned():
-        recipe = Recipe.of(parameters(seed))
+    if not protocol.is_finetuned:
+        recipe = Recipe.of(protocol.parameters(seed))
         provide_teacher(own, recipe, target, partial(train_teacher, own, recipe))
         return
-    settings, augmentation = specialist_settings(seed), parameters(seed).folder.augmentation
+    settings, augmentation = protocol.specialist_settings(seed), protocol.parameters(seed).folder.augmentation
     start = architecture(settings)
-    place = workplace() / f"seed{seed}" / "specialists" / task / f"{target.name}-{(start_weights(settings) or 'random')[:12]}"
+    place = protocol.workplace / f"seed{seed}" / "specialists" / task / f"{target.name}-{(start_weights(settings) or 'random')[:12]}"
     shutil.copytree(once(place, partial(finetune, own, settings, start, augmentation)), target)
 
 
 def stored_targets(folder: Path, job: Job, settings: StudentSettings) -> StoredTargets:
     """What the teachers say; of a student that learns from labels alone, which views there are, and no teacher is trained for it."""
-    images = pupils(folder)
+    protocol, images = job.protocol, pupils(job.protocol, folder)
     label_sets, split = LabelSets.read(images), PreparedSplit.read(images)
-    views = ViewSettings.of(settings, parameters(job.seed).folder.augmentation, job.seed)
+    views = ViewSettings.of(settings, protocol.parameters(job.seed).folder.augmentation, job.seed)
     if settings.alpha == 0:
         return StoredTargets(Path(), views, settings.stored_teachers)
-    models = trained_teachers(folder, job.seed, job.task)
+    models = trained_teachers(protocol, folder, job.seed, job.task)
 
     def write(work: Path) -> None:
         write_targets(work, split, label_sets, load_hashed_teachers(models, label_sets), views, settings.stored_teachers == "covering")
 
     name = f"{images.name}-{settings.views}-{settings.view_zoom:g}-{settings.view_colour:g}-{settings.stored_teachers}"
-    return StoredTargets.read(once(workplace() / f"seed{job.seed}" / "targets" / job.task / name, write), split, label_sets)
+    return StoredTargets.read(once(protocol.workplace / f"seed{job.seed}" / "targets" / job.task / name, write), split, label_sets)
 
 
 def train(job: Job) -> float:
     """Train one student unless it is there, from where an earlier process was broken off; its validation accuracy in percent."""
-    settings = student_settings(job)
-    folder = prepared(job.seed, job.task)
-    targets = stored_targets(folder, job, settings)
-    label_sets, split = LabelSets.read(pupils(folder)), PreparedSplit.read(pupils(folder))
+    settings = job.settings
+    folder = prepared(job.protocol, job.seed, job.task)
+    targets, images = stored_targets(folder, job, settings), pupils(job.protocol, folder)
+    label_sets, split = LabelSets.read(images), PreparedSplit.read(images)
 
     def make(own: Checkpoint, work: Path) -> None:
         student, saved = new_student(architecture(settings), label_sets, split, settings.seed), own.last()
@@ -162,7 +144,7 @@ def train(job: Job) -> float:
     accuracy = float(read_json(done / "metrics.json")[job.task]["val_accuracy"])
     made = read_json(done / "student.json")
     record(job.key, about(job) | {"validation": accuracy} | {name: made[name] for name in MADE if name in made})
-    print(f"{job.task} {job.row} {job.settings} seed {job.seed}: validation {accuracy} %", flush=True)
+    print(f"{job.task} {job.row} {job.own} seed {job.seed}: validation {accuracy} %", flush=True)
     return accuracy
 
 
@@ -201,7 +183,7 @@ def start_weights(settings: StudentSettings) -> str | None:
 
 
 def about(job: Job) -> dict[str, Any]:
-    return {"task": job.task, "row": job.row, "settings": job.settings, "seed": job.seed}
+    return {"task": job.task, "row": job.row, "settings": job.own, "seed": job.seed}
 
 
 def tuned(job: Job) -> float:
@@ -220,7 +202,7 @@ def architecture(settings: StudentSettings) -> Architecture:
 
 def test(job: Job) -> None:
     """Look at the test images with a trained student; and, where its target was fitted, with its teachers and this fit alone."""
-    folder = prepared(job.seed, job.task)
+    folder = prepared(job.protocol, job.seed, job.task)
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
     found = predict(load_student(job.folder, label_sets), split)
     combined = combined_teachers(job) if is_fitted(job) else {}
@@ -229,12 +211,12 @@ def test(job: Job) -> None:
 
 
 def is_fitted(job: Job) -> bool:
-    return teaching(student_settings(job)).is_fitted
+    return teaching(job.settings).is_fitted
 
 
 def combine(job: Job) -> float:
     """Record, of a row that has been run, how its teachers do without the student; their accuracy in percent."""
-    recognised(job.task, job.seed)
+    recognised(job.protocol, job.task, job.seed)
     found = combined_teachers(job)
     record(job.key, found)
     return 100 * float(right_images(results()[job.key], FITTED).mean())
@@ -242,22 +224,22 @@ def combine(job: Job) -> float:
 
 def combined_teachers(job: Job) -> dict[str, str]:
     """Which test images the teachers get right, combined as the row's target was fitted to the training images; packed."""
-    folder = prepared(job.seed, job.task)
+    folder = prepared(job.protocol, job.seed, job.task)
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
-    settings, trainval = student_settings(job), PreparedSplit.read(pupils(folder))
+    settings, trainval = job.settings, PreparedSplit.read(pupils(job.protocol, folder))
     targets = stored_targets(folder, job, settings)
     learnt_from = TrainingSubset.of(trainval, label_sets.classes, targets, teaching(settings))
     together = fitted_target(label_sets, targets, learnt_from, settings.target)
-    teachers = load_teachers(trained_teachers(folder, job.seed, job.task), label_sets).values()
+    teachers = load_teachers(trained_teachers(job.protocol, folder, job.seed, job.task), label_sets).values()
     logits = np.concatenate([predict_logits(teacher, split.images, np.arange(len(split.images))) for teacher in teachers], axis=1)
     predicted: npt.NDArray[np.int64] = together(torch.from_numpy(logits).to(device())).argmax(1).cpu().numpy()
     return {FITTED: packed(predicted == split.labels)}
 
 
-def recognised(task: str, seed: int) -> None:
+def recognised(protocol: Protocol, task: str, seed: int) -> None:
     """Record what the seed's teachers reach on the test images. Exits if the results hold a seed of that number with other teachers."""
-    folder = prepared(seed, task)
-    models = trained_teachers(folder, seed, task)
+    folder = prepared(protocol, seed, task)
+    models = trained_teachers(protocol, folder, seed, task)
 
     def measure(work: Path) -> None:
         label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
@@ -266,10 +248,10 @@ def recognised(task: str, seed: int) -> None:
         right = {"right": packed(measured.unrouted_right), "joint right": packed(measured.unrouted_joint_right)}
         write_json(work / "controls.json", {"own": measured.own} | rates | {"images": len(split.labels)} | right)
 
-    found = read_json(once(workplace() / f"seed{seed}" / "controls" / task, measure) / "controls.json")
-    key = teachers_key(task, seed)
-    found |= {"teacher": protocol()["teacher"]}
-    if is_finetuned() and (weights := start_weights(specialist_settings(seed))):
+    found = read_json(once(protocol.workplace / f"seed{seed}" / "controls" / task, measure) / "controls.json")
+    key = protocol.teachers_key(task, seed)
+    found |= {"teacher": protocol.teacher}
+    if protocol.is_finetuned and (weights := start_weights(protocol.specialist_settings(seed))):
         found |= {START: weights}
     refuse_other_teachers(results().get(key, {}), found, seed, task)
     record(key, found)
@@ -278,8 +260,8 @@ def recognised(task: str, seed: int) -> None:
 def train_and_test(job: Job) -> str | None:
     """Why there is no result, if there is none: the training diverged, say."""
     try:
-        if student_settings(job).alpha > 0:
-            recognised(job.task, job.seed)
+        if job.settings.alpha > 0:
+            recognised(job.protocol, job.task, job.seed)
         train(job)
         test(job)
     except UserError as error:
@@ -287,7 +269,8 @@ def train_and_test(job: Job) -> str | None:
     return None
 
 
-def images_of(task: str, seed: int) -> dict[str, str]:
+def images_of(job: Job) -> dict[str, str]:
     """What identifies the images of the archive, those that students learn from and those that they are tested on."""
-    folder = prepared(seed, task)
-    return {name: PreparedSplit.read(own).content for name, own in zip(IMAGES, (pupils(folder), folder / "test"), strict=True)}
+    folder = prepared(job.protocol, job.seed, job.task)
+    both = (pupils(job.protocol, folder), folder / "test")
+    return {name: PreparedSplit.read(own).content for name, own in zip(IMAGES, both, strict=True)}

@@ -188,7 +188,8 @@ BREAK_OFF = """
 import os, signal
 from amalgam.checkpoint import Checkpoint
 from amalgam.provenance import configure_execution
-from benchmarks.protocol import final_jobs, protocol
+from pathlib import Path
+from benchmarks.protocol import Protocol
 from benchmarks.rows import train
 keep = Checkpoint.keep
 def keep_and_die(own, snapshot):
@@ -197,7 +198,8 @@ def keep_and_die(own, snapshot):
         os.kill(os.getpid(), signal.SIGKILL)
 Checkpoint.keep = keep_and_die
 configure_execution()
-(job,) = final_jobs("taskA", protocol()["rows"], [0])
+protocol = Protocol(Path("protocol.yaml"), Path("images"))
+(job,) = protocol.jobs("taskA", protocol.rows, [0])
 train(job)
 """
 
@@ -206,8 +208,8 @@ train(job)
 def test_a_training_that_was_broken_off_goes_on_and_ends_as_one_that_was_not(row: str, bench: Repository) -> None:
     rows = {"long": ROWS[row] | {"num_epochs": 3}}
     (bench.root / "protocol.yaml").write_text(yaml.safe_dump(PROTOCOL | {"rows": rows}))
-    places = {"ACCURACY_PROTOCOL": "protocol.yaml", "ACCURACY_ARCHIVE": "images", "DVC_ROOT": str(bench.root), "PYTHONPATH": "src:."}
-    assert bench.run("python", "-c", BREAK_OFF, check=False, **places).returncode == -signal.SIGKILL
+    died = bench.run("python", "-c", BREAK_OFF, check=False, DVC_ROOT=str(bench.root), PYTHONPATH="src:.")
+    assert died.returncode == -signal.SIGKILL
     assert of_row(bench, "long") == []
     assert "goes on after epoch 2 of 3" in accuracy(bench, "run", "--seeds", "0", rows=rows)
     assert list((bench.root / ".amalgam/checkpoints").glob("*/")) == []
