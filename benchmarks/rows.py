@@ -116,10 +116,13 @@ def stored_targets(folder: Path, job: Job, settings: StudentSettings) -> StoredT
     models = trained_teachers(protocol, folder, job.seed, job.task)
 
     def write(work: Path) -> None:
-        write_targets(work, split, label_sets, load_hashed_teachers(models, label_sets), views, settings.stored_teachers == "covering")
+        write_targets(
+            work / "stored", split, label_sets, load_hashed_teachers(models, label_sets), views, settings.stored_teachers == "covering"
+        )
 
     name = f"{images.name}-{settings.views}-{settings.view_zoom:g}-{settings.view_colour:g}-{settings.stored_teachers}"
-    return StoredTargets.read(once(protocol.workplace / f"seed{job.seed}" / "targets" / job.task / name, write), split, label_sets)
+    kept = once(protocol.workplace / f"seed{job.seed}" / "views" / job.task / name, write)
+    return StoredTargets.read(kept / "targets", split, label_sets)
 
 
 def train(job: Job) -> float:
