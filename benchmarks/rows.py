@@ -117,7 +117,7 @@ def stored_targets(folder: Path, job: Job, settings: StudentSettings) -> StoredT
 
     def write(work: Path) -> None:
         write_targets(
-            work / "stored", split, label_sets, load_hashed_teachers(models, label_sets), views, settings.stored_teachers == "covering"
+            work / "targets", split, label_sets, load_hashed_teachers(models, label_sets), views, settings.stored_teachers == "covering"
         )
 
     name = f"{images.name}-{settings.views}-{settings.view_zoom:g}-{settings.view_colour:g}-{settings.stored_teachers}"
