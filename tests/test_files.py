@@ -1,6 +1,7 @@
 """Files that are whole or absent, entries of the store among them, and lines that are read when asked for."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -99,3 +100,16 @@ def test_what_is_being_written_or_removed_is_never_taken_for_abandoned(tmp_path:
     assert file.read_bytes() == b"content"
     assert swept(tmp_path, lambda: remove(folder)) > 5
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_is_just_being_made_may_be_made_anew(tmp_path: Path) -> None:
+    """In a process of its own: one that waited for itself would wait for ever."""
+    code = """
+from pathlib import Path
+from amalgam.whole import whole_folder
+with whole_folder(Path("out")) as work:
+    with whole_folder(work) as again:
+        (again / "inside").touch()
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=300)
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["out", "out/inside"]
