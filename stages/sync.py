@@ -49,9 +49,9 @@ def pipeline(restore: bool) -> list[bool]:
 
 
 def tell(name: str, send: Callable[[], Iterable[str]]) -> bool:
-    """Print what ``send`` says, or what stops it: that does not stop the others."""
+    """Print what ``send`` says, if only that MLflow has all of it now, or what stops it: that does not stop the others."""
     try:
-        for line in send():
+        for line in list(send()) or [f"{name}: MLflow has all of it"]:
             print(line)
     except FileNotFoundError as error:
         print(f"error: {name}: {error.filename} is missing; dvc repro makes it, dvc pull fetches it", file=sys.stderr)

@@ -355,7 +355,7 @@ def test_without_a_network_the_message_says_so(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("amalgam.sources.download.RETRIES", 0)
     with serving(b"") as gone:
         address = gone.address
-    with pytest.raises(UserError, match=r"did not come whole \(.*refused.*; check the network, or fetch it by hand"):
+    with pytest.raises(UserError, match=r"cannot be fetched \(.*refused.*; check the address and the network, or fetch it by hand"):
         got(address, tmp_path)
 
 

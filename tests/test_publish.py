@@ -102,7 +102,7 @@ def test_a_new_store_gets_every_run_whole_and_once(finished: Repository, finishe
     assert artifacts(new, run) == artifacts(old, before)
     assert new.get_experiment_by_name("taskB").artifact_location == (finished.root / "mlruns/taskB").as_uri()
     assert f"run {before.info.run_id} was not here" in run.data.tags["mlflow.note.content"]
-    sync(finished)
+    assert sync(finished).splitlines() == ["taskA: MLflow has all of it", "taskB: MLflow has all of it"]
     assert [r.info.run_id for r in runs(new)] == [run.info.run_id]
     assert histories(new, runs(new)[0]) == restored, "a second time sends nothing"
 

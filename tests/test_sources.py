@@ -308,5 +308,5 @@ def test_another_archive_is_not_cifar100(server: tuple[Path, str], root: Path) -
 
 def test_without_network_cifar100_says_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("amalgam.sources.download.RETRIES", 0)
-    with pytest.raises(UserError, match=r"^cifar100\.fetch\.url: http://127\.0\.0\.1:9/x did not come whole .* set cifar\S+ to file://"):
+    with pytest.raises(UserError, match=r"^cifar100\.fetch\.url: http://127\.0\.0\.1:9/x cannot be fetched .* set cifar\S+ to file://"):
         cifar100.fetch(root / "raw", root, "http://127.0.0.1:9/x")

@@ -99,8 +99,10 @@ def _transfer(address: str, target: Path, parameter: str) -> None:
             _forget(target)  # the server cannot go on, or the file there is another now
             _transfer(address, target, parameter)
             return
-        remark = f"{kept:,} bytes are kept, repeat the command to go on" if kept else f"check the network, {by_hand}"
-        raise UserError(f"{parameter}: {address} did not come whole ({_reason(error)}); {remark}") from error
+        problem, remedy = ("did not come whole", f"{kept:,} bytes are kept, repeat the command to go on")
+        if not kept:
+            problem, remedy = ("cannot be fetched", f"check the address and the network, {by_hand}")
+        raise UserError(f"{parameter}: {address} {problem} ({_reason(error)}); {remedy}") from error
     _refuse_web_page(address, target, parameter, by_hand)
 
 
