@@ -23,10 +23,11 @@ from filelock import FileLock
 from amalgam.checkpoint import Checkpoint, checkpoint
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.distilling import TrainingSubset, fitted_target, train_student
+from amalgam.distilling import train_student
 from amalgam.errors import UserError
 from amalgam.evaluation import predict
 from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.fitting import fitted_target
 from amalgam.inference import device, device_name, predict_logits
 from amalgam.preparing import prepare_split, stored_size
 from amalgam.provenance import code_hash, execution_record, fingerprint
@@ -36,6 +37,7 @@ from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, load_student, new_student, write_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers, load_teachers, provide_teacher, train_teacher
+from amalgam.teaching import TrainingSubset
 from amalgam.trainer import DivergedError, Hooks, epochs_done
 from amalgam.training import optimization, teaching
 from amalgam.whole import whole_folder

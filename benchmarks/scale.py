@@ -109,17 +109,30 @@ class EnoughError(Exception):
 def training(folder: Path, sets: LabelSets) -> float:
     """Seconds of an epoch: what lies before the first step's end, whole, and the other steps at the pace of so many of them."""
     from amalgam.batches import steps_per_epoch
-    from amalgam.distilling import Teaching, train_student
+    from amalgam.distilling import train_student
     from amalgam.optimization import Optimization
     from amalgam.students import Architecture, new_student
     from amalgam.targets import StoredTargets
+    from amalgam.teaching import Teaching
     from amalgam.trainer import Hooks
 
     configure_execution()
     split = PreparedSplit.read(folder / "prepared")
     stored = StoredTargets.read(folder / "targets", split, sets)
     student = new_student(Architecture("MobileNetV3", STUDENT_SIDE, False), sets, split, 0)
-    teaching = Teaching(0.5, 4.0, "blocks", "kl", False, 1.0, 1.0, 0.0, 0.0, BATCH_SIZE, 0)
+    teaching = Teaching(
+        alpha=0.5,
+        temperature=4.0,
+        target="blocks",
+        objective="kl",
+        standardize_logits=False,
+        confidence_temperature=1.0,
+        label_fraction=1.0,
+        label_smoothing=0.0,
+        mixup=0.0,
+        batch_size=BATCH_SIZE,
+        seed=0,
+    )
     steps = steps_per_epoch(len(split.images), BATCH_SIZE)
     timed = min(steps, STEPS)
     times = [time.perf_counter()]

@@ -26,7 +26,7 @@ from amalgam.places import EVALUATION, MODELS, PREPARED, STUDENTS, SUPPLIED_CHEC
 from amalgam.provenance import configure_execution
 from amalgam.record import FILE, RunRecord
 from amalgam.stage import check_task, full_task_name, run_stage, stage_params
-from amalgam.students import is_chosen, load_student
+from amalgam.students import MANIFEST, is_chosen, load_student
 from amalgam.summary import table
 from amalgam.supplied import DOUBT, doubt
 from amalgam.teachers import load_teachers
@@ -83,7 +83,7 @@ def row(task: str, evaluation: Path) -> list[str]:
     if not is_chosen(found["weights_sha256"], folder):
         replaced = "(one before the present one)"
         return [task, replaced, str(classes), teachers, "–", str(found["overall_accuracy"]), *["–"] * 4]
-    student, run = read_json(folder / "student.json"), RunRecord.read(folder)
+    student, run = read_json(folder / MANIFEST), RunRecord.read(folder)
     validation = read_json(folder / "metrics.json")[task].get("val_accuracy", "–")
     epochs = f"{student['best_epoch']} of {student['settings']['num_epochs']}"
     own = (validation, found["overall_accuracy"], epochs, run.seconds, run.run_id, run.tags.get("dvc.experiment", "–"))

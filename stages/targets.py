@@ -32,10 +32,10 @@ def write(task: str, params: Params, team: Team) -> None:
     teachers = load_hashed_teachers(MODELS / task, label_sets)
     views = ViewSettings.of(settings, params.source_block.augmentation, params.data_seed)
     covering_only = settings.stored_teachers == "covering"
-    with progress_bar(f"targets {task}", views.stored, "view") as (on_view, _):
+    with progress_bar(f"targets {task}", views.stored_views, "view") as (on_view, _):
         write_targets(TARGETS / task, split, label_sets, teachers, views, covering_only, on_view, team)
     if team.is_first:
-        print(f"targets {task}: {len(teachers)} teachers on {views.stored} views of {len(split.training_rows)} images")
+        print(f"targets {task}: {len(teachers)} teachers on {views.stored_views} views of {len(split.training_rows)} images")
 
 
 if __name__ == "__main__":

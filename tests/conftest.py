@@ -45,6 +45,12 @@ def colour_split(per_class: int, noise: float, held_out_every: int) -> PreparedS
     return PreparedSplit(pixels.clip(0, 255).astype(np.uint8), labels, validation, [str(i) for i in range(len(labels))], "content")
 
 
+@pytest.fixture
+def split() -> PreparedSplit:
+    """Ten images of each of the two teachers' three classes, every fifth held out."""
+    return colour_split(10, 40, 5)
+
+
 def write_images(folder: Path, count: dict[str, int], side: int = 12, seed: int = 0) -> None:
     """``train/<colour>/*.png`` and ``test/…``: noisy squares that a small network tells apart."""
     random = np.random.default_rng(seed)

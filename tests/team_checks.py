@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from amalgam.distilling import Teaching, train_student
+from amalgam.distilling import train_student
 from amalgam.errors import UserError
 from amalgam.inference import predict_logits
 from amalgam.models import Classifier
@@ -23,6 +23,7 @@ from amalgam.optimization import Optimization
 from amalgam.preprocessing import Preprocessing
 from amalgam.provenance import configure_execution
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
+from amalgam.teaching import Teaching
 from amalgam.team import SOLO, Team, joined
 from amalgam.trainer import Fit
 from conftest import SETS, colour_split
@@ -65,7 +66,9 @@ class EveryKind(nn.Module):
         x = self.norms[1](torch.relu(self.norms[0](self.conv(x))))
         for dropout in self.dropouts:
             x = dropout(x)
-        pieces = functional.dropout(x.flatten(2).transpose(1, 2).reshape(-1, 8), 0.2, self.training)  # many rows an image
+        x = functional.dropout3d(x.unsqueeze(2), 0.2, self.training).squeeze(2)
+        flat = functional.dropout1d(x.flatten(2), 0.2, self.training)
+        pieces = functional.dropout(flat.transpose(1, 2).reshape(-1, 8), 0.2, self.training)  # many rows an image
         pooled = pieces.reshape(len(x), -1, 8).mean(1)
         keep = torch.empty(len(x), 1, dtype=x.dtype).bernoulli_(0.8)  # as stochastic depth
         logits: torch.Tensor = self.head(self.flat(pooled) * keep)
@@ -146,7 +149,19 @@ def precisions(team: Team) -> None:
 def trained(team: Team, targets: StoredTargets, batch_size: int = 8) -> tuple[Classifier, Fit]:
     """A student from mixed images, by an objective that relates images, with an average of its weights and short gradients."""
     split = colour_split(per_class=15, noise=60, held_out_every=5)
-    teaching = Teaching(0.5, 2.0, "blocks", "dist", False, 1.0, 1.0, 0.0, 0.4, batch_size, seed=3)
+    teaching = Teaching(
+        alpha=0.5,
+        temperature=2.0,
+        target="blocks",
+        objective="dist",
+        standardize_logits=False,
+        confidence_temperature=1.0,
+        label_fraction=1.0,
+        label_smoothing=0.0,
+        mixup=0.4,
+        batch_size=batch_size,
+        seed=3,
+    )
     torch.manual_seed(4)
     network = InDouble(build_network("MobileNetV3", 3))
     student = Classifier("MobileNetV3", network, SETS.classes, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))

@@ -19,12 +19,13 @@ from torch.nn import functional
 
 from amalgam.batches import Batch
 from amalgam.checkpoint import Checkpoint, checkpoint, committed, dvc_hash, finish
-from amalgam.history import Epoch, Validation
+from amalgam.history import Epoch
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.preprocessing import Preprocessing
 from amalgam.record import DataRecord, RunRecord
 from amalgam.trainer import Fit, Hooks, Snapshot, StepLoss, fit
+from amalgam.validation import Validation
 from amalgam.whole import remove_abandoned, whole_file, whole_folder
 from conftest import ROOT
 
@@ -170,6 +171,19 @@ def test_a_finished_training_is_kept_until_dvc_has_its_result(root: Path) -> Non
         assert anew.sessions.mark != own.sessions.mark
 
 
+def test_another_training_whose_result_dvc_has_taken_is_of_no_more_use(root: Path) -> None:
+    for name in ("taken", "mine"):
+        (root / name).mkdir()
+        (root / name / "weights").write_text(name)
+    with checkpoint("taken") as taken:
+        finish(taken, root / "taken")
+    (root / "dvc.lock").write_text(f"stages:\n  train-taskA:\n    outs:\n    - path: taken\n      md5: {dvc_hash(root / 'taken')}\n")
+    with checkpoint("mine") as own:
+        finish(own, root / "mine")
+    assert own.folder.exists()
+    assert not taken.folder.exists()
+
+
 def test_few_finished_trainings_are_kept_and_every_unfinished_one(root: Path) -> None:
     (root / "result").mkdir()
     for number in range(5):
@@ -178,8 +192,8 @@ def test_few_finished_trainings_are_kept_and_every_unfinished_one(root: Path) ->
             finish(own, root / "result")
         with checkpoint(f"broken{number}"):
             pass
-        os.utime(own.folder / "run.json", (number, number))
-    names = {path.parent.name for path in (root / ".amalgam" / "checkpoints").glob("*/run.json")}
+        os.utime(own.folder / "sessions.json", (number, number))
+    names = {path.parent.name for path in (root / ".amalgam" / "checkpoints").glob("*/sessions.json")}
     assert names == {"finished3", "finished4"} | {f"broken{number}" for number in range(5)}
 
 
@@ -189,7 +203,7 @@ def test_a_checkpoint_whose_removal_was_broken_off_counts_for_nothing(root: Path
         finish(older, root / "result")
     left = root / ".amalgam" / "checkpoints" / ".removed.0123.part"
     shutil.copytree(older.folder, left)
-    os.utime(older.folder / "run.json", (1, 1))
+    os.utime(older.folder / "sessions.json", (1, 1))
     with checkpoint("mine") as own:
         finish(own, root / "result")
     assert older.folder.exists()
@@ -209,7 +223,7 @@ def test_a_finished_training_that_another_process_has_just_removed_is_passed_ove
     monkeypatch.setattr("amalgam.checkpoint.held", removed)
     with checkpoint("mine") as own:
         finish(own, root / "result")
-    assert {path.parent.name for path in (root / ".amalgam" / "checkpoints").glob("*/run.json")} == {"mine"}
+    assert {path.parent.name for path in (root / ".amalgam" / "checkpoints").glob("*/sessions.json")} == {"mine"}
 
 
 def test_the_time_of_a_training_is_that_of_its_sessions(root: Path) -> None:
@@ -280,7 +294,7 @@ with checkpoint('mine') as own:
         saved = own.last()
     assert saved is not None
     assert saved["network"].tolist() == [1, 1]
-    assert sorted(path.name for path in own.folder.iterdir()) == ["epoch.pt", "run.json"]
+    assert sorted(path.name for path in own.folder.iterdir()) == ["epoch.pt", "sessions.json"]
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ def test_checkpoints_go_but_not_that_of_a_running_training_nor_a_recent_one(root
     with checkpoint("broken") as broken:
         broken.keep({"history": [1]})
     assert list(clean_checkpoints(1)) == []
-    made_old(broken.folder / "run.json", broken.folder)
+    made_old(broken.folder / "sessions.json", broken.folder)
     assert list(clean_checkpoints(30)) == [], "its last epoch is recent"
     made_old(broken.folder / "epoch.pt")
     with checkpoint("running") as running:
-        made_old(running.folder / "run.json", running.folder)
+        made_old(running.folder / "sessions.json", running.folder)
         ((path, size, mark),) = clean_checkpoints(30)
         assert running.folder.exists()
     assert (path, mark) == (broken.folder, broken.sessions.mark)

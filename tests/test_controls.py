@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from amalgam.controls import agreement, teacher_controls
+from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.models import Classifier
 from amalgam.preprocessing import Preprocessing
@@ -54,21 +54,18 @@ class Says(nn.Module):
 
 
 def test_unrouted_teachers_that_share_a_class_are_also_asked_for_their_joint_estimate() -> None:
-    """The image shows c. By their mean b has (0.9 + 0.2) / 2 and c 0.8 / 2; but b is 9 times as likely as a, and c 4 times as b."""
+    """The images show c and b. By their mean b has (0.9 + 0.2) / 2 and c 0.8 / 2; but b is 9 times as likely as a, and c 4 times as b.
+
+    Both teachers know b: the oracle asks both, for their mean.
+    """
     label_sets = LabelSets(("a", "b", "c"), {"t": ("a", "b"), "u": ("b", "c")})
     plain = Preprocessing((4, 4), (0, 0, 0), (1, 1, 1))
     teachers = {
         "t": Classifier("MobileNetV3", Says(0.1, 0.9), ("a", "b"), plain),
         "u": Classifier("MobileNetV3", Says(0.2, 0.8), ("b", "c"), plain),
     }
-    split = PreparedSplit(np.zeros((1, 4, 4, 3), np.uint8), np.array([2]), np.zeros(1, bool), [""], "x")
+    split = PreparedSplit(np.zeros((2, 4, 4, 3), np.uint8), np.array([2, 1]), np.zeros(2, bool), ["", ""], "x")
     controls = teacher_controls(teachers, label_sets, split)
-    assert (controls.oracle_routed, controls.unrouted, controls.unrouted_joint) == (100, 0, 100)
-
-
-def test_agreement_by_hand() -> None:
-    """Of class a's two images student and teacher t agree on one; u does not know a. On b's only image u alone agrees."""
-    label_sets = LabelSets(("a", "b", "c"), {"t": ("a", "b"), "u": ("b", "c")})
-    logits = np.array([[3, 2, 1], [1, 2, 9], [1, 0, 2]], dtype=np.float32)  # t's classes: a, b, a; u's: b, c, c
-    found = agreement(logits, np.array([0, 0, 1]), np.array([[0, 0, 1], [1, 1, 2]]), label_sets)
-    np.testing.assert_array_equal(found[:, :2], [[50, 0], [np.nan, 100]])
+    assert controls.oracle_right.tolist() == [True, True]
+    assert controls.unrouted_right.tolist() == [False, True]
+    assert controls.unrouted_joint_right.tolist() == [True, False]

@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 import torch
 
-from amalgam.distilling import Teaching, train_student
+from amalgam.distilling import train_student
 from amalgam.inference import device
 from amalgam.models import Classifier
 from amalgam.networks import build_network
@@ -24,6 +24,7 @@ from amalgam.student_settings import STUDENTS
 from amalgam.students import Architecture, new_student
 from amalgam.target_names import Target
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
+from amalgam.teaching import Teaching
 from amalgam.trainer import Fit, Hooks, Snapshot
 from conftest import ROOT, SETS, colour_split
 
@@ -42,7 +43,19 @@ def stored(folder: Path) -> StoredTargets:
 
 def trained(targets: StoredTargets, target: Target, epochs: int, hooks: Hooks | None = None) -> Fit:
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, SPLIT, seed=4)
-    teaching = Teaching(0.5, 2.0, target, "kl", False, 1.0, 1.0, 0.0, 0.4, batch_size=8, seed=3)
+    teaching = Teaching(
+        alpha=0.5,
+        temperature=2.0,
+        target=target,
+        objective="kl",
+        standardize_logits=False,
+        confidence_temperature=1.0,
+        label_fraction=1.0,
+        label_smoothing=0.0,
+        mixup=0.4,
+        batch_size=8,
+        seed=3,
+    )
     how = Optimization("adamw", 0.001, 0.0, "cosine", epochs, ema_decay=0.9, clip_norm=1.0)
     return train_student(student, SETS, SPLIT, targets, how, teaching, hooks)
 

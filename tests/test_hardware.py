@@ -4,13 +4,14 @@ import platform
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from amalgam import precision
 from amalgam.errors import UserError
-from amalgam.hardware import cpu_instructions, cpu_model, gpus, is_the_gpus, native_bfloat16, on_gpu
+from amalgam.hardware import cpu_instructions, cpu_model, gpus, is_the_gpus, native_bfloat16, on_gpu, take_gpu
 from amalgam.inference import device
 from amalgam.precision import PRECISION, precision_of
 from amalgam.processes import processes_asked_for
@@ -127,10 +128,40 @@ def test_a_gpu_that_works_is_used_and_counted(monkeypatch: pytest.MonkeyPatch) -
     for name, value in {"is_available": True, "device_count": 1, "get_device_name": "GeForce"}.items():
         monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value)
     monkeypatch.setattr("torch.ones", lambda size, device: torch.zeros(size))
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(multi_processor_count=46))
+    monkeypatch.setattr("torch.backends.cudnn.version", lambda: 91900)
     monkeypatch.setenv("AMALGAM_PROCESSES", "2")
-    assert (device().type, execution_record()["device"]) == ("cuda", "GeForce")
+    record = execution_record()
+    assert device().type == "cuda"
+    assert [record[name] for name in ("device", "multiprocessors", "cudnn", "processor")] == ["GeForce", 46, 91900, cpu_model()]
     with pytest.raises(UserError, match="AMALGAM_PROCESSES is 2, but there are 1 GPUs, and each process needs its own"):
         processes_asked_for()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_a_gpu_without_convolutions_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here: what cuDNN says of one that it no longer knows."""
+
+    def no_engine(*_: object) -> None:
+        raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+    for name, value in {"is_available": True, "device_count": 1, "get_device_name": "TITAN"}.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value)
+    monkeypatch.setattr("torch.ones", lambda size, device: torch.zeros(size))
+    monkeypatch.setattr("torch.nn.functional.conv2d", no_engine)
+    with pytest.raises(UserError, match=r"cannot use the GPU TITAN \(GET was unable to find an engine .*\); CUDA_VISIBLE_DEVICES= before"):
+        device()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: exclusive mode"), torch.cuda.DeferredCudaCallError("CUDA call failed lazily")])
+def test_a_gpu_that_cannot_be_taken_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(number: int) -> None:
+        raise error
+
+    monkeypatch.setattr("torch.cuda.set_device", refuse)
+    with pytest.raises(UserError, match=r"cannot use the GPU 1 \(CUDA (error: exclusive mode|call failed lazily)\)"):
+        take_gpu(1)
 
 
 @pytest.mark.usefixtures("asked_anew")
@@ -144,17 +175,32 @@ def test_an_error_is_the_gpus_by_its_kind_or_its_words() -> None:
     assert is_the_gpus(torch.AcceleratorError("CUDA error: unspecified launch failure"))
     assert is_the_gpus(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"))
     assert is_the_gpus(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"))
+    assert is_the_gpus(RuntimeError("GET was unable to find an engine to execute this computation"))
+    assert is_the_gpus(RuntimeError("CUDA driver error: invalid argument"))
     assert not is_the_gpus(RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"))
 
 
-def test_a_stage_that_fills_the_gpus_memory_says_what_to_lower() -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"),
+            "CUDA out of memory",
+        ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED",
+        ),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), "GET was unable to find an engine"),
+    ],
+)
+def test_a_stage_that_fills_the_gpus_memory_says_what_to_lower(error: Exception, told: str) -> None:
     """There is no GPU here: the error alone is PyTorch's."""
 
     def full() -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB")
+        raise error
 
-    said = r"^error: the GPU's memory is full \(CUDA out of memory\. Tried to allocate 2\.00 GiB\); lower batch_size, student_resolution"
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit, match=rf"^error: the GPU's memory is full \({told}.*\); lower batch_size, student_resolution"):
         run_stage(full)
 
 

@@ -335,6 +335,15 @@ def test_dkd_agrees_with_double_precision_by_hand() -> None:
             assert found.losses.mean().item() == pytest.approx(by_hand, rel=1e-5)
 
 
+def test_dkd_by_hand() -> None:
+    """The target (.5, .3, .2) of class 0, the student (.2, .5, .3): the others are (.6, .4) and (.625, .375) among themselves."""
+    target, student = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.2, 0.5, 0.3]])
+    every, main_class = torch.ones(1, 3, dtype=torch.bool), torch.tensor([[True, False, False]])
+    binary = 0.5 * math.log(0.5 / 0.2) + 0.5 * math.log(0.5 / 0.8)
+    among = 0.6 * math.log(0.6 / 0.625) + 0.4 * math.log(0.4 / 0.375)
+    assert dkd(target.log(), student.log(), main_class, every).item() == pytest.approx(1 * binary + 8 * among, rel=1e-5)
+
+
 def test_dkd_is_weighted_kl_where_the_parts_weigh_as_in_kl() -> None:
     """KL = KL(binary) + (1 − p_y) · KL(others): the identity that DKD decouples."""
     teacher, student = torch.softmax(student_logits(4, 5), 1), torch.log_softmax(student_logits(4, 6), 1)

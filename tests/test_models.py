@@ -58,6 +58,17 @@ def test_images_are_enlarged_as_torch_does(size: tuple[int, int], wanted: tuple[
     torch.testing.assert_close(resized(pixels, wanted).permute(0, 3, 1, 2).double(), theirs, rtol=0, atol=1e-4)
 
 
+def test_a_gpu_enlarges_in_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under deterministic algorithms torch's interpolate takes some thirty on every device but the CPU, for the sake of a gradient."""
+    monkeypatch.setattr("torch._decomp.decompositions._upsample_linear_vec", None)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert resized(torch.empty(2, 80, 70, 3, device="meta"), (96, 90)).shape == (2, 96, 90, 3)
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def test_an_enlargement_first_made_for_inference_serves_training_too() -> None:
     pixels = images(2, 19)
     with torch.inference_mode():

@@ -12,7 +12,8 @@ from conftest import ROOT
 
 SCRIPT = """
 from amalgam.progress import progress_bar
-from amalgam.history import Epoch, Validation
+from amalgam.history import Epoch
+from amalgam.validation import Validation
 with progress_bar("student taskA", 3, "step") as (advance, show):
     for number in (1, 2, 3):
         advance()

@@ -45,6 +45,10 @@ def test_neutral_modules_exist() -> None:
         assert module_file(name).is_file()
 
 
+def test_evaluation_alone_sees_test_images() -> None:
+    assert {name for name, stage in STAGES.items() if any(dep.endswith("/test") for dep in stage["deps"])} == {"evaluate"}
+
+
 def test_each_tasks_stages_are_given_its_name() -> None:
     for name, stage in STAGES.items():
         kind, _, task = name.rpartition("-")

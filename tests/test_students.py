@@ -11,12 +11,13 @@ from torch import nn
 
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
-from amalgam.history import Epoch, Validation, score, write_history
+from amalgam.history import Epoch, write_history
 from amalgam.models import Classifier
 from amalgam.preprocessing import Preprocessing
 from amalgam.selection import scored
 from amalgam.students import Architecture, check_trains, load_student, new_student, student_metrics, write_student
 from amalgam.trainer import Fit
+from amalgam.validation import Validation, validated
 from conftest import SETS, colour_split
 
 
@@ -115,7 +116,7 @@ def test_what_chose_the_epoch_is_no_figure_of_its_own_where_it_is_the_accuracy()
     """Of few images, all with a label: the score has an error, and else says the same."""
     labels = np.arange(143) % 3
     logits = np.eye(3, dtype=np.float32)[np.where(np.arange(143) < 1, 2, labels)]
-    validation = scored(score(logits, labels), logits.argmax(1) == labels)
+    validation = scored(validated(logits, labels), logits.argmax(1) == labels)
     assert validation.error > 0
     assert student_metrics(Fit(1, {}, {}, [record(1, 0.5, 0.5, validation)])).keys() == {"train_accuracy", "val_accuracy", "val_loss"}
 

@@ -313,6 +313,15 @@ def test_a_rewritten_program_loads_as_long_as_nothing_is_suspicious(program: Pat
     assert read_program(program)(torch.zeros(1, 3, 24, 24)).shape == (1, 2)
 
 
+def test_a_gpus_failure_is_not_put_down_to_the_program(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("torch.export.load", fail)
+    with pytest.raises(RuntimeError, match=r"^CUDA error"):
+        read_program(program)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

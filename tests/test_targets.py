@@ -1,6 +1,6 @@
 """Stored targets: what the teachers say of each view, kept once and never mistaken for another's."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +11,16 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.inference import predict_logits
 from amalgam.models import Classifier
+from amalgam.params import TeacherSettings
+from amalgam.params_file import load_params
 from amalgam.preprocessing import Preprocessing
-from amalgam.targets import StoredTargets, ViewSettings, storable, write_targets
+from amalgam.source_settings import Augmentation
+from amalgam.targets import NOT_THE_TEACHERS, StoredTargets, ViewSettings, storable, write_targets
 from amalgam.views import draw_view
-from conftest import SETS, colour_split
+from conftest import ROOT, SETS
 from untrained_teachers import NOISE, VIEWS, Teachers, stored, untrained_teachers
 
 pytestmark = pytest.mark.usefixtures("root")
-
-
-@pytest.fixture
-def split() -> PreparedSplit:
-    return colour_split(10, 40, 5)
 
 
 @pytest.fixture
@@ -127,6 +125,14 @@ def test_the_student_is_shown_no_view_on_which_a_teacher_of_the_same_seed_was_tr
     theirs = [draw_view(60, epoch, VIEWS.data_seed, VIEWS.crop, VIEWS.flip) for epoch in range(3)]
     mine = VIEWS.view(0, 60)
     assert not any(np.array_equal(mine.shift_x, view.shift_x) for view in theirs)
+    (most,) = (rule.le for rule in TeacherSettings.model_fields["num_epochs"].metadata if hasattr(rule, "le"))
+    assert most < NOT_THE_TEACHERS, "however long it was trained"
+
+
+def test_views_are_those_of_the_settings() -> None:
+    settings = load_params(ROOT / "params.yaml").student("taskA").model_copy(update={"views": 3, "view_zoom": 0.5, "view_colour": 0.2})
+    found = ViewSettings.of(settings, Augmentation(crop=2, flip=True), 7)
+    assert asdict(found) == {"views": 3, "crop": 2, "flip": True, "data_seed": 7, "zoom": 0.5, "colour": 0.2}
 
 
 def test_a_logit_that_cannot_be_stored_is_named(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:

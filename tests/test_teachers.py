@@ -1,8 +1,9 @@
 """Teachers: their own classes, their own statistics, trained once."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,18 @@ from amalgam.teachers import OwnImages, Recipe, label_shares, load_teachers, pro
 from amalgam.trainer import Fit
 from conftest import SETS, colour_split
 
-RECIPE = Recipe(None, 0.003, 8, 2, 0.05, 0.0, 0.0, 0, 1, True)
+RECIPE = Recipe(
+    resolution=None,
+    lr=0.003,
+    batch_size=8,
+    num_epochs=2,
+    weight_decay=0.05,
+    label_smoothing=0.0,
+    mixup=0.0,
+    seed=0,
+    crop=1,
+    flip=True,
+)
 
 
 @pytest.fixture
@@ -69,8 +81,32 @@ def test_replacing_a_teacher_trains_only_that_one(split: PreparedSplit, root: Pa
     assert len(trained) == 3
     for file in ("weights.safetensors", "manifest.json"):
         assert (root / "first" / "bright" / file).read_bytes() == (root / "third" / "bright" / file).read_bytes()
-    provide(LabelSets(SETS.classes, {"cold": ("blue", "green")}), "fourth", Recipe(None, 0.004, 8, 2, 0.05, 0.0, 0.0, 0, 1, True))
+    provide(LabelSets(SETS.classes, {"cold": ("blue", "green")}), "fourth", replace(RECIPE, lr=0.004))
     assert trained[3:] == [("blue", "green")]
+
+
+def test_every_setting_of_the_recipe_changes_the_weights(split: PreparedSplit) -> None:
+    changes: dict[str, Any] = {
+        "resolution": 12,
+        "lr": 0.002,
+        "batch_size": 4,
+        "num_epochs": 1,
+        "weight_decay": 0.5,
+        "label_smoothing": 0.1,
+        "mixup": 0.4,
+        "seed": 1,
+        "crop": 0,
+        "flip": False,
+    }
+    assert [field.name for field in fields(Recipe)] == list(changes)
+    own = OwnImages.of("cold", SETS, split)
+
+    def weights(recipe: Recipe) -> torch.Tensor:
+        return next(iter(train_teacher(own, recipe)[1].last.values()))
+
+    before = weights(RECIPE)
+    for name, value in changes.items():
+        assert not torch.equal(before, weights(replace(RECIPE, **{name: value}))), name
 
 
 def test_the_manifest_says_what_a_teacher_is(split: PreparedSplit, root: Path) -> None:

@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import team_checks
 from amalgam.errors import UserError
 from amalgam.files import read_json
-from amalgam.team import Team, check_alike, joined
+from amalgam.team import Team, check_alike, joined, nccls_own
+from amalgam.whole_batch import WholeBatch
 from conftest import ROOT, Repository, stages_run
 from test_interruption import DETERMINISTIC, Run, runs, stage_processes, steps_logged
 
@@ -40,6 +42,29 @@ def test_processes_that_compute_otherwise_are_no_team() -> None:
     check_alike([{"device": "one", "threads": 1}] * 3)
     with pytest.raises(UserError, match="do not compute alike: threads is 2 for process 1, 1 for process 0; start them on machines of one"):
         check_alike([{"device": "one", "threads": 1}, {"device": "one", "threads": 2}])
+
+
+def test_what_nccl_says_of_itself_is_not_taken_for_a_lost_process() -> None:
+    """As it stands in reports: the first line says nothing, the reason comes last."""
+    start = (
+        "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:77, unhandled system error (run with NCCL_DEBUG=INFO), NCCL 2.27"
+    )
+    small = "Error while creating shared memory segment /dev/shm/nccl-x7Kq (size 9637888)"
+    reason = f"ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error.\nLast error:\n{small}"
+    assert nccls_own(f"{start}\n{reason}") == small
+    gone = "ncclRemoteError: A call failed possibly due to a network error or a remote process exited prematurely.\nLast error:\n"
+    assert nccls_own(f"{start}\n{gone}Connection closed by remote peer") is None
+    assert nccls_own("[gloo/transport/tcp/pair.cc:547] Connection closed by peer") is None
+
+
+def test_dropout_in_place_stays_in_place_for_a_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it has a kernel of its own, which draws another mask."""
+    monkeypatch.setattr("torch._VF.dropout", None)
+    values = torch.ones(4, 1000)
+    with WholeBatch(slice(0, 4), 8):
+        found = torch.nn.functional.dropout(values, 0.3, training=True, inplace=True)
+    assert found is values
+    assert 0.6 < float((values > 0).float().mean()) < 0.8
 
 
 @pytest.mark.parametrize(("check", "size"), [*((check, 2) for check in team_checks.CHECKS), ("steps", 3), ("training", 3), ("targets", 3)])

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,14 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epoch
-from amalgam.errors import UserError
-from amalgam.history import Epoch, Validation, score
+from amalgam.batches import Batch, Mixture, mixed_images, shuffled_batches, steps_per_epoch
+from amalgam.history import Epoch
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.preprocessing import Preprocessing
-from amalgam.student_settings import SchedulerName
+from amalgam.student_settings import OptimizerName, SchedulerName
 from amalgam.trainer import DivergedError, Fit, Hooks, StepLoss, fit
+from amalgam.validation import Validation, validated
 
 
 @given(st.integers(1, 300), st.integers(2, 64), st.integers(0, 100), st.integers(0, 20))
@@ -62,10 +63,28 @@ def test_the_step_schedule_drops_after_whole_epochs() -> None:
 def test_one_cycle_rises_to_lr_and_falls_to_almost_nothing() -> None:
     rates = learning_rates(Optimization("adamw", 0.1, 0, "one_cycle", 10), 10)
     peak = int(np.argmax(rates))
+    assert peak == 29, "after 30 % of the steps"
     assert rates[peak] == pytest.approx(0.1, rel=1e-3)
     assert all(np.diff(rates[: peak + 1]) > 0)
     assert all(np.diff(rates[peak:]) < 0)
     assert rates[-1] < 1e-5
+
+
+def test_one_cycles_momentum_goes_the_other_way() -> None:
+    optimizer, scheduler = Optimization("adamw", 0.1, 0, "one_cycle", 10).build(nn.Linear(1, 1), 10)
+    momenta = []
+    for _ in range(100):
+        momenta.append(optimizer.param_groups[0]["betas"][0])
+        optimizer.step()
+        scheduler.step()
+    assert [momenta[step] for step in (0, 29, 99)] == pytest.approx([0.95, 0.85, 0.95])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_adam_and_adamw_are_pytorchs(name: OptimizerName, kind: type) -> None:
+    optimizer, _ = Optimization(name, 0.1, 0.01, "cosine", 1).build(nn.Linear(1, 1), 1)
+    assert type(optimizer) is kind
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.1, 0.01)
 
 
 def test_a_single_step_is_taken_at_lr() -> None:
@@ -124,6 +143,60 @@ def test_training_learns_and_reports_each_epoch() -> None:
     assert result.history == seen
 
 
+def test_the_loss_on_record_is_the_mean_over_images_and_the_speed_theirs() -> None:
+    seen: list[tuple[int, float]] = []
+
+    def uneven(epoch: int) -> Iterator[Batch]:
+        for size, batch in zip((8, 8, 3), batches(epoch), strict=False):
+            yield Batch(batch.images[:size], batch.labels[:size])
+
+    def watched(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        found = cross_entropy(logits, batch)
+        seen.append((len(batch.labels), found.terms["labels"].item()))
+        return found
+
+    (record,) = fit(toy(), replace(HOW, epochs=1), 3, uneven, watched, lambda _: None).history
+    assert record.train_loss == pytest.approx(sum(size * loss for size, loss in seen) / 19)
+    assert record.images_per_second * record.seconds >= 19
+
+
+def test_the_sum_of_the_terms_is_what_is_minimised() -> None:
+    def once(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        return StepLoss({"labels": 3 * cross_entropy(logits, batch).terms["labels"]})
+
+    def twice(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        value = cross_entropy(logits, batch).terms["labels"]
+        return StepLoss({"one": value, "two": 2 * value})
+
+    how = Optimization("sgd", 0.1, 0.0, "cosine", 1)
+    expected, found = (fit(toy(), how, 5, batches, loss, lambda _: None).last for loss in (once, twice))
+    torch.testing.assert_close(found, expected)
+
+
+def test_every_setting_of_the_optimisation_changes_the_weights() -> None:
+    changes: dict[str, Any] = {
+        "optimizer": "adam",
+        "lr": 0.04,
+        "weight_decay": 0.1,
+        "scheduler": "cosine",
+        "epochs": 3,
+        "scheduler_step": 2,
+        "scheduler_gamma": 0.4,
+        "warmup_epochs": 1.0,
+        "ema_decay": 0.9,
+        "clip_norm": 0.01,
+    }
+    assert [field.name for field in fields(Optimization)] == list(changes)
+    base = Optimization("adamw", 0.05, 0.5, "step", 4, scheduler_step=1, scheduler_gamma=0.5)
+
+    def weights(how: Optimization) -> torch.Tensor:
+        return fit(toy(), how, 5, batches, cross_entropy, lambda _: None).last["head.weight"]
+
+    before = weights(base)
+    for name, value in changes.items():
+        assert not torch.equal(before, weights(replace(base, **{name: value}))), name
+
+
 def test_the_best_validation_accuracy_chooses_and_loss_breaks_ties() -> None:
     values = [Validation(0.9, 0.5), Validation(0.8, 0.7), Validation(0.5, 0.7), Validation(0.1, 0.6)]
     result, _ = run(values)
@@ -173,13 +246,23 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_step() -> Non
     assert all(tensor.isfinite().all() for tensor in caught.value.result.best.values())
 
 
-def test_a_step_too_large_for_the_gpu_says_what_to_lower() -> None:
-    def full(logits: torch.Tensor, batch: Batch) -> StepLoss:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB")
+def test_a_loss_that_is_not_finite_ends_a_long_epoch_before_its_end() -> None:
+    steps = 0
 
-    said = r"does not fit into the GPU's memory \(CUDA out of memory\. Tried to allocate 2\.00 GiB\); lower its batch_size"
-    with pytest.raises(UserError, match=said):
-        fit(toy(), HOW, 5, batches, full, lambda _: None)
+    def on_step() -> None:
+        nonlocal steps
+        steps += 1
+
+    def breaking(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        return StepLoss({"labels": logits.sum() * (math.nan if steps == 2 else 1.0)})
+
+    def long(epoch: int) -> Iterator[Batch]:
+        for part in range(12):
+            yield from batches(part)
+
+    with pytest.raises(DivergedError, match="epoch 1, step 3"):
+        fit(toy(), HOW, 60, long, breaking, lambda _: None, Hooks(on_step))
+    assert steps < 60
 
 
 def test_weights_that_are_not_finite_after_the_last_step_end_the_training() -> None:
@@ -321,6 +404,23 @@ def test_training_accuracy_counts_only_images_with_a_label() -> None:
     assert 0 < sum(right) < 15
 
 
+def test_training_accuracy_of_mixed_images_is_by_what_each_shows_most_of() -> None:
+    partner, right, by_own_label = torch.arange(8).roll(1), list[bool](), list[bool]()
+
+    def swapped(epoch: int) -> Iterator[Batch]:
+        for batch in batches(epoch):
+            yield batch._replace(mixture=Mixture(partner, 0.2))
+
+    def watched(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        right.extend((logits.argmax(1) == batch.labels[partner]).tolist())
+        by_own_label.extend((logits.argmax(1) == batch.labels).tolist())
+        return cross_entropy(logits, batch)
+
+    record = fit(toy(), HOW, 5, swapped, watched, lambda _: None).history[-1]
+    assert record.train_accuracy == pytest.approx(sum(right[-40:]) / 40)
+    assert sum(right[-40:]) != sum(by_own_label[-40:])
+
+
 def test_a_mixed_batch_keeps_what_belongs_to_each_image_and_to_its_partner() -> None:
     batch = next(batches(0))._replace(teacher_logits=torch.arange(16.0).view(8, 2))
     images, mixture = mixed_images(lambda rows: batch.images[rows], np.arange(8), 1.0, np.random.default_rng(0), slice(0, 8))
@@ -337,6 +437,6 @@ def test_a_mixed_batch_keeps_what_belongs_to_each_image_and_to_its_partner() -> 
 
 
 def test_score_by_hand() -> None:
-    found = score(np.log(np.array([[0.5, 0.5], [0.75, 0.25]], dtype=np.float32)), np.array([0, 1]))
+    found = validated(np.log(np.array([[0.5, 0.5], [0.75, 0.25]], dtype=np.float32)), np.array([0, 1]))
     assert found.loss == pytest.approx(-(math.log(0.5) + math.log(0.25)) / 2)
     assert found.accuracy == 0.5

@@ -64,6 +64,9 @@ def test_shifts_and_mirrors_have_the_promised_distribution(crop: int, flip: bool
         np.testing.assert_array_equal(values, np.arange(-crop, crop + 1))
         np.testing.assert_allclose(counts / 20_000, 1 / (2 * crop + 1), atol=0.015)
     assert view.mirror.mean() == pytest.approx(0.5 if flip else 0, abs=0.02)
+    drawn = [values for values in (view.shift_y, view.shift_x, view.mirror) if values.any()]
+    if len(drawn) > 1:
+        np.testing.assert_allclose(np.corrcoef(drawn), np.eye(len(drawn)), atol=0.03)
 
 
 def test_seeds_and_views_differ() -> None:
@@ -98,6 +101,15 @@ def test_colours_change_within_their_bounds_and_grey_stays_grey() -> None:
     assert (seen >= 69).all()
     assert (seen <= 131).all()
     assert len({int(image[0, 0, 0]) for image in seen}) > 1
+
+
+def test_each_colour_factor_rises_as_often_as_it_falls() -> None:
+    drawn = draw_view(20_000, 1, 7, 0, False, zoom=1.0, colour=0.3).strong
+    assert drawn is not None
+    factors = np.stack([drawn.brightness, drawn.contrast, drawn.saturation])
+    np.testing.assert_allclose(factors.mean(1), 1, atol=0.01)
+    np.testing.assert_allclose(np.stack([factors.min(1), factors.max(1)]), [[0.7] * 3, [1.3] * 3], atol=0.01)
+    np.testing.assert_allclose(np.corrcoef(factors), np.eye(3), atol=0.03)
 
 
 def test_colours_and_places_are_those_of_the_formula() -> None:

@@ -1,4 +1,4 @@
-"""Untrained teachers of the tests' colours, and what they say of their images."""
+"""Untrained teachers of the tests' colours, what they say of their images, and settings of a student that learns it."""
 
 from pathlib import Path
 
@@ -10,10 +10,24 @@ from amalgam.models import Classifier
 from amalgam.networks import build_network
 from amalgam.preprocessing import Preprocessing
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
+from amalgam.teaching import Teaching
 from conftest import SETS
 
 NOISE = 0.05  # absolute and relative, of logits: bfloat16 in batches of another size
 VIEWS = ViewSettings(views=3, crop=2, flip=True, data_seed=5)
+TEACHING = Teaching(
+    alpha=0.5,
+    temperature=4.0,
+    target="blocks",
+    objective="kl",
+    standardize_logits=False,
+    confidence_temperature=1.0,
+    label_fraction=1.0,
+    label_smoothing=0.0,
+    mixup=0.0,
+    batch_size=8,
+    seed=1,
+)
 SHARPER = 20.0
 Teachers = dict[str, tuple[Classifier, str]]
 

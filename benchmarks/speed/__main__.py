@@ -8,6 +8,7 @@ ratio has its 95 % interval. Nothing else should run on the machine.
 
 import argparse
 import os
+import statistics
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ RESULTS = ROOT / "benchmarks" / "speed.results.json"
 
 
 def entry(setting: Setting, found: Measured) -> dict[str, Any]:
-    speeds = {kind: setting.batch_size / (sum(seconds) / len(seconds)) for kind, seconds in found.seconds.items()}
+    speeds = {kind: setting.batch_size / statistics.mean(seconds.values()) for kind, seconds in found.seconds.items()}
     return {
         "student": setting.student,
         "batch_size": setting.batch_size,
@@ -36,7 +37,7 @@ def entry(setting: Setting, found: Measured) -> dict[str, Any]:
         "variant": found.variant,
         "seconds_to_first_step": {kind: round(seconds, 1) for kind, seconds in found.first_step.items()},
         "peak_mb": {kind: round(peak) for kind, peak in found.peak.items()},
-        "turns": len(found.seconds["bare"]),
+        "turns": {kind: len(seconds) for kind, seconds in found.seconds.items()},
         "machine": device_name(),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -61,7 +62,8 @@ def main() -> None:
     parser.add_argument("archive", type=Path, help="train/<class>/* with the classes of params.yaml's block folder, task A")
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=STUDENTS, help="these alone")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=BATCH_SIZES)
-    parser.add_argument("--turns", type=int, default=7, help="how often each loop is measured")
+    parser.add_argument("--turns", type=int, default=28, help="how often shipped loop and bare step are measured")
+    parser.add_argument("--naive-every", type=int, default=4, help="the naive loop, a step of which takes seconds, in each so many turns")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a turn")
     arguments = parser.parse_args()
     configure_execution()
@@ -71,7 +73,7 @@ def main() -> None:
         for student in arguments.students:
             for batch_size in arguments.batch_sizes:
                 setting = Setting(Path(folder), student, batch_size)
-                found = entry(setting, measure(setting, arguments.turns, arguments.seconds))
+                found = entry(setting, measure(setting, arguments.turns, arguments.naive_every, arguments.seconds))
                 keep(RESULTS, found, "student", "batch_size")
                 print(table([found]).splitlines()[-1], flush=True)
     print(table(measured(RESULTS)))

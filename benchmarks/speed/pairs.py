@@ -17,22 +17,24 @@ from benchmarks.speed.setting import Setting
 from scipy import stats
 
 KINDS = ("naive", "shipped", "bare")
-TRIALS = {"naive": 1, "bare": 5}  # of each variant; the naive loop's, which differ by how they load images, take half a minute each
+FINALISTS, MORE_TRIALS = 3, 4  # of the bare step's variants: those that are fastest in one trial, and how many more each of them gets
 WARM_STEPS = 3
 STEPS_TO_PEAK = 10
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A setting's loops: seconds a step of each turn, and the variant that was fastest."""
+    """A setting's loops: seconds a step in each turn that they took part in, and the variant that was fastest."""
 
-    seconds: dict[str, list[float]]
+    seconds: dict[str, dict[int, float]]
     variant: dict[str, str]
     first_step: dict[str, float]  # seconds from the start of a process, imports included
     peak: dict[str, float]  # MB of memory, of a process that does nothing else
 
     def ratio(self, faster: str, slower: str) -> tuple[float, float, float]:
-        return times_as_fast(self.seconds[faster], self.seconds[slower])
+        one, other = self.seconds[faster], self.seconds[slower]
+        both = [turn for turn in one if turn in other]
+        return times_as_fast([one[turn] for turn in both], [other[turn] for turn in both])
 
 
 def times_as_fast(faster: list[float], slower: list[float]) -> tuple[float, float, float]:
@@ -101,30 +103,37 @@ def variants_of(kind: str, setting: Setting) -> Mapping[str, Callable[[loops.Tic
 
 
 def best(kind: str, setting: Setting) -> str:
-    """The name of the one with the smallest median of its trials, which take turns."""
+    """The name of the fastest: in one trial; of the bare step, by the median of more trials, in turns, of those that are fastest in one.
+
+    The naive loop's variants, which differ by how they load images, take half a minute each.
+    """
     variants = variants_of(kind, setting)
     if len(variants) == 1:
         return next(iter(variants))
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(TRIALS[kind]):
-        for name, loop in variants.items():
-            seconds[name].append(loops.trial(loop))
-    return min(variants, key=lambda name: statistics.median(seconds[name]))
+    seconds = {name: [loops.trial(loop)] for name, loop in variants.items()}
+    if kind == "bare":
+        finalists = sorted(variants, key=seconds.__getitem__)[:FINALISTS]
+        seconds = {name: seconds[name] for name in finalists}
+        for _ in range(MORE_TRIALS):
+            for name in finalists:
+                seconds[name].append(loops.trial(variants[name]))
+    return min(seconds, key=lambda name: statistics.median(seconds[name]))
 
 
 def named(variant: loops.Variant) -> str:
     return ", ".join(str(part).removeprefix("torch.") for part in variant)
 
 
-def measure(setting: Setting, turns: int, seconds: float) -> Measured:
-    """Let the loops take turns of about so many seconds each, in an order that rotates."""
+def measure(setting: Setting, turns: int, every: int, seconds: float) -> Measured:
+    """Let the loops take turns of about so many seconds each, in an order that rotates; the naive one in each ``every``-th alone."""
     found = {kind: Loop(kind, setting) for kind in KINDS}
     steps = {kind: max(round(seconds / loop.step), 1) for kind, loop in found.items()}
-    taken: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    taken: dict[str, dict[int, float]] = {kind: {} for kind in KINDS}
     for turn in range(turns):
         for place in range(len(KINDS)):
             kind = KINDS[(turn + place) % len(KINDS)]
-            taken[kind].append(found[kind].turn(steps[kind]))
+            if kind != "naive" or turn % every == 0:
+                taken[kind][turn] = found[kind].turn(steps[kind])
     for loop in found.values():
         loop.end()
     variant = {kind: loop.variant for kind, loop in found.items()}

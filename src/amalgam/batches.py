@@ -1,13 +1,14 @@
 """What a training step sees: its images, in which order, and how they are mixed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from amalgam.team import SOLO, Team
 from amalgam.views import Rows
 
 
@@ -51,6 +52,24 @@ def mixed_images(
     share, partner = float(random.beta(strength, strength)), random.permutation(len(rows))
     images = (share * images + (1 - share) * show(rows[partner[part]])).round().to(torch.uint8)
     return images, Mixture(torch.from_numpy(partner).to(images.device, non_blocking=True), share)
+
+
+class BatchOrder(NamedTuple):
+    """What an epoch's order follows from."""
+
+    batch_size: int
+    seed: int
+    epoch: int  # from 0
+
+
+def mixed_batches(
+    show: Callable[[Rows], Tensor], rows: Rows, order: BatchOrder, strength: float, team: Team = SOLO
+) -> Iterator[tuple[Rows, Tensor, Mixture | None]]:
+    """An epoch of the images of ``rows``, shuffled: each batch's places (B,) in ``rows``, this process's share of its images, and how they
+    were mixed."""
+    random = np.random.default_rng([order.seed, order.epoch, 1])  # 1: not the stream that shuffles
+    for chosen in shuffled_batches(np.arange(len(rows)), *order):
+        yield chosen, *mixed_images(show, rows[chosen], strength, random, team.share(len(chosen)))
 
 
 def shuffled_batches(rows: Rows, batch_size: int, seed: int, epoch: int) -> list[Rows]:

@@ -2,8 +2,8 @@
 
 ::
 
-    .amalgam/checkpoints/<key>/epoch.pt      all that the training needs to go on after its last whole epoch
-    .amalgam/checkpoints/<key>/run.json      the mark of its run in MLflow, when its sessions began, DVC's name of its result
+    .amalgam/checkpoints/<key>/epoch.pt       all that the training needs to go on after its last whole epoch
+    .amalgam/checkpoints/<key>/sessions.json  the mark of its run in MLflow, when its sessions began, DVC's name of its result
     .amalgam/checkpoints/<key>.lock          held by the process that trains
 """
 
@@ -27,6 +27,7 @@ from amalgam.trainer import Snapshot
 from amalgam.whole import remove, whole_file
 
 KIND = "checkpoints"
+SESSIONS = "sessions.json"
 KEPT_FINISHED = 2  # trainings whose results DVC did not take (yet)
 
 
@@ -50,14 +51,14 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        known = folder / "run.json"
+        known = folder / SESSIONS
         self.sessions = Sessions.read(known) if known.exists() else Sessions()
         self.write()
 
     def write(self, **changes: object) -> None:
         """Keep the sessions, with these fields changed."""
         self.sessions = replace(self.sessions, **changes)  # type: ignore[arg-type]
-        whole_file(self.folder / "run.json", json.dumps(asdict(self.sessions)).encode())
+        whole_file(self.folder / SESSIONS, json.dumps(asdict(self.sessions)).encode())
 
     def keep(self, snapshot: Snapshot) -> None:
         with unchecked():
@@ -92,7 +93,7 @@ def checkpoint(key: str) -> Iterator[Checkpoint]:
     folder = repository_root() / STORE / KIND / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        if (folder / "run.json").exists() and Sessions.read(folder / "run.json").result in committed(DVC_LOCK):
+        if (folder / SESSIONS).exists() and Sessions.read(folder / SESSIONS).result in committed(DVC_LOCK):
             remove(folder)  # that training is done, and this is another
         yield Checkpoint(folder)
 
@@ -106,7 +107,7 @@ def finish(own: Checkpoint, result: Path) -> None:
     kept, taken = 1, committed(DVC_LOCK)
     for folder in by_age(path for path in entries(KIND) if path != own.folder):
         with held(folder) as free:
-            other = Sessions.read(folder / "run.json").result if free and (folder / "run.json").exists() else None
+            other = Sessions.read(folder / SESSIONS).result if free and (folder / SESSIONS).exists() else None
             if other is None:  # another process trains it, goes on with it later, or has just removed it
                 continue
             kept += 1
@@ -119,7 +120,7 @@ def by_age(folders: Iterable[Path]) -> list[Path]:
     times = {}
     for folder in folders:
         with suppress(FileNotFoundError):
-            times[folder] = (folder / "run.json").stat().st_mtime
+            times[folder] = (folder / SESSIONS).stat().st_mtime
     return sorted(times, key=times.__getitem__, reverse=True)
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from amalgam.checkpoint import KIND as CHECKPOINTS
-from amalgam.checkpoint import Sessions
+from amalgam.checkpoint import SESSIONS, Sessions
 from amalgam.places import FETCHED, OUTPUTS, RUNS, repository_root
 from amalgam.store import STORE, entries, held
 from amalgam.whole import PART, remove, remove_abandoned
@@ -36,7 +36,7 @@ def clean_checkpoints(days: float) -> Iterator[tuple[Path, int, str]]:
     for folder in entries(CHECKPOINTS):
         with held(folder) as free:
             if free and _is_older(folder, days):
-                known, size = folder / "run.json", size_of(folder)
+                known, size = folder / SESSIONS, size_of(folder)
                 mark = Sessions.read(known).mark if known.exists() else ""
                 remove(folder)
                 yield folder, size, mark

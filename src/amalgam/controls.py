@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.history import score
 from amalgam.inference import predict_logits
 from amalgam.losses import Knowledge, LabelBlocks, equal_weights, joint_log_probs, mean_log_probs
 from amalgam.models import Classifier
@@ -54,12 +53,12 @@ def teacher_controls(teachers: dict[str, Classifier], label_sets: LabelSets, spl
     logits = {name: predict_logits(teacher, split.images, np.arange(len(split.images))) for name, teacher in teachers.items()}
     covering = torch.from_numpy(label_sets.covering().T[split.labels])  # (N, teachers)
     side_by_side = torch.from_numpy(np.concatenate(list(logits.values()), axis=1))
-    every = torch.ones_like(covering)
+    every, blocks = torch.ones_like(covering), LabelBlocks.of(label_sets)
     return Controls(
         {name: own_accuracy(values, label_sets.columns(name), split.labels) for name, values in logits.items()},
-        routed_right(side_by_side, covering, label_sets, split.labels, padded_mean),
-        routed_right(side_by_side, every, label_sets, split.labels, padded_mean),
-        routed_right(side_by_side, every, label_sets, split.labels, joint_log_probs),
+        routed_right(side_by_side, covering, blocks, split.labels, padded_mean),
+        routed_right(side_by_side, every, blocks, split.labels, padded_mean),
+        routed_right(side_by_side, every, blocks, split.labels, joint_log_probs),
         np.stack([np.array(label_sets.columns(name))[values.argmax(1)] for name, values in logits.items()]),
     )
 
@@ -67,18 +66,17 @@ def teacher_controls(teachers: dict[str, Classifier], label_sets: LabelSets, spl
 def own_accuracy(logits: npt.NDArray[np.float32], columns: list[int], labels: npt.NDArray[np.int64]) -> float:
     """A teacher's accuracy, in percent, on the images of its own classes; ``columns`` are these in the union, ascending."""
     own = np.isin(labels, columns)
-    return round(100 * score(logits[own], np.searchsorted(columns, labels[own])).accuracy, 2)
+    return percent(logits[own].argmax(1) == np.searchsorted(columns, labels[own]))
 
 
 def routed_right(
     logits: torch.Tensor,
     active: torch.Tensor,
-    label_sets: LabelSets,
+    blocks: LabelBlocks,
     labels: npt.NDArray[np.int64],
     together: Callable[[Knowledge], torch.Tensor],
 ) -> npt.NDArray[np.bool_]:
     """Whether what the active teachers say ``together`` (N, C) is right (N,); logits (N, Σ|Lᵢ|), active (N, teachers)."""
-    blocks = LabelBlocks.of(label_sets)
     knowledge = Knowledge(blocks, blocks.of_teachers(logits, active), active, torch.from_numpy(labels))
     right: npt.NDArray[np.bool_] = together(knowledge).argmax(1).numpy() == labels
     return right
@@ -87,20 +85,3 @@ def routed_right(
 def padded_mean(knowledge: Knowledge) -> torch.Tensor:
     """The log of the mean of the active teachers' zero-padded distributions (N, C)."""
     return mean_log_probs(knowledge, equal_weights(knowledge))
-
-
-def agreement(
-    logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], choices: npt.NDArray[np.int64], label_sets: LabelSets
-) -> npt.NDArray[np.float64]:
-    """How often student, logits (N, C), and teacher prefer the same of the teacher's classes, in percent.
-
-    (teachers, classes), by the image's actual class; NaN where the teacher does not know it, or no image shows it.
-    """
-    covering = label_sets.covering()
-    shares = np.full(covering.shape, np.nan)
-    for number, name in enumerate(label_sets.teachers):
-        columns = np.array(label_sets.columns(name))
-        same = columns[logits[:, columns].argmax(1)] == choices[number]
-        for label in columns[np.isin(columns, labels)]:
-            shares[number, label] = 100 * same[labels == label].mean()
-    return shares

@@ -26,16 +26,17 @@ import numpy.typing as npt
 import torch
 from sklearn.metrics import confusion_matrix
 
-from amalgam.controls import Controls, agreement
+from amalgam.controls import Controls
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import read_json, sha256_of_file, write_json
-from amalgam.history import read_history, score
+from amalgam.history import read_history
 from amalgam.inference import predict_logits
-from amalgam.metrics import Reliability, accuracy_interval, reliability, shared_class_accuracy, split_errors
+from amalgam.metrics import Reliability, accuracy_interval, agreement, reliability, shared_class_accuracy, split_errors
 from amalgam.models import Classifier
 from amalgam.places import repository_relative
 from amalgam.plots import save_confusion_matrix, save_learning_curve, save_matrix, save_reliability, save_samples
-from amalgam.students import own_manifest
+from amalgam.students import MANIFEST, own_manifest
+from amalgam.validation import validated
 from amalgam.whole import whole_folder
 
 SAMPLES = 20  # images in the picture of sample predictions
@@ -158,7 +159,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     found, predictions = results(evaluation), evaluation.predictions
     with whole_folder(folder) as work:
         write_json(work / "results.json", found)
-        write_json(work / "metrics.json", {evaluation.task: compared(found, score(predictions.logits, predictions.labels).loss)})
+        write_json(work / "metrics.json", {evaluation.task: compared(found, validated(predictions.logits, predictions.labels).loss)})
         write_predictions(predictions, work / "predictions.csv")
         write_per_class(predictions, evaluation.label_sets, work / "per_class.csv")
         write_confusion(predictions, work / "confusion_matrix.csv")
@@ -174,7 +175,7 @@ def draw(evaluation: Evaluation, folder: Path) -> None:
     save_confusion_matrix(predictions.confusion, predictions.classes, f"{title}; rows in percent", normalized, in_percent=True)
     save_reliability(predictions.reliability, task, folder / "reliability.png")
     if training is not None:
-        best_epoch = read_json(training / "student.json")["best_epoch"]
+        best_epoch = read_json(training / MANIFEST)["best_epoch"]
         save_learning_curve(read_history(training / "history.csv"), best_epoch, f"{task}: training", folder / "learning_curve.png")
     teachers, classes, covering = list(label_sets.teachers), label_sets.classes, label_sets.covering()
     known = np.where(covering, 100.0, np.nan)

@@ -12,7 +12,10 @@ from amalgam.errors import UserError
 
 X86 = ("model name", "cpu family", "model", "stepping")
 ARM = ("CPU implementer", "CPU part", "CPU variant", "CPU revision")
-GPUS_WORDS = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")  # in what its libraries say of their own failures
+NO_ENGINE = "unable to find an engine"  # cuDNN's way to say that memory is full, or the GPU unknown to it
+# In what its libraries say of their own failures; and of those that may be a lack of memory.
+GPUS_WORDS = ("CUDA error", "CUDA driver error", "CUDNN_STATUS", "CUBLAS_STATUS", NO_ENGINE)
+MEMORY_WORDS = ("_ALLOC_FAILED", NO_ENGINE)
 
 
 def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
@@ -42,7 +45,7 @@ def gpus() -> int:
 
 @cache
 def on_gpu() -> bool:
-    """Whether this process computes on a GPU. Raises UserError if there is one and the first small operation on it fails.
+    """Whether this process computes on a GPU. Raises UserError if there is one and a first small convolution on it fails.
 
     A team's process has chosen its own before.
     """
@@ -52,18 +55,36 @@ def on_gpu() -> bool:
     try:
         with warnings.catch_warnings(action="ignore"):  # of a GPU that this build knows nothing of, the operation's error is enough
             name = f" {torch.cuda.get_device_name()}"
-            torch.ones(2, device="cuda").sum().item()
-    except RuntimeError as error:
-        raise UserError(
-            f"PyTorch {torch.__version__} cannot use the GPU{name} ({_first_sentence(str(error))}); CUDA_VISIBLE_DEVICES= before the "
-            "command runs it on the CPU"
-        ) from error
+            image = torch.ones((1, 1, 3, 3), device="cuda")
+            torch.nn.functional.conv2d(image, image).sum().item()
+    except (RuntimeError, torch.cuda.DeferredCudaCallError) as error:
+        raise _unusable(error, name) from error
     return True
+
+
+def take_gpu(number: int) -> None:
+    """Let this process compute on that one. Raises UserError if it is not to be had."""
+    try:
+        torch.cuda.set_device(number)
+    except (RuntimeError, torch.cuda.DeferredCudaCallError) as error:
+        raise _unusable(error, f" {number}") from error
+
+
+def _unusable(error: Exception, name: str) -> UserError:
+    return UserError(
+        f"PyTorch {torch.__version__} cannot use the GPU{name} ({_first_sentence(str(error))}); CUDA_VISIBLE_DEVICES= before the "
+        "command runs it on the CPU"
+    )
 
 
 def is_the_gpus(error: Exception) -> bool:
     """Whether an error is about the GPU, its memory or its libraries, and says nothing about the network or the images."""
     return isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)) or any(word in str(error) for word in GPUS_WORDS)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that the GPU's memory is full, or may be."""
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in MEMORY_WORDS)
 
 
 def _first_sentence(text: str) -> str:

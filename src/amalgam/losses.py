@@ -36,8 +36,8 @@ class LabelBlocks:
         self.classes = classes
         self.valid = torch.tensor([[k < len(own) for k in range(widest)] for own in columns], device=device)  # (n, K)
         self.union = torch.tensor([[*own, *[own[0]] * (widest - len(own))] for own in columns], device=device)  # (n, K)
-        self.stored = torch.tensor([[s + min(k, len(own) - 1) for k in range(widest)] for s, own in zip(starts, columns, strict=True)])
-        self.stored = self.stored.to(device)  # (n, K)
+        stored = [[start + min(k, len(own) - 1) for k in range(widest)] for start, own in zip(starts, columns, strict=True)]
+        self.logit_columns = torch.tensor(stored, device=device)  # (n, K)
         self.sizes = self.valid.sum(1)  # (n,)
         self.one_hot = functional.one_hot(self.union, classes).float() * self.valid[..., None]  # (n, K, C)
 
@@ -48,7 +48,7 @@ class LabelBlocks:
     def of_teachers(self, logits: Tensor, active: Tensor) -> Tensor:
         """(B, n, K) of the teachers' logits (B, Σ|Lᵢ|), zero where a teacher is not active."""
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return torch.where(active[..., None], precise[:, self.stored], 0.0)
+        return torch.where(active[..., None], precise[:, self.logit_columns], 0.0)
 
     def of_student(self, logits: Tensor) -> Tensor:
         """(B, n, K) of the student's logits (B, C)."""
@@ -184,7 +184,13 @@ def confidence_weights(knowledge: Knowledge, temperature: float) -> Tensor:
 
 def union_log_probs(knowledge: Knowledge, target: Target, weight: Tensor) -> Tensor:
     """One distribution over the union (B, C) from the teachers alone: the joint estimate, or the mean by each teacher's weight (B, n)."""
-    return joint_log_probs(knowledge) if target == "joint" else mean_log_probs(knowledge, weight)
+    match target:
+        case "joint":
+            return joint_log_probs(knowledge)
+        case "mean" | "confidence":
+            return mean_log_probs(knowledge, weight)
+        case "blocks" | "stacked" | "balanced":
+            raise ValueError(f"target {target} is no distribution that the teachers' answers to an image give by themselves")
 
 
 def joint_log_probs(knowledge: Knowledge) -> Tensor:
@@ -202,14 +208,15 @@ def mean_log_probs(knowledge: Knowledge, weight: Tensor) -> Tensor:
 
 def union_objective(logits: Tensor, log_target: Tensor, labels: Tensor, objective: Objective) -> Tensor:
     """The objective (B,) between a target (B, C), by its log-probabilities, and the student's ``logits`` (B, C) / T, T² left out."""
-    every = torch.ones_like(log_target, dtype=torch.bool)
-    if objective == "dist":
-        return dist(torch.softmax(logits, dim=1), log_target.exp(), every).expand(len(logits))
-    log_student = functional.log_softmax(logits, dim=1)
-    if objective == "kl":
-        return kl(log_target, log_student)
-    main_class = torch.where(labels < 0, log_target.argmax(1), labels)
-    return dkd(log_target.clamp(min=MIN_LOG_PROB), log_student, functional.one_hot(main_class, log_target.shape[1]).bool(), every)
+    every, log_student = torch.ones_like(log_target, dtype=torch.bool), functional.log_softmax(logits, dim=1)
+    match objective:
+        case "kl":
+            return kl(log_target, log_student)
+        case "dist":
+            return dist(torch.softmax(logits, dim=1), log_target.exp(), every).expand(len(logits))
+        case "dkd":
+            main_class = functional.one_hot(torch.where(labels < 0, log_target.argmax(1), labels), log_target.shape[1]).bool()
+            return dkd(log_target.clamp(min=MIN_LOG_PROB), log_student, main_class, every)
 
 
 def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective, divergence: Tensor) -> Tensor:
@@ -218,20 +225,35 @@ def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective, 
     That of kl is the ``divergence`` (B, n) there. That of dist, which relates images to each other, is a mean over all pairs of an image
     and an active teacher.
     """
-    blocks, active = knowledge.blocks, knowledge.active
-    if objective == "dist":
-        distributions = blocks.softmax(logits), blocks.softmax(knowledge.logits), active[..., None] & blocks.valid
-        of_teachers = [values.transpose(0, 1) for values in distributions]
-        per_teacher = dist(of_teachers[0], of_teachers[1], of_teachers[2])  # (n,)
-        return ((per_teacher * active.sum(0)).sum() / active.sum()).expand(len(logits))
-    if objective == "kl":
-        values = divergence
-    else:
-        known = (blocks.union == knowledge.labels[:, None, None]) & blocks.valid  # (B, n, K)
-        likeliest = functional.one_hot(blocks.argmax(knowledge.logits), known.shape[2]).bool()
-        main_class = torch.where((knowledge.labels < 0)[:, None, None], likeliest, known)
-        values = dkd(blocks.log_softmax(knowledge.logits), blocks.log_softmax(logits), main_class, blocks.valid)
+    match objective:
+        case "kl":
+            return _mean_of_active(divergence, knowledge.active)
+        case "dist":
+            return _block_dist(logits, knowledge).expand(len(logits))
+        case "dkd":
+            return _mean_of_active(_block_dkd(logits, knowledge), knowledge.active)
+
+
+def _mean_of_active(values: Tensor, active: Tensor) -> Tensor:
+    """(B,) of (B, n)."""
     return torch.where(active, values, 0.0).sum(1) / active.sum(1)
+
+
+def _block_dist(logits: Tensor, knowledge: Knowledge) -> Tensor:
+    """DIST inside each teacher's label set (B, n, K), over the images on which it is active; mean over all such pairs."""
+    blocks, active = knowledge.blocks, knowledge.active
+    distributions = blocks.softmax(logits), blocks.softmax(knowledge.logits), active[..., None] & blocks.valid
+    of_student, of_teacher, counted = (values.transpose(0, 1) for values in distributions)  # (n, B, K)
+    return (dist(of_student, of_teacher, counted) * active.sum(0)).sum() / active.sum()
+
+
+def _block_dkd(logits: Tensor, knowledge: Knowledge) -> Tensor:
+    """DKD inside each teacher's label set (B, n)."""
+    blocks = knowledge.blocks
+    known = (blocks.union == knowledge.labels[:, None, None]) & blocks.valid  # (B, n, K)
+    likeliest = functional.one_hot(blocks.argmax(knowledge.logits), known.shape[2]).bool()
+    main_class = torch.where((knowledge.labels < 0)[:, None, None], likeliest, known)
+    return dkd(blocks.log_softmax(knowledge.logits), blocks.log_softmax(logits), main_class, blocks.valid)
 
 
 def block_divergence(logits: Tensor, knowledge: Knowledge) -> Tensor:

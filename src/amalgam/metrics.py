@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
+from amalgam.dataset import LabelSets
+
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
@@ -65,3 +67,18 @@ def shared_class_accuracy(labels: Ints, predicted: Ints, covering: Bools) -> flo
     """Accuracy, in percent, on images of classes that more than one teacher knows; None where there are none."""
     shared = (covering.sum(axis=0) > 1)[labels]
     return round(float(100 * (labels == predicted)[shared].mean()), 2) if shared.any() else None
+
+
+def agreement(logits: Floats, labels: Ints, choices: Ints, label_sets: LabelSets) -> npt.NDArray[np.float64]:
+    """How often student, logits (N, C), and teacher, ``choices`` (teachers, N), prefer the same of the teacher's classes, in percent.
+
+    (teachers, classes), by the image's actual class; NaN where the teacher does not know it, or no image shows it.
+    """
+    covering = label_sets.covering()
+    shares = np.full(covering.shape, np.nan)
+    for number, name in enumerate(label_sets.teachers):
+        columns = np.array(label_sets.columns(name))
+        same = columns[logits[:, columns].argmax(1)] == choices[number]
+        for label in columns[np.isin(columns, labels)]:
+            shares[number, label] = 100 * same[labels == label].mean()
+    return shares

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.models import Classifier
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, read_yaml
 from amalgam.places import DVC_LOCK, RUNS, brought_file
@@ -29,6 +30,7 @@ from amalgam.preprocessing import Preprocessing
 from amalgam.source_settings import SuppliedTeacher
 from amalgam.states import read_state, write_whole
 from amalgam.student_settings import StudentSettings
+from amalgam.students import MANIFEST
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers
 from amalgam.team import Team
@@ -128,23 +130,29 @@ def targets_for(
     ``common``, if given, is every teacher's preprocessing in place of its own. The store lies in a temporary folder in ``place``, which
     is gone on exit.
     """
-    known = load_hashed_teachers(models, label_sets)
-    if common is not None:
-        known = {name: (replace(teacher, preprocessing=common), sha256) for name, (teacher, sha256) in known.items()}
     views = ViewSettings.of(settings, params.source_block.augmentation, params.data_seed)
     with scratch_folder(place / "targets") if team.is_first else nullcontext(Path()) as own:
         folder = team.first(own) / "targets"
-        write_targets(folder, split, label_sets, known, views, settings.stored_teachers == "covering", team=team)
+        covering_only = settings.stored_teachers == "covering"
+        # No name is left with the teachers, so that a GPU is rid of them when the training begins.
+        write_targets(folder, split, label_sets, _teachers(models, label_sets, common), views, covering_only, team=team)
         yield StoredTargets.read(folder, split, label_sets)
+
+
+def _teachers(models: Path, label_sets: LabelSets, common: Preprocessing | None) -> dict[str, tuple[Classifier, str]]:
+    known = load_hashed_teachers(models, label_sets)
+    if common is None:
+        return known
+    return {name: (replace(teacher, preprocessing=common), sha256) for name, (teacher, sha256) in known.items()}
 
 
 def export(folder: Path, task: str) -> Path:
     """Write a trained student's best weights as a state dict under the reference's name for it, and note that in its manifest."""
-    manifest = read_json(folder / "student.json")
+    manifest = read_json(folder / MANIFEST)
     accuracy = read_json(folder / "metrics.json")[task].get("val_accuracy")
     reached = "" if accuracy is None else f"_acc{accuracy:.2f}"
     path = folder / f"student_model_epoch{manifest['best_epoch']}{reached}.pth"
     state = read_state(folder / "best.safetensors")
     write_whole({f"backbone.{name}": value for name, value in state.items()}, path)
-    write_json(folder / "student.json", manifest | {"exported": {path.name: sha256_of_file(path)}})
+    write_json(folder / MANIFEST, manifest | {"exported": {path.name: sha256_of_file(path)}})
     return path

@@ -41,12 +41,19 @@ def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
         return pixels
     shrinks = size[0] < height or size[1] < width
     if shrinks or max(height, width) > ENLARGED_BY_PRODUCTS or pixels.is_cuda:
-        moved = nn.functional.interpolate(pixels.permute(0, 3, 1, 2), size, mode="bilinear", antialias=shrinks, align_corners=False)
-        return moved.permute(0, 2, 3, 1)
+        return _interpolated(pixels.permute(0, 3, 1, 2), size, shrinks).permute(0, 2, 3, 1)
     products = (_enlargement(height, size[0], 1), _enlargement(width, size[1], channels))
     rows, columns = map(torch.from_numpy, products)
     wide = pixels.reshape(count * height, width * channels) @ columns.T
     return (rows @ wide.reshape(count, height, -1)).reshape(count, *size, channels)
+
+
+def _interpolated(images: Tensor, size: tuple[int, int], shrinks: bool) -> Tensor:
+    if shrinks:
+        return nn.functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+    # What interpolate calls, but on a GPU under deterministic algorithms: there it takes a slow way that is for gradients alone.
+    enlarged: Tensor = torch.ops.aten.upsample_bilinear2d(images, size, False)
+    return enlarged
 
 
 @cache

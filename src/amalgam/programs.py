@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from amalgam.errors import UserError
-from amalgam.hardware import on_gpu
+from amalgam.hardware import is_the_gpus, on_gpu
 from amalgam.states import first_line
 
 MEMBERS = re.compile(
@@ -74,9 +74,9 @@ def read_program(path: Path) -> Program:
         if gpu:  # a graph holds the devices of its constants, which moving the module would leave
             program = move_to_device_pass(program, "cuda")
         return Program(program.module())
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # each version of PyTorch refuses what it does not know in a way of its own
+        if is_the_gpus(error):
+            raise
         raise UserError(
             f"PyTorch {torch.__version__} cannot read the program {path} ({type(error).__name__}: {first_line(error)}); "
             "if another version exported it, export it again with this one"

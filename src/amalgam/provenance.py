@@ -92,12 +92,11 @@ def thread_count() -> int:
 
 def execution_record(processes: int = 1) -> dict[str, str | int]:
     """Everything beside code, data and parameters that can change a bit of the weights, of what ``processes`` work out together."""
-    import torch
 
     from amalgam.hardware import cpu_instructions, cpu_model, on_gpu
 
     return {
-        "device": torch.cuda.get_device_name() if on_gpu() else cpu_model(),
+        **(_gpu_record() | {"processor": cpu_model()} if on_gpu() else {"device": cpu_model()}),
         "instructions": cpu_instructions(),
         "threads": thread_count(),
         "processes": processes,
@@ -105,6 +104,15 @@ def execution_record(processes: int = 1) -> dict[str, str | int]:
         "python": ".".join(map(str, sys.version_info[:2])),
         **{package: version(package) for package in ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn")},
     }
+
+
+def _gpu_record() -> dict[str, str | int]:
+    """Of GPUs of one name some have more multiprocessors than others, among which random numbers are dealt out."""
+    import torch
+
+    kind = torch.cuda.get_device_properties(torch.cuda.current_device())
+    cudnn = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
+    return {"device": torch.cuda.get_device_name(), "multiprocessors": kind.multi_processor_count, "cudnn": cudnn}
 
 
 def configure_execution() -> None:

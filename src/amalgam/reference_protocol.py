@@ -41,7 +41,7 @@ SETTINGS = {  # what it sets where the command line does not
 }
 
 
-def joined(training: PreparedSplit, test: PreparedSplit) -> PreparedSplit:
+def concatenated(training: PreparedSplit, test: PreparedSplit) -> PreparedSplit:
     """All training images to train on, and the test images to choose by."""
     images = np.concatenate([training.images, test.images])
     labels = np.concatenate([training.labels, test.labels])
@@ -58,5 +58,5 @@ def common_preprocessing(split: PreparedSplit, resolution: int) -> Preprocessing
 
 def applied(training: PreparedSplit, test: PreparedSplit, resolution: int) -> tuple[PreparedSplit, Preprocessing, dict[str, str]]:
     """The images, what every network sees of them, and what the manifest and the run say of it."""
-    split = joined(training, test)
+    split = concatenated(training, test)
     return split, common_preprocessing(split, resolution), {"protocol": NAME, "selected_on": SELECTED_ON}

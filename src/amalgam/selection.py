@@ -8,12 +8,12 @@ import numpy.typing as npt
 import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
-from amalgam.history import Validation, score
 from amalgam.inference import ROWS_AT_A_TIME, Stored, device, predict_logits
 from amalgam.losses import Combination, Knowledge, LabelBlocks, TargetRules, soften, union_log_probs
 from amalgam.models import Classifier
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
+from amalgam.validation import Validation, validated
 
 FEW = 500  # labels: among so many, chance moves the accuracy by two points
 
@@ -48,7 +48,7 @@ def validate(
     if not len(rows):
         return None
     logits, labels = predict_logits(student, images, rows, team=team), split.labels[rows]
-    found = score(logits, labels)
+    found = validated(logits, labels)
     if rules.label_fraction == 1 and (len(rows) > FEW or not rules.latest_of_few):
         return found
     if rules.label_fraction > 0:

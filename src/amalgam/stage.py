@@ -43,7 +43,8 @@ def run_stage(main: Callable[[], None]) -> None:
             with put_off():
                 fail(
                     f"the GPU's memory is full ({str(error).partition('. GPU')[0]}); lower batch_size, student_resolution or "
-                    "teacher.resolution, or end the other processes that take of it (nvidia-smi names them)"
+                    "teacher.resolution, or end the other processes that take of it (nvidia-smi names them); if it is not full, PyTorch "
+                    "lacks what this GPU needs: CUDA_VISIBLE_DEVICES= before the command runs it on the CPU"
                 )
         except KeyboardInterrupt as interrupt:
             sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
@@ -59,9 +60,9 @@ def _explained(error: UserError | OSError) -> str:
 
 def _out_of_memory(error: RuntimeError) -> bool:
     """Whether a GPU is out of it. PyTorch is imported late: not every stage needs it."""
-    import torch
+    from amalgam.hardware import lacks_memory
 
-    return isinstance(error, torch.OutOfMemoryError)
+    return lacks_memory(error)
 
 
 def no_arguments(description: str | None) -> None:

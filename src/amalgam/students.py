@@ -97,7 +97,7 @@ def write_student(student: Classifier, result: Fit, task: str, details: dict[str
     save_weights(result.last, folder / "last.safetensors")
     student.network.load_state_dict(result.best)
     extra = {"best_epoch": result.best_epoch, "last_sha256": sha256_of_file(folder / "last.safetensors")} | details
-    save_classifier(student, folder / "best.safetensors", folder / "student.json", extra)
+    save_classifier(student, folder / "best.safetensors", folder / MANIFEST, extra)
     write_history(result.history, folder / "history.csv")
     write_json(folder / "metrics.json", {task: {"best_epoch": result.best_epoch} | student_metrics(result)})
 
@@ -118,7 +118,7 @@ def is_chosen(weights_sha256: str, folder: Path) -> bool:
 
 def load_student(folder: Path, label_sets: LabelSets) -> Classifier:
     """The best student. Raises UserError if it knows other classes than the task."""
-    student = load_classifier(folder / "best.safetensors", folder / "student.json")
+    student = load_classifier(folder / "best.safetensors", folder / MANIFEST)
     if student.classes != label_sets.classes:
         raise UserError(
             f"student {folder} knows {', '.join(student.classes)}, but the task says {', '.join(label_sets.classes)}; run dvc repro"

@@ -54,8 +54,8 @@ class ViewSettings:
         return cls(student.views, augmentation.crop, augmentation.flip, data_seed, student.view_zoom, student.view_colour)
 
     @property
-    def stored(self) -> int:
-        """How many views are stored."""
+    def stored_views(self) -> int:
+        """How many there are in the store."""
         return max(self.views, 1)
 
     def view(self, index: int, count: int) -> View:
@@ -134,7 +134,7 @@ def write_targets(
         """One teacher's of the images that it covers (images, |Lᵢ|)."""
         return _view_logits(*known[number], split.content, images, rows[covers[number]], settings, view)
 
-    for piece, (view, number) in enumerate(product(range(settings.stored), range(len(known)))):
+    for piece, (view, number) in enumerate(product(range(settings.stored_views), range(len(known)))):
         if team.turn(piece):
             answers(view, number)
         if number == len(known) - 1:
@@ -142,7 +142,7 @@ def write_targets(
     team.wait()
     if team.is_first:
         with whole_folder(folder) as work:
-            for view in range(settings.stored):
+            for view in range(settings.stored_views):
                 _write_side_by_side(work / view_file(view), [answers(view, number) for number in range(len(known))], covers)
             every = [_view_logits(*teacher, split.content, images, held_out, ViewSettings(0, 0, False, 0), 0) for teacher in known]
             _write_side_by_side(work / VALIDATION_FILE, every, np.full((len(known), len(held_out)), True))

@@ -18,11 +18,10 @@ import torch
 from torch.nn import functional
 
 from amalgam import store
-from amalgam.batches import Batch, mixed_images, shuffled_batches, steps_per_epoch
+from amalgam.batches import Batch, BatchOrder, mixed_batches, steps_per_epoch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_arrays
-from amalgam.history import Validation, score
 from amalgam.inference import device, predict_logits, take_rows, to_gpu_if_it_fits, view_images
 from amalgam.models import Classifier, load_classifier, save_classifier, weights_file
 from amalgam.networks import build_network
@@ -30,15 +29,15 @@ from amalgam.optimization import Optimization
 from amalgam.params import Params
 from amalgam.preprocessing import Preprocessing, channel_statistics
 from amalgam.provenance import code_hash, execution_record, fingerprint
-from amalgam.team import SOLO
 from amalgam.trainer import Fit, Hooks, StepLoss, fit
+from amalgam.validation import Validation, validated
 from amalgam.views import Selected, draw_view
 
 ARCHITECTURE = "ReferenceCNN"
 IMAGES_AT_A_TIME = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a teacher is trained; sizes in pixels."""
 
@@ -124,13 +123,12 @@ def train_teacher(own: OwnImages, recipe: Recipe, hooks: Hooks | None = None) ->
 
     def batches(epoch: int) -> Iterator[Batch]:
         view = draw_view(len(own.images), epoch, recipe.seed, recipe.crop, recipe.flip)
-        random = np.random.default_rng([recipe.seed, epoch, 1])  # 1: not the stream that shuffles
-        for rows in shuffled_batches(training, recipe.batch_size, recipe.seed, epoch):
-            images, mixture = mixed_images(partial(view_images, pixels, view), rows, recipe.mixup, random, SOLO.share(len(rows)))
-            yield Batch(images, take_rows(labels, rows), mixture=mixture)
+        order = BatchOrder(recipe.batch_size, recipe.seed, epoch)
+        for chosen, images, mixture in mixed_batches(partial(view_images, pixels, view), training, order, recipe.mixup):
+            yield Batch(images, take_rows(labels, training[chosen]), mixture=mixture)
 
     def validate(current: Classifier) -> Validation | None:
-        return score(predict_logits(current, pixels, validation), own.labels[validation]) if len(validation) else None
+        return validated(predict_logits(current, pixels, validation), own.labels[validation]) if len(validation) else None
 
     def loss(logits: torch.Tensor, batch: Batch) -> StepLoss:
         shares = label_shares(batch, len(own.classes))

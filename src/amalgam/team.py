@@ -19,11 +19,12 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from amalgam.errors import UserError
-from amalgam.hardware import gpus, on_gpu
+from amalgam.hardware import gpus, on_gpu, take_gpu
 from amalgam.provenance import execution_record
 from amalgam.whole_batch import WholeBatch
 
 PATIENCE = timedelta(days=7)  # with each other: who dies is noticed by the launcher, and one may wait for another training
+OTHERS_GONE = ("remote process exited", "Connection closed", "Connection reset", "socketProgress")  # in what NCCL says then
 T = TypeVar("T")
 
 
@@ -90,7 +91,7 @@ def _own_gpu(rank: int) -> None:
     """Raises UserError where a launcher started more processes on this machine than it has GPUs."""
     if rank >= gpus():
         raise UserError(f"process {rank + 1} of this machine has no GPU of its own: there are {gpus()}; start as many (--nproc-per-node)")
-    torch.cuda.set_device(rank)
+    take_gpu(rank)
 
 
 @contextmanager
@@ -116,10 +117,19 @@ def joined() -> Iterator[Team]:
     except RuntimeError as error:
         if not (isinstance(error, (distributed.DistBackendError, distributed.DistNetworkError)) or "gloo" in str(error)):
             raise
+        if problem := nccls_own(str(error)):
+            raise UserError(f"the GPUs cannot exchange numbers: {problem}; mend this, or start one process") from error
         sys.exit(f"process {distributed.get_rank()} of {size} has lost the others: {str(error).splitlines()[0]}; repeat the command")
     finally:
         if well or not on_gpu():  # after an error NCCL would wait for the others, who wait for this process
             distributed.destroy_process_group()
+
+
+def nccls_own(text: str) -> str | None:
+    """What NCCL says of its own failure, such as too small a /dev/shm; None where others are gone, or it is not NCCL's."""
+    if "NCCL error" not in text or any(word in text for word in OTHERS_GONE):
+        return None
+    return " ".join((text.partition("Last error:")[2] or text.partition("NCCL error")[2]).split()).lstrip(": ")
 
 
 def check_alike(records: Sequence[Mapping[str, Any]]) -> None:

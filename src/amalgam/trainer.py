@@ -13,10 +13,11 @@ from torch import Tensor
 from amalgam.batches import Batch
 from amalgam.errors import UserError
 from amalgam.hardware import on_gpu
-from amalgam.history import Epoch, Validation
+from amalgam.history import Epoch
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.team import SOLO, Team
+from amalgam.validation import Validation
 
 State = dict[str, Tensor]
 Snapshot = dict[str, Any]  # everything a training needs to go on: tensors and plain values
@@ -95,11 +96,6 @@ def fit(
             sums = _train_epoch(parallel, batches(number - 1), loss, course.update, hooks.on_step, team)
         except FloatingPointError as error:
             raise DivergedError(f"the loss is no longer finite in epoch {number}, {error}", course.result) from error
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"a step of {classifier.architecture} does not fit into the GPU's memory ({str(error).partition('. GPU')[0]}); lower its "
-                "batch_size, or the side of its input (student_resolution; teacher.resolution)"
-            ) from error
         if not all(tensor.isfinite().all() for tensor in classifier.network.state_dict().values()):
             raise DivergedError(f"the weights are no longer finite after epoch {number}", course.result)
         speed = sums.images / (time.perf_counter() - started)

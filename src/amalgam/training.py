@@ -11,7 +11,7 @@ from typing import Any
 from amalgam.batches import steps_per_epoch
 from amalgam.checkpoint import Checkpoint
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.distilling import Teaching, TrainingSubset, train_student
+from amalgam.distilling import train_student
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file
 from amalgam.history import Epoch
@@ -30,6 +30,7 @@ from amalgam.store import STORE
 from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, new_student, write_student
 from amalgam.targets import StoredTargets
+from amalgam.teaching import Teaching, TrainingSubset
 from amalgam.team import SOLO, Team
 from amalgam.tracking.run import Tracker, training_run
 from amalgam.trainer import DivergedError, Fit, Hooks, epochs_done

@@ -37,7 +37,8 @@ class WholeBatch(TorchFunctionMode):
     def _dropout(self, function: Any, values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training:
             return values
-        mask = self._drawn(values, lambda whole: function(whole.fill_(1), p=p))
+        # In place or not are two kernels of a GPU's, which draw other masks.
+        mask = self._drawn(values, lambda whole: function(whole.fill_(1), p=p, inplace=inplace))
         return values.mul_(mask) if inplace else values * mask
 
     def _drawn(self, values: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:

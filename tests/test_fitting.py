@@ -1,0 +1,80 @@
+"""Targets that are fitted: to which images, and by which labels."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from amalgam import fitting
+from amalgam.balancing import fit_balancing
+from amalgam.dataset import PreparedSplit
+from amalgam.fitting import fitted_target, sampled
+from amalgam.losses import LabelBlocks
+from amalgam.stacking import fit_stacking
+from amalgam.target_names import FITTED_TARGETS, Target
+from amalgam.targets import StoredTargets
+from amalgam.teaching import TrainingSubset
+from conftest import SETS
+from untrained_teachers import TEACHING, Teachers, stored, untrained_teachers
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+@pytest.fixture
+def teachers() -> Teachers:
+    return untrained_teachers()
+
+
+def test_stacking_is_fitted_on_visible_labels_alone(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    """On every stored view of the images whose label may be used."""
+    targets = stored(split, teachers, tmp_path / "targets")
+    subset = TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.5, target="stacked"))
+    visible = np.flatnonzero(subset.labels >= 0)
+    logits = np.concatenate([targets.logits(view)[visible] for view in range(3)])
+    expected = fit_stacking(logits, np.tile(subset.labels[visible], 3))
+    np.testing.assert_allclose(fitted(targets, subset, "stacked"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+
+
+def test_balancing_is_fitted_on_all_images_and_on_no_label(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets")
+    subset = TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
+    expected = fit_balancing(all_logits(targets), LabelBlocks.of(SETS))
+    np.testing.assert_allclose(fitted(targets, subset, "balanced"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+
+
+@pytest.mark.parametrize("target", FITTED_TARGETS)
+def test_a_target_is_fitted_to_a_sample_of_many_images(
+    target: Target, split: PreparedSplit, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 24 images, at most 12: the same 12 every time, in one view."""
+    monkeypatch.setattr(fitting, "MOST_FITTED", 12)
+    targets = stored(split, teachers, tmp_path / "targets")
+    subset = TrainingSubset.of(split, SETS.classes, targets, TEACHING)
+    chosen = sampled(np.arange(24), subset.labels)
+    assert len(chosen) == len(set(chosen)) == 12
+    logits = targets.logits(0)[chosen]
+    stacking, balancing = fit_stacking(logits, subset.labels[chosen]), fit_balancing(logits, LabelBlocks.of(SETS))
+    expected = stacking if target == "stacked" else balancing
+    np.testing.assert_allclose(fitted(targets, subset, target), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+
+
+def test_a_sample_misses_no_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1,000 images of one class and one of each of five others."""
+    monkeypatch.setattr(fitting, "MOST_FITTED", 20)
+    labels = np.append(np.zeros(1000, dtype=np.int64), np.arange(6))
+    chosen = sampled(np.flatnonzero(labels >= 0), labels)
+    assert set(labels[chosen]) == set(range(6))
+    assert len(chosen) == len(set(chosen)) == 20
+    assert (np.diff(chosen) > 0).all()
+    np.testing.assert_array_equal(chosen, sampled(np.flatnonzero(labels >= 0), labels))
+
+
+def all_logits(targets: StoredTargets) -> np.ndarray:
+    return np.concatenate([targets.logits(view) for view in range(3)])
+
+
+def fitted(targets: StoredTargets, subset: TrainingSubset, target: Target) -> np.ndarray:
+    """What a fitted target makes of every stored answer."""
+    return fitted_target(SETS, targets, subset, target)(torch.from_numpy(all_logits(targets))).numpy()

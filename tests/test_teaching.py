@@ -1,0 +1,75 @@
+"""What a student learns from: which images, and which of their labels."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from amalgam.dataset import PreparedSplit, visible_labels
+from amalgam.distilling import student_loss, view_of_epoch
+from amalgam.errors import UserError
+from amalgam.teaching import TrainingSubset
+from conftest import SETS
+from untrained_teachers import TEACHING, VIEWS, Teachers, stored, untrained_teachers
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+@pytest.fixture
+def teachers() -> Teachers:
+    return untrained_teachers()
+
+
+def test_images_without_any_label_need_settings_without(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    bare = replace(split, validation=np.zeros_like(split.validation), labels=np.full_like(split.labels, -1))
+    targets = stored(bare, teachers, tmp_path / "targets")
+    with pytest.raises(UserError, match="no training image of the task has a label; set label_fraction to 0"):
+        TrainingSubset.of(bare, SETS.classes, targets, TEACHING)
+    with pytest.raises(UserError, match="with alpha 0 the student learns from labels alone; bring some, or raise alpha"):
+        TrainingSubset.of(bare, SETS.classes, targets, replace(TEACHING, alpha=0.0))
+
+
+def test_only_visible_labels_are_handed_on(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets")
+    teaching = replace(TEACHING, label_fraction=0.3, batch_size=24)
+    subset = TrainingSubset.of(split, SETS.classes, targets, teaching)
+    rows = split.training_rows
+    np.testing.assert_array_equal(subset.image_rows, rows)
+    np.testing.assert_array_equal(subset.labels, visible_labels(split.labels[rows], SETS.classes, 0.3, VIEWS.data_seed))
+    batch = next(view_of_epoch(split.images, targets, subset, teaching, 0))
+    assert int((batch.labels >= 0).sum()) == 3 * round(0.3 * 8)
+
+
+def test_a_label_only_student_of_few_labels_sees_no_other_image(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", covering=True)
+    subset = TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, alpha=0.0, label_fraction=0.5))
+    assert len(subset.image_rows) == 12
+    np.testing.assert_array_equal(subset.labels, split.labels[subset.image_rows])
+    np.testing.assert_array_equal(split.training_rows[subset.target_rows], subset.image_rows)
+
+
+def test_images_without_label_are_learnt_from_every_teacher(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    """Also where only covering teachers are stored for the others; a label-only student leaves them out."""
+    labels = np.where(np.arange(30) % 5 == 1, -1, split.labels)
+    mixed = PreparedSplit(split.images, labels, split.validation, split.names, split.content)
+    targets = stored(mixed, teachers, tmp_path / "targets", covering=True)
+    rows = mixed.training_rows
+    assert np.isfinite(targets.logits(0)[labels[rows] < 0]).all()
+    subset = TrainingSubset.of(mixed, SETS.classes, targets, TEACHING)
+    np.testing.assert_array_equal(subset.labels, labels[rows])
+    assert (TrainingSubset.of(mixed, SETS.classes, targets, replace(TEACHING, alpha=0.0)).labels >= 0).all()
+    batch = next(view_of_epoch(mixed.images, targets, subset, replace(TEACHING, batch_size=24), 0))
+    watched = student_loss(SETS, TEACHING)(torch.zeros(24, 3), batch).watched
+    unlabelled = int((labels[rows] < 0).sum())
+    green = int((labels[rows] == 1).sum())
+    assert int(watched["teacher_divergence/cold"][1]) == unlabelled + green + int((labels[rows] == 0).sum())
+
+
+def test_few_labels_and_covering_teachers_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets", covering=True)
+    with pytest.raises(UserError, match=r"holds covering teachers only, .* blocks needs all; set stored_teachers to all"):
+        TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.5))
+    with pytest.raises(UserError, match=r"holds covering teachers only, .* stacked needs all; set stored_teachers to all"):
+        TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, target="stacked"))
