@@ -5,6 +5,7 @@ import os
 import pickle
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from torch import nn
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
 from amalgam.models import save_weights
-from amalgam.networks import WEIGHTS, build_network, imagenet_weights, pretrained_statistics
+from amalgam.networks import BACKBONES, build_network, imagenet_weights, pretrained_statistics
 from amalgam.states import read_state
+from amalgam.student_settings import STUDENTS
 
 SMALL = "timm/test_efficientnet"  # a model of timm's for tests
 
@@ -32,6 +34,10 @@ def test_the_reference_cnn_has_the_published_names_and_size() -> None:
         "residual2.shortcut", "conv2.conv", "conv2.bn", "conv3.0.depthwise", "conv3.0.pointwise", "conv3.0.bn", "classifier.3",
     }  # fmt: skip
     assert 1.3e6 < sum(p.numel() for p in build_network("ReferenceCNN", 5).parameters()) < 1.5e6
+
+
+def test_every_student_that_is_named_has_a_backbone() -> None:
+    assert tuple(BACKBONES) == STUDENTS
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,7 @@ def test_pretrained_weights_are_taken_from_the_cache_and_the_head_is_new(tmp_pat
     torch.save(published, tmp_path / "weights.pth")
     name = f"mobilenet-{sha256_of_file(tmp_path / 'weights.pth')[:8]}.pth"
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setitem(WEIGHTS, "MobileNetV3", f"http://127.0.0.1:9/{name}")
+    monkeypatch.setitem(BACKBONES, "MobileNetV3", replace(BACKBONES["MobileNetV3"], weights=f"http://127.0.0.1:9/{name}"))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "weights.pth").rename(tmp_path / "hub" / "checkpoints" / name)
     student = build_network("MobileNetV3", 3, pretrained=True).state_dict()
@@ -95,7 +101,7 @@ def test_pretrained_weights_are_taken_from_the_cache_and_the_head_is_new(tmp_pat
 
 def test_a_damaged_cached_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached = tmp_path / "hub" / "checkpoints" / WEIGHTS["ResNet18"].rpartition("/")[2]
+    cached = tmp_path / "hub" / "checkpoints" / BACKBONES["ResNet18"].weights.rpartition("/")[2]
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"<html>moved</html>")
     with pytest.raises(UserError, match=r"resnet18-f37072fd\.pth is damaged: its sha256 does not begin with f37072fd"):

@@ -243,7 +243,7 @@ class Odd(nn.Module):
         (
             Odd(),
             UserError,
-            r"cold\.pt2 gives no answer on .+ that is the same each time \(max_unpool.+\); export it without that operation$",
+            r"cold\.pt2 cannot be run on .+ with the same result each time \(max_unpool.+\); export it without that operation$",
         ),
         (Odd("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), RuntimeError, r"^cuDNN error: CUDNN_STATUS_EXECUTION_FAILED$"),
     ],

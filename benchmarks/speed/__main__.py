@@ -20,8 +20,8 @@ from benchmarks.speed.setting import ROOT, Setting, prepare, processor
 
 from amalgam.inference import device_name
 from amalgam.provenance import configure_execution
+from amalgam.student_settings import STUDENTS
 
-STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
 BATCH_SIZES = (32, 128)
 RESULTS = ROOT / "benchmarks" / "speed.results.json"
 

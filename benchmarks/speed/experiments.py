@@ -35,9 +35,9 @@ from dvc.utils.serialize import modify_yaml
 from amalgam.inference import device_name
 from amalgam.provenance import configure_execution
 from amalgam.record import RunRecord
+from amalgam.student_settings import STUDENTS
 
 RESULTS = ROOT / "benchmarks" / "experiments.results.json"
-STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
 BATCH_SIZE = 32
 SHORT = 2  # epochs of the second experiment
 FOREIGN = ("DVC_ROOT", "PYTHONPATH", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")  # the clone has its own, as whoever clones it has

@@ -33,10 +33,10 @@ from amalgam.inference import device_name, predict_logits
 from amalgam.networks import build_network
 from amalgam.precision import precision_of
 from amalgam.provenance import configure_execution
+from amalgam.student_settings import STUDENTS
 from amalgam.students import Architecture, new_student
 from amalgam.targets import write_targets
 
-STUDENTS = ("MobileNetV3", "EfficientNet", "ResNet18")
 TEACHER = "ReferenceCNN"
 NETWORKS = (*STUDENTS, TEACHER)
 RESULTS = ROOT / "benchmarks" / "forward.results.json"

@@ -1,6 +1,8 @@
 """Networks by name: the reference CNN, torchvision's and timm's, from random or pre-trained weights."""
 
 import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import URLError
@@ -24,13 +26,42 @@ PROGRAM = "program"  # the architecture of an exported program
 # torchvision's MobileNetV3 has 0.01: with few images its running statistics lag epochs behind the weights, and validation with them.
 BATCH_NORM_MOMENTUM = 0.1
 
-WEIGHTS = {
-    "MobileNetV3": torchvision.models.MobileNet_V3_Small_Weights.IMAGENET1K_V1.url,
-    "EfficientNet": torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1.url,
-    "ResNet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url,
-}
 SMALLEST_HEAD = 1e-3  # standard deviation of a head's first weights
-HEADS = {"MobileNetV3": "classifier", "EfficientNet": "classifier", "ResNet18": "fc"}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One of torchvision's networks, and the head that the reference system gives it."""
+
+    build: Callable[[], Any]
+    weights: str  # where its published ones lie
+    head: str
+    new_head: Callable[[Any, int], nn.Module]  # from the old one and a number of classes
+
+
+def _two_layers(old: nn.Sequential, num_classes: int) -> nn.Module:
+    width = cast(nn.Linear, old[0]).in_features
+    return nn.Sequential(nn.Linear(width, width), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(width, num_classes))
+
+
+def _after_its_dropout(old: nn.Sequential, num_classes: int) -> nn.Module:
+    return nn.Sequential(old[0], nn.Linear(cast(nn.Linear, old[1]).in_features, num_classes))
+
+
+def _one_layer(old: nn.Linear, num_classes: int) -> nn.Module:
+    return nn.Linear(old.in_features, num_classes)
+
+
+_published = torchvision.models
+BACKBONES = {
+    "MobileNetV3": Backbone(
+        _published.mobilenet_v3_small, _published.MobileNet_V3_Small_Weights.IMAGENET1K_V1.url, "classifier", _two_layers
+    ),
+    "EfficientNet": Backbone(
+        _published.efficientnet_b0, _published.EfficientNet_B0_Weights.IMAGENET1K_V1.url, "classifier", _after_its_dropout
+    ),
+    "ResNet18": Backbone(_published.resnet18, _published.ResNet18_Weights.IMAGENET1K_V1.url, "fc", _one_layer),
+}
 
 
 class Student(nn.Module):
@@ -48,7 +79,8 @@ class Student(nn.Module):
         if architecture.startswith(TIMM):
             _draw_heads(backbone, *heads)
         else:
-            _replace_head(backbone, architecture, num_classes)
+            known = BACKBONES[architecture]
+            setattr(backbone, known.head, known.new_head(getattr(backbone, known.head), num_classes))
         for module in backbone.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = BATCH_NORM_MOMENTUM
@@ -62,16 +94,11 @@ class Student(nn.Module):
 def _backbone(architecture: str, num_classes: int) -> tuple[Any, tuple[str, ...]]:
     """An untrained network and the names of its heads, of which some have several; timm's know ``num_classes``, the others ImageNet's."""
     if not architecture.startswith(TIMM):
-        return _torchvision_model(architecture), (HEADS[architecture],)
+        known = BACKBONES[architecture]
+        return known.build(), (known.head,)
     backbone = _timm_model(architecture, num_classes)
     named = backbone.default_cfg["classifier"]
     return backbone, (named,) if isinstance(named, str) else tuple(named)
-
-
-def _torchvision_model(architecture: str) -> Any:
-    if architecture == "MobileNetV3":
-        return torchvision.models.mobilenet_v3_small()
-    return torchvision.models.efficientnet_b0() if architecture == "EfficientNet" else torchvision.models.resnet18()
 
 
 def _draw_heads(backbone: Any, *heads: str) -> None:
@@ -79,17 +106,6 @@ def _draw_heads(backbone: Any, *heads: str) -> None:
     for head in map(backbone.get_submodule, heads):
         if isinstance(head, nn.Linear) and head.weight.std() < SMALLEST_HEAD:
             head.reset_parameters()
-
-
-def _replace_head(backbone: Any, architecture: str, num_classes: int) -> None:
-    """The reference's heads."""
-    if architecture == "MobileNetV3":
-        width = backbone.classifier[0].in_features
-        backbone.classifier = nn.Sequential(nn.Linear(width, width), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(width, num_classes))
-    elif architecture == "EfficientNet":
-        backbone.classifier[1] = nn.Linear(backbone.classifier[1].in_features, num_classes)
-    else:
-        backbone.fc = nn.Linear(backbone.fc.in_features, num_classes)
 
 
 def _timm_model(architecture: str, num_classes: int, pretrained: bool = False) -> Any:
@@ -128,7 +144,7 @@ def imagenet_weights(architecture: str) -> State:
                 f"pretrained: true needs the published weights of {architecture}, which are neither cached nor can be downloaded "
                 f"({str(error).splitlines()[0]}); set student_weights to a file of them, or pretrained to false"
             ) from error
-    url = WEIGHTS[architecture]
+    url = BACKBONES[architecture].weights
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     published = cached.stem.rpartition("-")[2]  # the file's name ends with the first digits of its sha256
     if cached.is_file() and not sha256_of_file(cached).startswith(published):

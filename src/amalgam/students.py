@@ -22,13 +22,14 @@ import torch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
-from amalgam.hardware import is_the_gpus, on_gpu
+from amalgam.hardware import on_gpu
 from amalgam.history import write_history
-from amalgam.inference import device, device_name
+from amalgam.inference import device
 from amalgam.models import Classifier, load_classifier, save_classifier, save_weights
 from amalgam.networks import IMAGENET_MEAN, IMAGENET_STD, build_network, pretrained_statistics
 from amalgam.preprocessing import Preprocessing, channel_statistics, three
 from amalgam.trainer import Fit
+from amalgam.trial import Remedies, trial
 
 MANIFEST = "student.json"
 
@@ -63,30 +64,16 @@ def check_possible(architecture: Architecture, classes: Sequence[str]) -> None:
 
 
 def check_trains(student: Classifier) -> None:
-    """Raises UserError unless a copy of the network can make a step on images of its input's size, on this process's device.
-
-    Some networks are made for one size alone; of some, CUDA has no gradient that is bit for bit the same each time.
-    """
+    """Raises UserError if a copy of the network cannot make a step on images of its input's size, on this process's device."""
     named, (height, width) = f"student_model {student.architecture}", student.preprocessing.size
-    trial = replace(student, network=copy.deepcopy(student.network).train())
-    gpu = on_gpu()
-    try:
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if gpu else []):
-            logits = trial.logits(torch.zeros((2, height, width, 3), dtype=torch.uint8, device=device()))
-            logits.sum().backward()  # type: ignore[no-untyped-call]
-    except (AssertionError, RuntimeError, ValueError) as error:
-        if is_the_gpus(error):
-            raise
-        reason = str(error) or "no reason given"
-        if "deterministic" in reason:
-            raise UserError(
-                f"{named} cannot be trained on {device_name()} with the same result each time ({reason.partition(',')[0]}); "
-                "choose another" + (", or hide the GPU (CUDA_VISIBLE_DEVICES= before the command)" if gpu else "")
-            ) from error
-        raise UserError(
-            f"{named} does not take images of {height} x {width} pixels ({reason}); "
-            "set student_resolution to what it is made for, often 224, or choose another"
-        ) from error
+    own = replace(student, network=copy.deepcopy(student.network).train())
+    remedies = Remedies("choose another", "set student_resolution to what it is made for, often 224, or choose another")
+    with (
+        torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu() else []),
+        trial(named, "trained", f"images of {height} x {width} pixels", remedies),
+    ):
+        logits = own.logits(torch.zeros((2, height, width, 3), dtype=torch.uint8, device=device()))
+        logits.sum().backward()  # type: ignore[no-untyped-call]
     if tuple(logits.shape) != (2, len(student.classes)):
         raise UserError(f"{named} gives {tuple(logits.shape)} for two images, and no logit for each class; choose another")
 

@@ -17,8 +17,7 @@ from torch import nn
 
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
-from amalgam.hardware import is_the_gpus, on_gpu
-from amalgam.inference import device, device_name, predict_logits
+from amalgam.inference import device, predict_logits
 from amalgam.models import Classifier, load_classifier, save_weights, weights_file
 from amalgam.networks import PROGRAM, build_network, load_whole
 from amalgam.preprocessing import Preprocessing, channel_statistics, three
@@ -26,6 +25,7 @@ from amalgam.programs import read_program
 from amalgam.source_settings import SuppliedTeacher
 from amalgam.states import read_state
 from amalgam.teachers import OwnImages
+from amalgam.trial import Remedies, trial
 
 MANIFEST = "manifest.json"
 SAME = (1e-3, 1e-3)  # relative and absolute tolerance of two answers about one image
@@ -83,21 +83,10 @@ def _answer(classifier: Classifier, batch: int, what: str) -> Any:
     """What the network makes of so many random images. Raises UserError if it does not take them."""
     height, width = classifier.preprocessing.size
     images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    try:
+    dynamic = "export it with a dynamic number of images: dynamic_shapes=({0: torch.export.Dim.AUTO},)"
+    remedies = Remedies("export it without that operation", f"correct resolution, or {dynamic}")
+    with trial(what, "run", f"{batch} images of {height} x {width} pixels", remedies):
         return classifier.network(classifier.preprocessing(images.to(device())))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        if is_the_gpus(error):
-            raise
-        reason = str(error).partition("\n")[0]
-        if "deterministic" in reason:
-            raise UserError(
-                f"{what} gives no answer on {device_name()} that is the same each time ({reason.partition(',')[0]}); export it without "
-                "that operation" + (", or hide the GPU (CUDA_VISIBLE_DEVICES= before the command)" if on_gpu() else "")
-            ) from error
-        raise UserError(
-            f"{what} does not take {batch} images of {height} x {width} pixels ({reason}); correct resolution, or "
-            "export it with a dynamic number of images: dynamic_shapes=({0: torch.export.Dim.AUTO},)"
-        ) from error
 
 
 def _problem(logits: Any, shape: tuple[int, int], before: torch.Tensor | None) -> str | None:
