@@ -51,8 +51,12 @@ def pipeline(restore: bool) -> list[bool]:
 def tell(name: str, send: Callable[[], Iterable[str]]) -> bool:
     """Print what ``send`` says, if only that MLflow has all of it now, or what stops it: that does not stop the others."""
     try:
-        for line in list(send()) or [f"{name}: MLflow has all of it"]:
+        told = False
+        for line in send():
             print(line)
+            told = True
+        if not told:
+            print(f"{name}: MLflow has all of it")
     except FileNotFoundError as error:
         print(f"error: {name}: {error.filename} is missing; dvc repro makes it, dvc pull fetches it", file=sys.stderr)
     except Exception as error:  # noqa: BLE001 (each kind of store has errors of its own)

@@ -23,10 +23,10 @@ from amalgam.optimization import Optimization
 from amalgam.preprocessing import Preprocessing
 from amalgam.provenance import configure_execution
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.teaching import Teaching
 from amalgam.team import SOLO, Team, joined
 from amalgam.trainer import Fit
 from conftest import SETS, colour_split
+from untrained_teachers import TEACHING
 
 IMAGES, CLASSES, STEPS = 11, 5, 3  # eleven images: neither two nor three have equal shares
 BATCH = 32  # as students are trained
@@ -149,19 +149,7 @@ def precisions(team: Team) -> None:
 def trained(team: Team, targets: StoredTargets, batch_size: int = 8) -> tuple[Classifier, Fit]:
     """A student from mixed images, by an objective that relates images, with an average of its weights and short gradients."""
     split = colour_split(per_class=15, noise=60, held_out_every=5)
-    teaching = Teaching(
-        alpha=0.5,
-        temperature=2.0,
-        target="blocks",
-        objective="dist",
-        standardize_logits=False,
-        confidence_temperature=1.0,
-        label_fraction=1.0,
-        label_smoothing=0.0,
-        mixup=0.4,
-        batch_size=batch_size,
-        seed=3,
-    )
+    teaching = replace(TEACHING, temperature=2.0, objective="dist", mixup=0.4, batch_size=batch_size, seed=3)
     torch.manual_seed(4)
     network = InDouble(build_network("MobileNetV3", 3))
     student = Classifier("MobileNetV3", network, SETS.classes, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))

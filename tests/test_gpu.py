@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
@@ -24,9 +25,9 @@ from amalgam.student_settings import STUDENTS
 from amalgam.students import Architecture, new_student
 from amalgam.target_names import Target
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.teaching import Teaching
 from amalgam.trainer import Fit, Hooks, Snapshot
 from conftest import ROOT, SETS, colour_split
+from untrained_teachers import TEACHING
 
 SPLIT = colour_split(per_class=15, noise=60, held_out_every=5)
 LOOKS = Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3)
@@ -43,19 +44,7 @@ def stored(folder: Path) -> StoredTargets:
 
 def trained(targets: StoredTargets, target: Target, epochs: int, hooks: Hooks | None = None) -> Fit:
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, SPLIT, seed=4)
-    teaching = Teaching(
-        alpha=0.5,
-        temperature=2.0,
-        target=target,
-        objective="kl",
-        standardize_logits=False,
-        confidence_temperature=1.0,
-        label_fraction=1.0,
-        label_smoothing=0.0,
-        mixup=0.4,
-        batch_size=8,
-        seed=3,
-    )
+    teaching = replace(TEACHING, temperature=2.0, target=target, mixup=0.4, seed=3)
     how = Optimization("adamw", 0.001, 0.0, "cosine", epochs, ema_decay=0.9, clip_norm=1.0)
     return train_student(student, SETS, SPLIT, targets, how, teaching, hooks)
 

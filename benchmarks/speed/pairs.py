@@ -125,15 +125,17 @@ def named(variant: loops.Variant) -> str:
 
 
 def measure(setting: Setting, turns: int, every: int, seconds: float) -> Measured:
-    """Let the loops take turns of about so many seconds each, in an order that rotates; the naive one in each ``every``-th alone."""
+    """Let the loops take turns of about so many seconds each; the naive one in each ``every``-th alone, before the two others.
+
+    Each of these is first as often as the other, and as often right after the naive one.
+    """
     found = {kind: Loop(kind, setting) for kind in KINDS}
     steps = {kind: max(round(seconds / loop.step), 1) for kind, loop in found.items()}
     taken: dict[str, dict[int, float]] = {kind: {} for kind in KINDS}
     for turn in range(turns):
-        for place in range(len(KINDS)):
-            kind = KINDS[(turn + place) % len(KINDS)]
-            if kind != "naive" or turn % every == 0:
-                taken[kind][turn] = found[kind].turn(steps[kind])
+        pair = ("shipped", "bare") if (turn + turn // every) % 2 == 0 else ("bare", "shipped")
+        for kind in ("naive", *pair) if turn % every == 0 else pair:
+            taken[kind][turn] = found[kind].turn(steps[kind])
     for loop in found.values():
         loop.end()
     variant = {kind: loop.variant for kind, loop in found.items()}
