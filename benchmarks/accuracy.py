@@ -101,7 +101,10 @@ def refuse_uncommitted_settings() -> None:
 
 
 def refuse_other_images(jobs: list[Job]) -> None:
-    """Raise UserError if one of these was trained or tested on other images than the archive's, or started from another file of weights."""
+    """Raise UserError if one of these was trained or tested on other images than the archive's, or started from another file of weights.
+
+    A row that is new is compared with the others of its task, image by image: it may not be tested on other images than they.
+    """
     known = results()
     for job in jobs:
         settings, before = job.settings, known.get(job.key, {})
@@ -110,11 +113,14 @@ def refuse_other_images(jobs: list[Job]) -> None:
             raise UserError(
                 f"{which} started from another {settings.student_weights} than is here now; bring that back, or rename this one"
             )
-        if before.keys() & IMAGES and any(before.get(name, found) != found for name, found in images_of(job).items()):
-            raise UserError(
-                f"{which} was trained or tested on other images than {job.protocol.archive} holds; keep results of another archive in "
-                "another copy of this repository, without benchmarks/accuracy.results.json"
-            )
+        tested = {entry["test_images"] for entry in known.values() if entry.get("task") == job.task and "test_images" in entry}
+        here = images_of(job) if tested or before.keys() & IMAGES else {}
+        elsewhere = f"other images than {job.protocol.archive} holds; keep results of another archive in another copy of this repository, "
+        elsewhere += "without benchmarks/accuracy.results.json"
+        if any(before.get(name, found) != found for name, found in here.items()):
+            raise UserError(f"{which} was trained or tested on {elsewhere}")
+        if tested - set(here.values()):
+            raise UserError(f"{which} would be compared with rows that were tested on {elsewhere}")
 
 
 def main() -> None:

@@ -1,8 +1,11 @@
-"""Files of measurements, one entry a case, that a partial run adds to."""
+"""Files of measurements, one entry a case, that a partial run adds to; and which code measured."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
+
+from benchmarks.protocol import ROOT
 
 from amalgam.files import read_json
 from amalgam.whole import whole_file
@@ -17,7 +20,17 @@ def measured(file: Path) -> list[Entry]:
 
 
 def keep(file: Path, entry: Entry, *names: str) -> None:
-    """Write an entry where the one of the same values under these names stands, or last if there is none; the file is whole at any time."""
+    """Write an entry where the one of the same values under these names stands, or last if there is none; the file is whole at any time.
+
+    It is told which code measured it.
+    """
     entries = {tuple(found[name] for name in names): found for found in measured(file)}
-    entries[tuple(entry[name] for name in names)] = entry
+    entries[tuple(entry[name] for name in names)] = entry | {"commit": commit()}
     whole_file(file, (json.dumps([*entries.values()], indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def commit() -> str | None:
+    """The one whose code runs, + after it where code or protocols differ from it; None outside of a git repository."""
+    asked = (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "src", "benchmarks/*.py", "benchmarks/*.yaml"])
+    head, changed = (subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout for words in asked)
+    return head.strip() + "+" * bool(changed) or None

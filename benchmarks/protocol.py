@@ -23,6 +23,7 @@ RESULTS = Path(__file__).with_name("accuracy.results.json")
 FITTED = "teachers right"  # of an entry in the results: by the teachers, combined as its target, no student
 UNROUTED = {"unrouted teachers": "right", "unrouted teachers, joint": "joint right"}  # rows to compare with: what of it they are
 RATES = ("oracle-routed", "unrouted", "unrouted, joint")  # of an entry of teachers, in percent
+MAKERS = {"folder": {"tasks", "augmentation"}, "teacher": True, "val_fraction": True}  # settings of images, teachers and views
 
 Settings = dict[str, Any]
 Block = TypeVar("Block", TeacherSettings, StudentSettings)
@@ -87,12 +88,16 @@ class Protocol:
 
     @cached_property
     def workplace(self) -> Path:
-        """Where everything is kept that comes of this archive or folder of images, wherever it lies, and these teachers."""
+        """Where everything is kept that comes of this archive or folder of images, wherever it lies, and these teachers.
+
+        Of the shipped settings all that images, teachers and views are made by count too.
+        """
         assert self.archive is not None
         files = [self.archive] if self.archive.is_file() else sorted(file for file in self.archive.rglob("*") if file.is_file())
         images = {str(file.relative_to(self.archive)): sha256_of_file(file) for file in files}
         apart = {} if self.teachers_share is None else {"teachers_share": self.teachers_share}
-        return ROOT / ".amalgam" / "accuracy" / fingerprint(images=images, teacher=self.teacher, **apart)[:12]
+        shipped = load_params(ROOT / "params.yaml").model_dump(mode="json", include=MAKERS)
+        return ROOT / ".amalgam" / "accuracy" / fingerprint(images=images, teacher=self.teacher, shipped=shipped, **apart)[:12]
 
     @property
     def choice_file(self) -> Path:

@@ -4,7 +4,6 @@ What was computed is kept below the protocol's ``workplace`` and not computed ag
 """
 
 import shutil
-import subprocess
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +15,7 @@ import numpy.typing as npt
 import torch
 from benchmarks.apart import TEACHERS, part
 from benchmarks.comparison import packed, refuse_other_teachers, right_images
+from benchmarks.measured import commit
 from benchmarks.protocol import FITTED, RATES, ROOT, Job, Protocol, record, results
 from benchmarks.specialists import finetune
 from filelock import FileLock
@@ -172,13 +172,6 @@ def made_of(settings: StudentSettings, split: PreparedSplit) -> dict[str, str]:
     here = {"machine": device_name(), "date": datetime.now(UTC).date().isoformat(), "commit": commit()}
     found = here | {"training_images": split.content, START: start_weights(settings)}
     return {name: value for name, value in found.items() if value}
-
-
-def commit() -> str | None:
-    """The one whose code runs, + after it where code or protocols differ from it; None outside of a git repository."""
-    asked = (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "src", "benchmarks/*.py", "benchmarks/*.yaml"])
-    head, changed = (subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout for words in asked)
-    return head.strip() + "+" * bool(changed) or None
 
 
 def start_weights(settings: StudentSettings) -> str | None:

@@ -157,6 +157,26 @@ def test_results_of_other_images_are_not_taken_for_these(bench: Repository) -> N
     assert "alone of taskA, seed 0, was trained or tested on other images than" in accuracy(bench, "run", check=False)
 
 
+def test_a_new_row_is_not_tested_on_other_images_than_those_that_it_is_compared_with(bench: Repository) -> None:
+    shutil.rmtree(bench.root / "images" / "test")
+    write_images(bench.root / "images", {"test": 4}, seed=1)
+    more = ROWS | {"more": {"alpha": 0, "batch_size": 8}}
+    said = accuracy(bench, "run", "--rows", "more", "--seeds", "0", check=False, rows=more)
+    assert "more of taskA, seed 0, would be compared with rows that were tested on other images than" in said
+    assert of_row(bench, "more") == []
+
+
+def test_nothing_made_by_other_settings_of_images_teachers_or_views_is_taken(bench: Repository) -> None:
+    def places() -> int:
+        return len([place for place in (bench.root / ".amalgam/accuracy").iterdir() if place.is_dir()])
+
+    for number, (old, new) in enumerate((("crop: 4", "crop: 3"), ("val_fraction: 0.1", "val_fraction: 0.2")), start=2):
+        bench.edit("params.yaml", lambda text, old=old, new=new: text.replace(old, new))
+        bench.commit(new)
+        accuracy(bench, "run", "--rows", "more", "--seeds", "0", rows=ROWS | {"more": {"alpha": 0, "batch_size": number}})
+        assert places() == number
+
+
 def test_other_training_images_alone_are_refused_too(bench: Repository) -> None:
     shutil.rmtree(bench.root / "images" / "train")
     write_images(bench.root / "images", {"train": 10}, seed=1)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from benchmarks.comparison import gain, interval, packed, refuse_other_teachers, right_images, t_interval, with_spread
-from benchmarks.measured import keep, measured
+from benchmarks.measured import commit, keep, measured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -109,5 +109,6 @@ def test_a_partial_run_leaves_the_other_measurements_in_their_places(tmp_path: P
     assert measured(file) == []
     for images, classes, seconds in ((10, 15, 1), (100, 15, 2), (10, 100, 3), (100, 15, 4), (5, 15, 5)):
         keep(file, {"images": images, "classes": classes, "seconds": seconds}, "images", "classes")
-    assert [tuple(entry.values()) for entry in measured(file)] == [(10, 15, 1), (100, 15, 4), (10, 100, 3), (5, 15, 5)]
+    kept = [(10, 15, 1), (100, 15, 4), (10, 100, 3), (5, 15, 5)]
+    assert [(*entry.values(),) for entry in measured(file)] == [(*values, commit()) for values in kept]
     assert list(tmp_path.iterdir()) == [file]

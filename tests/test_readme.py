@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from benchmarks import differences, overview, scale
+from benchmarks import coverage, differences, overview, scale
 from benchmarks.speed import __main__ as steps
 from benchmarks.speed import experiments, forward
 from dvc.cli.parser import get_main_parser
@@ -229,6 +229,15 @@ def stated() -> list[differences.Difference]:
 
 def test_the_table_of_differences_is_what_the_results_say(stated: list[differences.Difference]) -> None:
     assert differences.table(stated) in (ROOT / "docs" / "experiments.md").read_text()
+
+
+def test_the_table_of_rows_that_were_not_run_is_what_the_results_say() -> None:
+    assert coverage.table() in (ROOT / "docs" / "experiments.md").read_text()
+
+
+def test_every_protocol_is_looked_through_for_what_was_not_run() -> None:
+    files = {file.stem for file in (ROOT / "benchmarks").glob("*.yaml") if "rows" in yaml.safe_load(file.read_text())}
+    assert set(coverage.PROTOCOLS) == files
 
 
 BY_HAND = "The tables from here on are trials by hand"

@@ -27,7 +27,7 @@ RESULTS = ROOT / "benchmarks" / "speed.results.json"
 
 
 def entry(setting: Setting, found: Measured) -> dict[str, Any]:
-    speeds = {kind: setting.batch_size / statistics.mean(seconds.values()) for kind, seconds in found.seconds.items()}
+    speeds = {kind: setting.batch_size / statistics.geometric_mean(seconds) for kind, seconds in found.seconds.items()}
     return {
         "student": setting.student,
         "batch_size": setting.batch_size,
@@ -37,7 +37,7 @@ def entry(setting: Setting, found: Measured) -> dict[str, Any]:
         "variant": found.variant,
         "seconds_to_first_step": {kind: round(seconds, 1) for kind, seconds in found.first_step.items()},
         "peak_mb": {kind: round(peak) for kind, peak in found.peak.items()},
-        "turns": {kind: len(seconds) for kind, seconds in found.seconds.items()},
+        "rounds": len(found.seconds["shipped"]),
         "machine": device_name(),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -62,9 +62,9 @@ def main() -> None:
     parser.add_argument("archive", type=Path, help="train/<class>/* with the classes of params.yaml's block folder, task A")
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=STUDENTS, help="these alone")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=BATCH_SIZES)
-    parser.add_argument("--turns", type=int, default=28, help="how often shipped loop and bare step are measured")
-    parser.add_argument("--naive-every", type=int, default=4, help="the naive loop, a step of which takes seconds, in each so many turns")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a turn")
+    parser.add_argument("--rounds", type=int, default=7, help="each with new processes, and one turn of the naive loop")
+    parser.add_argument("--turns", type=int, default=12, help="how often shipped loop and bare step are measured in a round")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn, if no single step takes longer")
     arguments = parser.parse_args()
     configure_execution()
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def main() -> None:
         for student in arguments.students:
             for batch_size in arguments.batch_sizes:
                 setting = Setting(Path(folder), student, batch_size)
-                found = entry(setting, measure(setting, arguments.turns, arguments.naive_every, arguments.seconds))
+                found = entry(setting, measure(setting, arguments.rounds, arguments.turns, arguments.seconds))
                 keep(RESULTS, found, "student", "batch_size")
                 print(table([found]).splitlines()[-1], flush=True)
     print(table(measured(RESULTS)))

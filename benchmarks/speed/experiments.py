@@ -164,12 +164,16 @@ def main() -> None:
     parser.add_argument("archive", type=Path, help="train/<class>/* and test/<class>/* with the classes of params.yaml's block folder")
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=STUDENTS, help="these alone")
     parser.add_argument("--epochs", type=int, default=40, help="measured epochs of the shipped experiment")
-    parser.add_argument("--naive-epochs", type=int, default=2, help="measured epochs of the naive loop; 0 keeps those of before")
+    parser.add_argument("--naive-epochs", type=int, default=2, help="measured epochs of the naive loop; 0 keeps this machine's of before")
     arguments = parser.parse_args()
     archive = arguments.archive.resolve()
     refuse_uncommitted_code()
     configure_execution()
-    known = {found["student"]: found for found in measured(RESULTS)}
+    known = {found["student"]: found["naive epochs"] for found in measured(RESULTS) if found["machine"] == device_name()}
+    if not arguments.naive_epochs and (lacking := set(arguments.students) - known.keys()):
+        parser.error(
+            f"no epoch of the naive loop was measured on this machine with {', '.join(sorted(lacking))}; leave out --naive-epochs 0"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.environ["DVC_ROOT"] = temporary
@@ -178,7 +182,7 @@ def main() -> None:
             ours = shipped(archive, student, arguments.epochs, folder / "clone")
             shutil.rmtree(folder / "clone")
             setting, epochs = Setting(folder, student, BATCH_SIZE), arguments.naive_epochs
-            theirs = naive(setting, int(ours["images"]), epochs) if epochs else known[student]["naive epochs"]
+            theirs = naive(setting, int(ours["images"]), epochs) if epochs else known[student]
             keep(RESULTS, entry(student, ours, theirs), "student")
     print(table(measured(RESULTS)))
 

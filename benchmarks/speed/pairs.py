@@ -18,27 +18,25 @@ from scipy import stats
 
 KINDS = ("naive", "shipped", "bare")
 FINALISTS, MORE_TRIALS = 3, 4  # of the bare step's variants: those that are fastest in one trial, and how many more each of them gets
-WARM_STEPS = 3
-STEPS_TO_PEAK = 10
+WARM_STEPS = {"naive": 1, "shipped": 3, "bare": 3}  # a step of the naive loop takes seconds
+STEPS_TO_PEAK = {"naive": 3, "shipped": 10, "bare": 10}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A setting's loops: seconds a step in each turn that they took part in, and the variant that was fastest."""
+    """A setting's loops: seconds a step in each round, the geometric mean of its turns, and the variant that was fastest."""
 
-    seconds: dict[str, dict[int, float]]
+    seconds: dict[str, list[float]]
     variant: dict[str, str]
     first_step: dict[str, float]  # seconds from the start of a process, imports included
     peak: dict[str, float]  # MB of memory, of a process that does nothing else
 
     def ratio(self, faster: str, slower: str) -> tuple[float, float, float]:
-        one, other = self.seconds[faster], self.seconds[slower]
-        both = [turn for turn in one if turn in other]
-        return times_as_fast([one[turn] for turn in both], [other[turn] for turn in both])
+        return times_as_fast(self.seconds[faster], self.seconds[slower])
 
 
 def times_as_fast(faster: list[float], slower: list[float]) -> tuple[float, float, float]:
-    """How many times as fast, turn by turn: the geometric mean, and its 95 % interval (Student's t on the logarithms)."""
+    """How many times as fast, pair by pair: the geometric mean, and its 95 % interval (Student's t on the logarithms)."""
     logs = np.log(slower) - np.log(faster)
     half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
     low, mean, high = np.exp(logs.mean() + np.array([-half, 0.0, half]))
@@ -48,15 +46,15 @@ def times_as_fast(faster: list[float], slower: list[float]) -> tuple[float, floa
 class Loop:
     """A loop in its own process."""
 
-    def __init__(self, kind: str, setting: Setting) -> None:
+    def __init__(self, kind: str, setting: Setting, variant: str | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, kind, setting))
+        self.process = context.Process(target=serve, args=(theirs, kind, setting, variant))
         self.process.start()
         theirs.close()  # so that its death is an end of file
         self.variant: str = self.connection.recv()
-        self.turn(WARM_STEPS)  # what the start costs is in these
-        self.step = self.turn(WARM_STEPS)
+        self.turn(WARM_STEPS[kind])  # what the start costs is in these
+        self.step = self.turn(WARM_STEPS[kind])
 
     def turn(self, steps: int) -> float:
         """Seconds a step, over so many."""
@@ -69,8 +67,8 @@ class Loop:
         self.process.join()
 
 
-def serve(connection: Connection, kind: str, setting: Setting) -> None:
-    """Find the loop's best variant, say which, then take so many steps as asked, and wait again; none ends it."""
+def serve(connection: Connection, kind: str, setting: Setting, variant: str | None) -> None:
+    """Find the loop's best variant, if none is given, say which, then take so many steps as asked, and wait again; none ends it."""
     due, started = 0, 0.0
 
     def tick() -> None:
@@ -83,7 +81,7 @@ def serve(connection: Connection, kind: str, setting: Setting) -> None:
                 raise loops.EnoughError
             started = time.perf_counter()
 
-    name = best(kind, setting)
+    name = variant or best(kind, setting)
     loop = variants_of(kind, setting)[name]
     connection.send(name)
     due, started = connection.recv(), time.perf_counter()
@@ -124,23 +122,37 @@ def named(variant: loops.Variant) -> str:
     return ", ".join(str(part).removeprefix("torch.") for part in variant)
 
 
-def measure(setting: Setting, turns: int, every: int, seconds: float) -> Measured:
-    """Let the loops take turns of about so many seconds each; the naive one in each ``every``-th alone, before the two others.
+def measure(setting: Setting, rounds: int, turns: int, seconds: float) -> Measured:
+    """In every round one turn of the naive loop, then ``turns`` of about so many seconds of the shipped loop and the bare step in turn.
 
-    Each of these is first as often as the other, and as often right after the naive one.
+    Each round has new processes of these two, since where a process's memory lies may make it slower or faster for all its life. They
+    come first as often as each other.
     """
-    found = {kind: Loop(kind, setting) for kind in KINDS}
-    steps = {kind: max(round(seconds / loop.step), 1) for kind, loop in found.items()}
-    taken: dict[str, dict[int, float]] = {kind: {} for kind in KINDS}
-    for turn in range(turns):
-        pair = ("shipped", "bare") if (turn + turn // every) % 2 == 0 else ("bare", "shipped")
-        for kind in ("naive", *pair) if turn % every == 0 else pair:
-            taken[kind][turn] = found[kind].turn(steps[kind])
-    for loop in found.values():
+    naive, *others = (Loop(kind, setting) for kind in KINDS)
+    variant = {kind: loop.variant for kind, loop in zip(KINDS, (naive, *others), strict=True)}
+    for loop in others:
         loop.end()
-    variant = {kind: loop.variant for kind, loop in found.items()}
+    taken: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for number in range(rounds):
+        taken["naive"].append(naive.turn(max(round(seconds / naive.step), 1)))
+        pair = {kind: Loop(kind, setting, variant[kind]) for kind in ("shipped", "bare")}
+        for kind, found in in_turn(pair, turns, seconds, number).items():
+            taken[kind].append(statistics.geometric_mean(found))
+        for loop in pair.values():
+            loop.end()
+    naive.end()
     starts = {kind: start_of(kind, setting, variant[kind]) for kind in KINDS}
     return Measured(taken, variant, *({kind: start[which] for kind, start in starts.items()} for which in (0, 1)))
+
+
+def in_turn(pair: dict[str, Loop], turns: int, seconds: float, first: int) -> dict[str, list[float]]:
+    """Seconds a step in each turn of two loops; which of them begins changes from turn to turn."""
+    steps = {kind: max(round(seconds / loop.step), 1) for kind, loop in pair.items()}
+    found: dict[str, list[float]] = {kind: [] for kind in pair}
+    for turn in range(turns):
+        for kind in list(pair)[:: 1 if (first + turn) % 2 == 0 else -1]:
+            found[kind].append(pair[kind].turn(steps[kind]))
+    return found
 
 
 def start_of(kind: str, setting: Setting, variant: str) -> tuple[float, float]:
@@ -161,7 +173,7 @@ def take_some_steps(connection: Connection, kind: str, setting: Setting, variant
 
     def tick() -> None:
         times.append(time.time())
-        if len(times) == STEPS_TO_PEAK:
+        if len(times) == STEPS_TO_PEAK[kind]:
             raise loops.EnoughError
 
     with suppress(loops.EnoughError):

@@ -126,11 +126,11 @@ class _Course:
 
     def update(self, total: Tensor) -> None:
         """One step down the gradient of ``total``."""
-        self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.classifier.network.parameters(), self.clip_norm)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # here already: the next forward pass uses their memory
         self.lr = float(self.optimizer.param_groups[0]["lr"])
         self.scheduler.step()
         self.average.update()

@@ -1,0 +1,39 @@
+"""Which rows have been run with which seeds: the table of docs/experiments.md of those that lack some.
+
+    PYTHONPATH=src:. python -m benchmarks.coverage
+
+Reads every protocol of this folder, and what benchmarks/accuracy.py has run.
+"""
+
+from typing import Any
+
+from benchmarks.protocol import Protocol, results
+
+PROTOCOLS = ("accuracy", "labels", "pretrained", "unseen", "seen", "specialists", "resnet", "longer")
+TASKS = ("taskA", "taskB")
+COLUMNS = ("protocol", "row", "task A", "task B")
+COMPLETE = "all seeds"
+
+
+def run_so_far(known: dict[str, Any], protocol: Protocol, task: str, row: str) -> str:
+    """The seeds with which a row has been tested."""
+    jobs = protocol.jobs(task, {row: protocol.rows[row]}, protocol.seeds)
+    done = [str(job.seed) for job in jobs if "right" in known.get(job.key, {})]
+    return COMPLETE if len(done) == len(jobs) else ", ".join(done) or "–"
+
+
+def table() -> str:
+    """Markdown: a line a row that lacks a seed on a task."""
+    known = results()
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    for name in PROTOCOLS:
+        protocol = Protocol.named(name)
+        for row in protocol.rows:
+            done = [run_so_far(known, protocol, task, row) for task in TASKS]
+            if set(done) != {COMPLETE}:
+                lines.append(f"| {name} | {row} | {' | '.join(done)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
