@@ -23,7 +23,7 @@ RESULTS = Path(__file__).with_name("accuracy.results.json")
 FITTED = "teachers right"  # of an entry in the results: by the teachers, combined as its target, no student
 UNROUTED = {"unrouted teachers": "right", "unrouted teachers, joint": "joint right"}  # rows to compare with: what of it they are
 RATES = ("oracle-routed", "unrouted", "unrouted, joint")  # of an entry of teachers, in percent
-MAKERS = {"folder": {"tasks", "augmentation"}, "teacher": True, "val_fraction": True}  # settings of images, teachers and views
+MAKERS: Any = {"folder": {"tasks", "augmentation"}, "teacher": True, "val_fraction": True}  # settings of images, teachers and views
 
 Settings = dict[str, Any]
 Block = TypeVar("Block", TeacherSettings, StudentSettings)
