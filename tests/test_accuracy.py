@@ -170,10 +170,10 @@ def test_nothing_made_by_other_settings_of_images_teachers_or_views_is_taken(ben
     def places() -> int:
         return len([place for place in (bench.root / ".amalgam/accuracy").iterdir() if place.is_dir()])
 
-    for number, (old, new) in enumerate((("crop: 4", "crop: 3"), ("val_fraction: 0.1", "val_fraction: 0.2")), start=2):
-        params = bench.root / "params.yaml"
-        params.write_text(params.read_text().replace(old, new))
-        bench.commit(new)
+    changes: list[dict[str, Any]] = [{"folder__augmentation": {"crop": 2, "flip": True}}, {"val_fraction": 0.3}]
+    for number, change in enumerate(changes, start=2):
+        bench.set_params(**change)
+        bench.commit("other settings")
         accuracy(bench, "run", "--rows", "more", "--seeds", "0", rows=ROWS | {"more": {"alpha": 0, "batch_size": number}})
         assert places() == number
 
