@@ -26,6 +26,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it 
 for variable in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI"):
     os.environ.pop(variable, None)
 
+needs_compiler = pytest.mark.skipif(
+    not shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")), reason="there is no C++ compiler"
+)
+
 TINY_TASKS = {
     "taskA": {"warm": ["red", "yellow"], "cold": ["blue", "green"]},
     "taskB": {"first": ["red", "yellow", "green"], "second": ["green", "blue"]},

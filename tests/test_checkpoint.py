@@ -27,12 +27,13 @@ from amalgam.record import DataRecord, RunRecord
 from amalgam.trainer import Fit, Hooks, Snapshot, StepLoss, fit
 from amalgam.validation import Validation
 from amalgam.whole import remove_abandoned, whole_file, whole_folder
-from conftest import ROOT
+from conftest import ROOT, needs_compiler
 
 HOW = {
     "adamw, one cycle": Optimization("adamw", 0.05, 0.01, "one_cycle", 6),
     "sgd, steps, clipped": Optimization("sgd", 0.05, 0.01, "step", 6, scheduler_step=2, scheduler_gamma=0.5, clip_norm=0.5),
     "adam, cosine, averaged": Optimization("adam", 0.05, 0.01, "cosine", 6, warmup_epochs=1.5, ema_decay=0.9),
+    "adamw, compiled": Optimization("adamw", 0.05, 0.01, "one_cycle", 6, compile=True),
 }
 
 
@@ -91,7 +92,7 @@ def break_after(step: int) -> Callable[[], None]:
     return count
 
 
-@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
+@pytest.mark.parametrize("how", [pytest.param(how, id=name, marks=[needs_compiler] * how.compile) for name, how in HOW.items()])
 @given(breaks=st.lists(st.integers(1, 18), max_size=4))
 @settings(deadline=None, max_examples=15)
 def test_a_training_broken_off_anywhere_ends_bit_for_bit_as_without_the_break(

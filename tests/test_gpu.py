@@ -42,10 +42,10 @@ def stored(folder: Path) -> StoredTargets:
     return StoredTargets.read(folder, SPLIT, SETS)
 
 
-def trained(targets: StoredTargets, target: Target, epochs: int, hooks: Hooks | None = None) -> Fit:
+def trained(targets: StoredTargets, target: Target, epochs: int, hooks: Hooks | None = None, through_compiler: bool = False) -> Fit:
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, SPLIT, seed=4)
     teaching = replace(TEACHING, temperature=2.0, target=target, mixup=0.4, seed=3)
-    how = Optimization("adamw", 0.001, 0.0, "cosine", epochs, ema_decay=0.9, clip_norm=1.0)
+    how = Optimization("adamw", 0.001, 0.0, "cosine", epochs, ema_decay=0.9, clip_norm=1.0, compile=through_compiler)
     return train_student(student, SETS, SPLIT, targets, how, teaching, hooks)
 
 
@@ -54,17 +54,21 @@ def every_target_trains(targets: StoredTargets) -> None:
         assert len(trained(targets, target, epochs=1).history) == 1, target
 
 
-def resumed_ends_with_the_same_bits(targets: StoredTargets) -> None:
+def resumed_ends_with_the_same_bits(targets: StoredTargets, through_compiler: bool = False) -> None:
     kept: list[io.BytesIO] = []
 
     def keep(snapshot: Snapshot) -> None:
         kept.append(io.BytesIO())
         torch.save(snapshot, kept[-1])
 
-    whole = trained(targets, "blocks", 2, Hooks(keep=keep))
+    whole = trained(targets, "blocks", 2, Hooks(keep=keep), through_compiler)
     kept[0].seek(0)
-    went_on = trained(targets, "blocks", 2, Hooks(resume=torch.load(kept[0], map_location="cpu", weights_only=True)))
+    went_on = trained(targets, "blocks", 2, Hooks(resume=torch.load(kept[0], map_location="cpu", weights_only=True)), through_compiler)
     torch.testing.assert_close(went_on.last, whole.last, rtol=0, atol=0)
+
+
+def compiled_and_resumed_ends_with_the_same_bits(targets: StoredTargets) -> None:
+    resumed_ends_with_the_same_bits(targets, through_compiler=True)
 
 
 def every_student_can_be_trained(_: StoredTargets) -> None:
@@ -80,7 +84,13 @@ def full_memory_is_told(_: StoredTargets) -> None:
         run_stage(fill)
 
 
-CHECKS = (every_target_trains, resumed_ends_with_the_same_bits, every_student_can_be_trained, full_memory_is_told)
+CHECKS = (
+    every_target_trains,
+    resumed_ends_with_the_same_bits,
+    compiled_and_resumed_ends_with_the_same_bits,
+    every_student_can_be_trained,
+    full_memory_is_told,
+)
 
 
 @pytest.mark.skipif(not any(Path("/dev").glob("nvidia[0-9]*")), reason="there is no GPU")

@@ -33,8 +33,10 @@ def train_student(
 ) -> Fit:
     """Train ``student`` in place; epoch e sees view e mod views (a new one at alpha 0), in an order that follows from (seed, e).
 
-    Raises UserError if a batch would hold fewer images than the team has processes.
+    Raises UserError if a batch would hold fewer images than the team has processes, or the network is to be compiled for several.
     """
+    if optimization.compile and team.size > 1:
+        raise UserError(f"compile true is for one process, and there are {team.size}; set it to false, or start one")
     subset = TrainingSubset.of(split, label_sets.classes, targets, teaching)
     steps = steps_per_epoch(len(subset.image_rows), teaching.batch_size)
     if len(subset.image_rows) // steps < team.size:

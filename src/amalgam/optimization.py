@@ -18,7 +18,7 @@ SGD_MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Optimization:
-    """Optimiser and schedule; ``scheduler_step`` and ``warmup_epochs`` count epochs."""
+    """Optimiser and schedule; ``scheduler_step`` and ``warmup_epochs`` count epochs. ``compile``: of the network (compiling.py)."""
 
     optimizer: OptimizerName
     lr: float
@@ -30,6 +30,7 @@ class Optimization:
     warmup_epochs: float = 0.0
     ema_decay: float = 0.0
     clip_norm: float | None = None
+    compile: bool = False
 
     def build(self, network: torch.nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
         """Optimiser and scheduler, for ``steps`` steps an epoch; the scheduler is advanced every step."""

@@ -35,6 +35,7 @@ SETTINGS = {  # what it sets where the command line does not
     "scheduler_gamma": "0.5",
     "ema_decay": "0",
     "clip_norm": "null",
+    "compile": "false",
     "seed": "42",
     "views": "0",
     "stored_teachers": "covering",

@@ -173,6 +173,11 @@ class StudentSettings(Section):
         description="Largest norm of the gradient over all weights; a larger one is scaled down to it. null for no limit. Set it, to 1 "
         "say, when the loss jumps.",
     )
+    compile: bool = Field(
+        description="true trains with PyTorch's compiler, which takes about a minute before the first step and needs a C++ compiler on the "
+        "machine; numbers differ from false's in their last digits, with dropout in its masks. Try true for long trainings on a GPU, "
+        "most for a small student in small batches; on a CPU it gains little. One process only."
+    )
     seed: int = Field(
         ge=0,
         le=2**32 - 1,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from amalgam.batches import Batch
+from amalgam.compiling import compiled, compiler_told
 from amalgam.errors import UserError
 from amalgam.hardware import on_gpu
 from amalgam.history import Epoch
@@ -88,12 +89,14 @@ def fit(
     course = _Course(classifier, optimization, steps)
     if hooks.resume:
         course.restore(hooks.resume)
-    parallel = replace(classifier, network=team.wrap(classifier.network))
+    network = compiled(classifier.network) if optimization.compile else classifier.network
+    parallel = replace(classifier, network=team.wrap(network))
     for number in range(len(course.result.history) + 1, optimization.epochs + 1):
         started = time.perf_counter()
         try:
             classifier.network.train()
-            sums = _train_epoch(parallel, batches(number - 1), loss, course.update, hooks.on_step, team)
+            with compiler_told(classifier.architecture):
+                sums = _train_epoch(parallel, batches(number - 1), loss, course.update, hooks.on_step, team)
         except FloatingPointError as error:
             raise DivergedError(f"the loss is no longer finite in epoch {number}, {error}", course.result) from error
         if not all(tensor.isfinite().all() for tensor in classifier.network.state_dict().values()):
