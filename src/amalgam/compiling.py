@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from amalgam.errors import UserError
 from amalgam.hardware import on_gpu
@@ -14,11 +14,26 @@ COMPILERS = ("torch._dynamo", "torch._inductor")  # whose exceptions are no part
 
 
 def compiled(network: nn.Module) -> nn.Module:
-    """The network as it is to be called, with the same weights; compiled when it is first called, anew for each size of batch.
+    """The network as it is to be called, with the same weights; compiled when it is first called.
 
     On a GPU a step's kernels are started all at once (CUDA graphs): what it returns lasts until it is called again.
     """
-    return cast(nn.Module, torch.compile(network, dynamic=False, mode="reduce-overhead" if on_gpu() else "default"))
+    return _Compiled(network)
+
+
+class _Compiled(nn.Module):
+    """Compiles for batches as large as the first; others, as an epoch's last, are rare, and would need as long to compile again."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.compiled = torch.compile(network, dynamic=False, mode="reduce-overhead" if on_gpu() else "default")
+        self.size: int | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.size = self.size or len(inputs)
+        called = self.compiled if len(inputs) == self.size else self.network
+        return cast(Tensor, called(inputs))
 
 
 @contextmanager
