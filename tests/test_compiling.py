@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
+from torch._inductor.exc import InductorError
 from torch.nn import functional
 
 from amalgam.batches import Batch
@@ -21,8 +23,9 @@ from amalgam.distilling import train_student
 from amalgam.errors import UserError
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
+from amalgam.params_file import load_params
 from amalgam.preprocessing import Preprocessing
-from amalgam.stage import run_stage
+from amalgam.stage import check_student, run_stage
 from amalgam.students import Architecture, new_student
 from amalgam.team import Team
 from amalgam.trainer import Fit, StepLoss, fit
@@ -40,9 +43,9 @@ def classifier() -> Classifier:
 
 
 def batches(epoch: int) -> Iterator[Batch]:
-    """The last one is smaller."""
+    """Of an epoch's two sizes."""
     random = np.random.default_rng(epoch)
-    for size in (8, 8, 5):
+    for size in (8, 8, 7):
         pixels = random.integers(0, 256, (size, 4, 4, 3), dtype=np.uint8)
         yield Batch(torch.from_numpy(pixels), torch.from_numpy((pixels.mean((1, 2, 3)) > 127).astype(np.int64)))
 
@@ -63,7 +66,7 @@ def learn_through_the_compiler() -> None:
 def test_compiled_steps_learn_what_others_do() -> None:
     plain, before = trained(HOW), counters["stats"]["unique_graphs"]
     found = trained(replace(HOW, compile=True))
-    assert counters["stats"]["unique_graphs"] == before + 1, "compiled, and not again for the smaller batch"
+    assert counters["stats"]["unique_graphs"] == before + 2, "one for each size of batch"
     assert list(found.last) == list(plain.last), "under the network's own names"
     torch.testing.assert_close(found.last, plain.last, rtol=1e-4, atol=1e-5)
     assert [record.train_loss for record in found.history] == pytest.approx([record.train_loss for record in plain.history], rel=1e-5)
@@ -84,6 +87,25 @@ def test_a_machine_that_cannot_compile_is_told_so(tmp_path: Path) -> None:
 def test_other_errors_are_not_the_compilers() -> None:
     with pytest.raises(RuntimeError, match="shapes"), compiler_told("MobileNetV3"):
         raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize("cause", [OSError(28, "No space left on device"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_full_disk_or_gpu_is_not_the_compilers_failure(cause: Exception) -> None:
+    with pytest.raises(type(cause), match=str(cause.args[-1])), compiler_told("MobileNetV3"):
+        raise InductorError(cause, None)
+
+
+def test_the_compilers_own_failure_is_told_with_its_reason() -> None:
+    told = r"fails for ResNet18 \(ValueError: C\+\+ compile error Python.h is missing\); set compile"
+    with pytest.raises(UserError, match=told), compiler_told("ResNet18"):
+        raise BackendCompilerFailed(torch.compile, ValueError("C++ compile error\n  Python.h is missing\nand more"), None)
+
+
+def test_several_processes_are_refused_before_teachers_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_params().student("taskA").model_copy(update={"compile": True})
+    monkeypatch.setenv("AMALGAM_PROCESSES", "2")
+    with pytest.raises(UserError, match="compile true is for one process; set it to false, or AMALGAM_PROCESSES to 1"):
+        check_student(settings, SETS.classes)
 
 
 def test_a_team_does_not_compile(split: PreparedSplit, tmp_path: Path) -> None:

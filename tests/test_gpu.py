@@ -44,7 +44,7 @@ def stored(folder: Path) -> StoredTargets:
 
 def trained(targets: StoredTargets, target: Target, epochs: int, hooks: Hooks | None = None, through_compiler: bool = False) -> Fit:
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, SPLIT, seed=4)
-    teaching = replace(TEACHING, temperature=2.0, target=target, mixup=0.4, seed=3)
+    teaching = replace(TEACHING, temperature=2.0, target=target, mixup=0.4, batch_size=12, seed=3)
     how = Optimization("adamw", 0.001, 0.0, "cosine", epochs, ema_decay=0.9, clip_norm=1.0, compile=through_compiler)
     return train_student(student, SETS, SPLIT, targets, how, teaching, hooks)
 

@@ -17,7 +17,7 @@ from amalgam.interruption import interruptible, put_off
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
 from amalgam.parents import end_with_parent
-from amalgam.processes import fail
+from amalgam.processes import PROCESSES_VARIABLE, fail, processes_asked_for
 from amalgam.student_settings import StudentSettings
 
 PIPELINE_FILE = Path("dvc.yaml")
@@ -94,11 +94,14 @@ def check_labels(task: str, settings: StudentSettings, labels: npt.NDArray[np.in
 
 
 def check_student(settings: StudentSettings, classes: Sequence[str], weights: Path | None = None) -> None:
-    """Raises UserError if there can be no such student of these classes: before teachers run for it.
+    """Raises UserError if there can be no such student of these classes, or not in so many processes: before teachers run for it.
 
     Its file of weights, where it starts from one, is left to the stage that copies it, unless given.
     """
     from amalgam.students import Architecture, check_possible
+
+    if settings.compile and processes_asked_for() > 1:
+        raise UserError(f"compile true is for one process; set it to false, or {PROCESSES_VARIABLE} to 1")
 
     pretrained = settings.pretrained and (weights is not None or settings.student_weights is None)
     check_possible(Architecture(settings.student_model, settings.student_resolution, pretrained, weights), classes)

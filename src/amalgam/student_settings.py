@@ -174,9 +174,10 @@ class StudentSettings(Section):
         "say, when the loss jumps.",
     )
     compile: bool = Field(
-        description="true trains with PyTorch's compiler, which takes about a minute before the first step and needs a C++ compiler on the "
-        "machine; numbers differ from false's in their last digits, with dropout in its masks. Try true for long trainings on a GPU, "
-        "most for a small student in small batches; on a CPU it gains little. One process only."
+        description="true trains with PyTorch's compiler, which takes about a minute before the first step for each of an epoch's one or "
+        "two sizes of batch and needs a C++ compiler on the machine (on a GPU a C compiler and Python's headers). Results differ as with "
+        "another seed. On a CPU it gains little; on a GPU, where it was not measured, it takes more memory and should pay most for a small "
+        "student in small batches. One process only."
     )
     seed: int = Field(
         ge=0,
