@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from benchmarks import coverage, differences, overview, scale
+from benchmarks import coverage, differences, overview, readme, scale
 from benchmarks.speed import __main__ as steps
 from benchmarks.speed import experiments, forward
 from dvc.cli.parser import get_main_parser
@@ -129,6 +129,18 @@ def check_settings(settings: list[str], folder: Path) -> None:
 
 def blocks(language: str, page: str = "README.md") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_script_of_readmes_outputs_finds_what_it_runs_and_what_it_replaces() -> None:
+    starts = {"dvc exp run --temp --name": 2, "dvc exp show --hide": 1, "dvc params diff": 1, "dvc metrics diff": 1, "dvc plots diff": 1}
+    assert {start: len(readme.commands(start)) for start in starts} == starts
+    for first in ("task", "Experiment"):
+        assert len(readme.block(first).findall(readme.README.read_text())) == 1
+
+
+def test_columns_are_as_wide_as_what_is_left_in_them() -> None:
+    lines = ["Metric            main     Change", "test accuracy     100.0    -0.5"]
+    assert readme.aligned(lines) == ["Metric         main   Change", "test accuracy  100.0  -0.5  "]
 
 
 def test_the_example_of_supplied_teachers_is_one_that_the_parameters_accept(tmp_path: Path) -> None:
