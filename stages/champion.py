@@ -12,7 +12,7 @@ from amalgam.record import FILE, RunRecord
 from amalgam.stage import check_task, run_stage
 from amalgam.summary import table
 from amalgam.tracking.publish import data_key, find_run
-from amalgam.tracking.registry import champion, crown_by_hand
+from amalgam.tracking.registry import PREVIOUS_TAG, champion, crown_by_hand
 from amalgam.tracking.store import answering, connect, experiment
 
 HEADER = ("task", "version", "run", "val %", "test %", "because", "took over from")
@@ -26,6 +26,7 @@ def row(client: MlflowClient, task: str) -> list[str]:
     with suppress(MlflowException):
         run = client.get_run(found.run_id)
         name, test = run.info.run_name, run.data.metrics.get("test_accuracy")
+    before = "version {previous_version}, run {previous_run}".format(**found.tags) if PREVIOUS_TAG in found.tags else "–"
     numbers = [found.tags.get("val_accuracy", "–"), "–" if test is None else f"{test:g}"]
     return [
         task,
@@ -33,7 +34,7 @@ def row(client: MlflowClient, task: str) -> list[str]:
         f"{name} ({found.run_id})",
         *numbers,
         found.tags.get("why", "not crowned by this pipeline"),
-        found.tags.get("took_over_from", "–"),
+        before,
     ]
 
 

@@ -54,7 +54,7 @@ def test_the_better_student_on_the_same_images_takes_over_and_says_from_whom(cli
     found = champion(client, "taskA")
     assert found is not None
     assert found.run_id == better.run_id
-    assert found.tags["took_over_from"] == f"version 1, run {first.run_id}"
+    assert (found.tags["previous_version"], found.tags["previous_run"]) == ("1", first.run_id)
     assert champion(client, "taskB") is None
 
 

@@ -16,6 +16,7 @@ from amalgam.tracking.store import fluent, store_lock
 
 ALIAS = "champion"
 SELECTED_ON_TAG = "selected_on"  # of a run: what chose the epoch, where not the validation images
+PREVIOUS_TAG = "previous_version"  # of a version: the one that it took over from
 DATA_TAG = "amalgam.data"  # of a run; equal where validation accuracies can be compared
 
 
@@ -105,7 +106,7 @@ def crown(client: MlflowClient, candidate: Candidate, present: ModelVersion | No
     if candidate.val_accuracy is not None:
         tags |= {"val_accuracy": f"{candidate.val_accuracy:g}"}
     if present is not None:
-        tags |= {"took_over_from": f"version {present.version}, run {present.run_id}"}
+        tags |= {PREVIOUS_TAG: str(present.version), "previous_run": present.run_id}
     with fluent(client):  # it looks for the model's place without the client
         version = client.create_model_version(
             name, source=f"models:/{model_id}", run_id=candidate.run_id, model_id=model_id, description=why, tags=tags
@@ -140,9 +141,9 @@ def rival(client: MlflowClient, task: str, run_id: str) -> ModelVersion | None:
     present = champion(client, task)
     if present is None or present.run_id != run_id:
         return present
-    before = present.tags.get("took_over_from")
+    before = present.tags.get(PREVIOUS_TAG)
     try:
-        return client.get_model_version(model_name(task), before.split()[1].rstrip(",")) if before else None
+        return client.get_model_version(model_name(task), before) if before else None
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # it was deleted since
             return None
