@@ -167,23 +167,35 @@ def test_a_clone_without_the_committed_results_uses_its_own_run_cache(finished: 
     assert "Stage 'evaluate' is cached" in again
 
 
-def test_an_experiment_travels_through_a_bare_repository(finished: Repository, tmp_path: Path) -> None:
-    """Its commit through git, its files through the DVC remote; applied elsewhere, it leaves nothing to run."""
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_experiment_travels_through_a_bare_repository(finished: Repository, tmp_path: Path, earlier: bool) -> None:
+    """Its commit through git, its files through the DVC remote; applied elsewhere, it leaves nothing to run.
+
+    One that was run ``earlier`` than its remote was committed needs this said on both sides.
+    """
+    remote = ("dvc", "remote", "add", "--default", "here", str(tmp_path / "remote"))
+    experiment = ("dvc", "exp", "run", "--temp", "--name", "brave-newt", "-S", "taskA.alpha=0.25")
+    local = (*remote[:3], "--local", *remote[3:])
     finished.run("git", "init", "-q", "--bare", str(tmp_path / "bare.git"))
     finished.run("git", "remote", "add", "origin", str(tmp_path / "bare.git"))
-    finished.run("dvc", "remote", "add", "--default", "here", str(tmp_path / "remote"))
+    if earlier:
+        finished.run(*experiment)
+    finished.run(*remote)
     finished.commit("remote")
     finished.run("git", "push", "-q", "origin", "HEAD:main")
-    finished.run("dvc", "exp", "run", "--name", "brave-newt", "-S", "taskA.alpha=0.25")
-    expected = read(finished, "outputs/evaluation/taskA/results.json")
+    finished.run(*(local if earlier else experiment))
     finished.run("dvc", "exp", "push", "origin", "brave-newt")
     finished.run("git", "clone", "-q", "--branch", "main", str(tmp_path / "bare.git"), str(tmp_path / "clone"))
     clone = Repository(tmp_path / "clone")
+    if earlier:
+        clone.run(*local)
     clone.run("dvc", "exp", "pull", "origin", "brave-newt")
     clone.run("dvc", "exp", "apply", "brave-newt")
     assert clone.repro() == set()
-    assert read(clone, "outputs/evaluation/taskA/results.json") == expected
     assert read(clone, "outputs/students/taskA/student.json")["settings"]["alpha"] == 0.25
+    finished.run("dvc", "exp", "apply", "brave-newt")
+    result = "outputs/evaluation/taskA/results.json"
+    assert read(clone, result) == read(finished, result)
 
 
 def test_two_trainings_run_side_by_side_as_the_readme_says(finished: Repository) -> None:
