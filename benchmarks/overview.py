@@ -28,23 +28,20 @@ STUDENTS = [
     ("labels alone, the shipped recipe otherwise (`alpha=0`)", "all", "labels", "label-only, 1"),
     ("the shipped target: `blocks`, T 4, α 0.5", "all", "labels", "blocks, 1"),
     ("`stacked`, T 2, α 0.5", "all", "labels", "stacked, 1"),
-    ("labels alone", "a quarter", "labels", "label-only, 0.25"),
-    ("`stacked`", "a quarter", "labels", "stacked, 0.25"),
     ("labels alone", "a tenth", "labels", "label-only, 0.1"),
     ("`stacked`", "a tenth", "labels", "stacked, 0.1"),
     ("`joint`, T 2", "none", "labels", "joint, 0"),
     ("`balanced`, T 1", "none", "labels", "balanced, 0"),
-    (f"{LITE}, 96 × 96 pixels, 14 epochs, labels alone", "all", "pretrained", "pre-trained, label-only"),
+    ("ResNet18 from scratch, labels alone", "all", "resnet", "ResNet18: label-only"),
+    ("ResNet18 from scratch, `blocks`", "all", "resnet", "ResNet18: blocks"),
+    ("ResNet18 from scratch, `stacked`", "all", "resnet", "ResNet18: stacked"),
     (f"{LITE}, 128 × 128 pixels, 20 epochs, labels alone †", "all", "pretrained", "pre-trained at 128 pixels, label-only"),
-    (f"{LITE}, 96 × 96 pixels, `stacked`", "all", "pretrained", "pre-trained, stacked, 1"),
-    (f"{LITE}, 96 × 96 pixels, labels alone", "a tenth", "pretrained", "pre-trained, label-only, 0.1"),
+    (f"{LITE}, 96 × 96 pixels, 14 epochs, labels alone", "a tenth", "pretrained", "pre-trained, label-only, 0.1"),
     (f"{LITE}, 96 × 96 pixels, `stacked`", "a tenth", "pretrained", "pre-trained, stacked, 0.1"),
     (f"{LITE}, 96 × 96 pixels, `balanced`", "none", "pretrained", "pre-trained, balanced, 0"),
 ]
 COMBINED = [  # teachers without a student, put together as the row's target is
-    ("*no student: the three teachers, put together as for `stacked`*", "all", "labels", "stacked, 1"),
     ("*no student: the three teachers, put together as for `stacked`*", "a tenth", "labels", "stacked, 0.1"),
-    ("*no student: the three teachers, put together as for `balanced`*", "none", "labels", "balanced, 0"),
 ]
 TEACHERS = {
     "*no student: of the three teachers those that know the class (an oracle says which)*": "oracle-routed",

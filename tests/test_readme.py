@@ -187,7 +187,9 @@ def test_the_map_of_the_code_names_every_module() -> None:
 
 FEW_LABELS = ("--protocol", "benchmarks/labels.yaml")
 PRETRAINED = ("--protocol", "benchmarks/pretrained.yaml")
-UNSEEN = ("--protocol", "benchmarks/unseen.yaml")
+UNRESNET = ("--protocol", "benchmarks/resnet.yaml", "--seeds", "1", "2")
+SEEN = ("--protocol", "benchmarks/unseen.yaml")
+RESNET = ("--protocol", "benchmarks/resnet.yaml", "--seeds", "1", "2")
 SEEN = ("--protocol", "benchmarks/seen.yaml", "--seeds", "1")
 FIRST_SEED = ("--seeds", "0")
 
@@ -198,6 +200,7 @@ FIRST_SEED = ("--seeds", "0")
         ("A",),
         ("A", *FIRST_SEED),
         ("B",),
+        ("A", *RESNET),
         ("A", *FEW_LABELS),
         ("B", *FEW_LABELS),
         ("A", *PRETRAINED),
