@@ -187,9 +187,8 @@ def test_the_map_of_the_code_names_every_module() -> None:
 
 FEW_LABELS = ("--protocol", "benchmarks/labels.yaml")
 PRETRAINED = ("--protocol", "benchmarks/pretrained.yaml")
-UNRESNET = ("--protocol", "benchmarks/resnet.yaml", "--seeds", "1", "2")
-SEEN = ("--protocol", "benchmarks/unseen.yaml")
 RESNET = ("--protocol", "benchmarks/resnet.yaml", "--seeds", "1", "2")
+UNSEEN = ("--protocol", "benchmarks/unseen.yaml")
 SEEN = ("--protocol", "benchmarks/seen.yaml", "--seeds", "1")
 FIRST_SEED = ("--seeds", "0")
 
