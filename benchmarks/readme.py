@@ -18,10 +18,10 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import requests
 from mlflow import MlflowClient
 from PIL import Image
 from selenium import webdriver
@@ -100,6 +100,17 @@ def comparison() -> list[str]:
     return [heading, rule, *rows, "", *printed(params), "", *aligned([differ[0], *sorted(differ[1:])])]
 
 
+def _await(server: "subprocess.Popen[bytes]", address: str) -> None:
+    """Return when the server answers. Exits if it ends instead, or takes too long."""
+    end = time.monotonic() + PATIENCE
+    while server.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            requests.get(address, timeout=5).raise_for_status()
+            return
+        time.sleep(0.3)
+    raise SystemExit("mlflow ui does not answer; give the command by hand, it says why")
+
+
 @contextlib.contextmanager
 def pages() -> Iterator[str]:
     """The address of MLflow's pages, as long as they are wanted."""
@@ -109,15 +120,11 @@ def pages() -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--port", str(port)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as server:
         try:
-            while server.poll() is None:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                    break
-                except OSError:
-                    time.sleep(0.3)
+            _await(server, f"http://127.0.0.1:{port}/health")
             yield f"http://127.0.0.1:{port}"
         finally:
-            os.killpg(server.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def row(client: MlflowClient, task: str) -> list[str]:
     with suppress(MlflowException):
         run = client.get_run(found.run_id)
         name, test = run.info.run_name, run.data.metrics.get("test_accuracy")
-    before = "version {previous_version}, run {previous_run}".format(**found.tags) if PREVIOUS_TAG in found.tags else "–"
+    before = f"version {found.tags[PREVIOUS_TAG]}, run {found.tags.get('previous_run', '?')}" if PREVIOUS_TAG in found.tags else "–"
     numbers = [found.tags.get("val_accuracy", "–"), "–" if test is None else f"{test:g}"]
     return [
         task,

@@ -176,6 +176,7 @@ def test_an_experiment_travels_through_a_bare_repository(finished: Repository, t
     remote = ("dvc", "remote", "add", "--default", "here", str(tmp_path / "remote"))
     experiment = ("dvc", "exp", "run", "--temp", "--name", "brave-newt", "-S", "taskA.alpha=0.25")
     local = (*remote[:3], "--local", *remote[3:])
+    push = ("dvc", "exp", "push", "origin", "brave-newt")
     finished.run("git", "init", "-q", "--bare", str(tmp_path / "bare.git"))
     finished.run("git", "remote", "add", "origin", str(tmp_path / "bare.git"))
     if earlier:
@@ -183,8 +184,11 @@ def test_an_experiment_travels_through_a_bare_repository(finished: Repository, t
     finished.run(*remote)
     finished.commit("remote")
     finished.run("git", "push", "-q", "origin", "HEAD:main")
-    finished.run(*(local if earlier else experiment))
-    finished.run("dvc", "exp", "push", "origin", "brave-newt")
+    finished.run(*(push if earlier else experiment))
+    assert not list((tmp_path / "remote").rglob("*")), "else README need not say what follows"
+    if earlier:
+        finished.run(*local)
+    finished.run(*push)
     finished.run("git", "clone", "-q", "--branch", "main", str(tmp_path / "bare.git"), str(tmp_path / "clone"))
     clone = Repository(tmp_path / "clone")
     if earlier:
@@ -194,6 +198,9 @@ def test_an_experiment_travels_through_a_bare_repository(finished: Repository, t
     assert clone.repro() == set()
     assert read(clone, "outputs/students/taskA/student.json")["settings"]["alpha"] == 0.25
     finished.run("dvc", "exp", "apply", "brave-newt")
+    for repository in (finished, clone):
+        repository.run("git", "restore", ".dvc/config")
+        assert "here" in repository.run("dvc", "config", "--project", "--list").stdout
     result = "outputs/evaluation/taskA/results.json"
     assert read(clone, result) == read(finished, result)
 
