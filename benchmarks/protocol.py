@@ -140,7 +140,7 @@ class Protocol:
 
     def teachers_key(self, task: str, seed: int) -> str:
         """The entry of what a seed's teachers reach."""
-        kind = f", {self.teacher['student_model']}" if self.is_finetuned else ""
+        kind = f", {self.teacher['student_model']} at {self.teacher['student_resolution']} pixels" if self.is_finetuned else ""
         share = "" if self.teachers_share is None else f", {100 * self.teachers_share:g} % of the images"
         return f"teachers {task} seed {seed}{kind}{share}"
 
