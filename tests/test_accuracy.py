@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from benchmarks.protocol import Protocol
 from benchmarks.rows import architecture
 
 from amalgam.files import sha256_of_file
@@ -196,6 +197,14 @@ def test_a_student_starts_from_the_file_of_weights_that_the_results_know(bench: 
     assert "given of taskA, seed 0, started from another start.safetensors than is here now" in said
     weights.unlink()
     accuracy(bench, "run", "--seeds", "0", rows=given)
+
+
+def test_teachers_of_other_pixels_have_an_entry_of_their_own(tmp_path: Path) -> None:
+    def key(pixels: int) -> str:
+        (tmp_path / "protocol.yaml").write_text(f"teacher: {{student_model: ResNet18, student_resolution: {pixels}}}")
+        return Protocol(tmp_path / "protocol.yaml").teachers_key("taskA", 0)
+
+    assert key(64) == "teachers taskA seed 0, ResNet18 at 64 pixels" != key(96)
 
 
 def test_weights_lie_in_the_repository_wherever_the_command_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

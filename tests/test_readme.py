@@ -189,6 +189,7 @@ FEW_LABELS = ("--protocol", "benchmarks/labels.yaml")
 PRETRAINED = ("--protocol", "benchmarks/pretrained.yaml")
 RESNET = ("--protocol", "benchmarks/resnet.yaml", "--seeds", "1", "2")
 UNSEEN = ("--protocol", "benchmarks/unseen.yaml")
+SPECIALISTS = ("--protocol", "benchmarks/specialists.yaml", "--seeds", "1", "2")
 SEEN = ("--protocol", "benchmarks/seen.yaml", "--seeds", "1")
 FIRST_SEED = ("--seeds", "0")
 
@@ -206,6 +207,7 @@ FIRST_SEED = ("--seeds", "0")
         ("A", *PRETRAINED, *FIRST_SEED),
         ("A", *UNSEEN),
         ("A", *SEEN),
+        ("A", *SPECIALISTS),
     ],
     ids=" ".join,
 )
