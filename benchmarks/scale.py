@@ -3,10 +3,11 @@
     PYTHONPATH=src:. python -m benchmarks.scale --images 10000 100000 1000000 --folder /a/disk/with/space
 
 Synthetic PNG images of 64 x 64 pixels, a thousand different ones over and over. The teachers see 16 pixels, the student 32: what is
-measured is the way of the images, not the networks. Each step is a process of its own, whose peak of memory (its children's
-included) leaves out the pages of files, which the system may take back. What a larger number of images takes longer than the one before
-it gives the speed of the images beyond, free of what starting takes. Prints a Markdown table and writes benchmarks/scale.results.json,
-after every case, where the other cases of before stay. A million images need 40 GB of disk. Nothing else should run on the machine.
+measured is the way of the images, not the networks. Each step is a process of its own, whose peak of memory (its children's included)
+leaves out the pages of files, which the system may take back. What a larger number of images takes longer than the one before it gives
+the speed of the images beyond, free of what starting takes. A step is measured from the smallest number up to the largest and down again,
+so that a machine that grows faster or slower meanwhile shows. Prints a Markdown table and writes benchmarks/scale.results.json, where the
+other cases of before stay. A million images need 40 GB of disk. Nothing else should run on the machine.
 
 What imports torch is imported where it is used: the processes that decode import this module, and need no torch.
 """
@@ -14,6 +15,7 @@ What imports torch is imported where it is used: the processes that decode impor
 import argparse
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,11 +26,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
-from benchmarks.measured import keep, measured
+from benchmarks.measured import Entry, keep, measured
 from PIL import Image
 
 from amalgam.dataset import LabelSets, PreparedSplit
@@ -41,6 +44,16 @@ TEACHER_SIDE, STUDENT_SIDE = 16, 32
 BATCH_SIZE, STEPS = 128, 500  # of training
 SECONDS_BETWEEN_SAMPLES = 0.02
 RESULTS = Path(__file__).with_suffix(".results.json")
+
+
+class Run(NamedTuple):
+    """Of a step."""
+
+    seconds: float
+    peak_mb: float
+
+
+Step = Callable[[Path, LabelSets], float]
 
 
 def label_sets(classes: int, teachers: int) -> LabelSets:
@@ -168,14 +181,14 @@ def anonymous_memory() -> int:
     return total
 
 
-def apart(step: Callable[..., float], *arguments: Any) -> tuple[float, float]:
-    """Seconds of a step and its peak of memory in MB, in a process of its own."""
+def apart(step: Step, *arguments: Any) -> Run:
+    """A step in a process of its own."""
     peak = 0
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         future = pool.submit(step, *arguments)
         while not wait([future], SECONDS_BETWEEN_SAMPLES).done:
             peak = max(peak, anonymous_memory())
-        return future.result(), peak / 1e6
+        return Run(future.result(), peak / 1e6)
 
 
 def size_of(folder: Path) -> int:
@@ -184,32 +197,57 @@ def size_of(folder: Path) -> int:
     return sum(found.values())
 
 
-def measure(count: int, sets: LabelSets, folder: Path, smaller: dict[str, Any] | None) -> dict[str, Any]:
-    """All steps with so many images; of their speed, what a ``smaller`` number of them took is taken off, if it is given."""
-    write_images(folder, count, sets)
-    entry: dict[str, Any] = {"images": count, "classes": len(sets.classes), "teachers": len(sets.teachers)}
-    for step in (preprocess, targets, training, hashing):
-        seconds, megabytes = apart(step, folder, sets)
-        known = (smaller["images"], smaller[step.__name__]["seconds"]) if smaller else (0, 0.0)
-        speed = (count - known[0]) / (seconds - known[1])
-        entry[step.__name__] = {"images_per_second": round(speed, 1), "seconds": round(seconds, 2), "peak_mb": round(megabytes)}
-        print(count, step.__name__, entry[step.__name__], flush=True)
-    disk = {name: round(size_of(folder / name) / 1e9, 2) for name in ("raw", "prepared", "targets", ".amalgam")}
+def there_and_back(counts: list[int], sets: LabelSets, root: Path, step: Step, makes: tuple[str, ...]) -> dict[int, list[Run]]:
+    """Runs of a step for each number of images; what it ``makes`` is made anew each time."""
+    runs: dict[int, list[Run]] = {count: [] for count in counts}
+    for count in [*counts, *counts[-2::-1]]:
+        for made in makes:
+            shutil.rmtree(root / str(count) / made, ignore_errors=True)
+        runs[count].append(apart(step, root / str(count), sets))
+        print(count, step.__name__, runs[count][-1], flush=True)
+    return runs
+
+
+def summary(runs: list[Run], images: int, smaller: list[Run], of_smaller: int) -> dict[str, Any]:
+    """Of the speed, what a ``smaller`` number of images took is taken off."""
+    seconds = mean(run.seconds for run in runs)
+    beyond = seconds - (mean(run.seconds for run in smaller) if smaller else 0)
+    return {
+        "images_per_second": round((images - of_smaller) / beyond, 1),
+        "seconds": [round(run.seconds, 2) for run in runs],
+        "peak_mb": round(max(run.peak_mb for run in runs)),
+    }
+
+
+def measure(counts: list[int], sets: LabelSets, root: Path) -> list[Entry]:
+    """All steps with each of these rising numbers of images."""
     from amalgam.inference import device_name
 
-    return entry | {"disk_gb": disk | {"all": round(size_of(folder) / 1e9, 2)}, "machine": device_name(), "date": today()}
+    for count in counts:
+        write_images(root / str(count), count, sets)
+    makes: dict[Step, tuple[str, ...]] = {preprocess: ("prepared",), targets: ("targets", ".amalgam"), training: ()}
+    runs = {step.__name__: there_and_back(counts, sets, root, step, made) for step, made in makes.items()}
+    runs[hashing.__name__] = {count: [apart(hashing, root / str(count), sets)] for count in counts}
+    entries: list[Entry] = []
+    for before, count in zip([0, *counts], counts, strict=False):
+        told = {name: summary(found[count], count, found.get(before, []), before) for name, found in runs.items()}
+        folders = {name: size_of(root / str(count) / name) for name in ("raw", "prepared", "targets", ".amalgam", "")}
+        disk = {name or "all": round(size / 1e9, 2) for name, size in folders.items()}
+        case = {"images": count, "classes": len(sets.classes), "teachers": len(sets.teachers)}
+        entries.append(case | told | {"disk_gb": disk, "machine": device_name(), "date": today()})
+    return entries
 
 
 def today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-def table(entries: list[dict[str, Any]]) -> str:
+def table(entries: list[Entry]) -> str:
     lines = ["| images | classes, teachers | preprocess, images/s (MB) | targets | training | DVC, s | disk, GB |", "|---" * 7 + "|"]
     for found in entries:
         speeds = " | ".join("{images_per_second:.0f} ({peak_mb})".format(**found[step]) for step in ("preprocess", "targets", "training"))
         size = f"{found['classes']}, {found['teachers']}"
-        lines.append(f"| {found['images']:,} | {size} | {speeds} | {found['hashing']['seconds']:.0f} | {found['disk_gb']['all']:.1f} |")
+        lines.append(f"| {found['images']:,} | {size} | {speeds} | {found['hashing']['seconds'][0]:.0f} | {found['disk_gb']['all']:.1f} |")
     return "\n".join(lines)
 
 
@@ -218,13 +256,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--folder", type=Path, help="where there is room (default: the system's temporary folder)")
     arguments = parser.parse_args()
-    cases = [(count, label_sets(15, 3)) for count in arguments.images] + [(min(arguments.images), label_sets(100, 20))]
-    entries: list[dict[str, Any]] = []
-    for count, sets in cases:
-        smaller = entries[-1] if entries and entries[-1]["images"] < count else None
+    counts = sorted(arguments.images)
+    for these, sets in ((counts, label_sets(15, 3)), (counts[:1], label_sets(100, 20))):
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            entries.append(measure(count, sets, Path(folder), smaller))
-        keep(RESULTS, entries[-1], "images", "classes")
+            for entry in measure(these, sets, Path(folder)):
+                keep(RESULTS, entry, "images", "classes")
     print(table(measured(RESULTS)))
 
 

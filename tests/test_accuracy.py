@@ -97,7 +97,7 @@ def test_teachers_may_be_fine_tuned_classifiers(bench: Repository) -> None:
     assert "| alone |" in told
     assert before.items() <= entries(bench).items()
     assert [found["seed"] for found in of_row(bench, "stacked")].count(0) == 2
-    assert entries(bench)["teachers taskA seed 0, MobileNetV3"]["teacher"] == teacher
+    assert entries(bench)["teachers taskA seed 0, MobileNetV3 at 32 pixels"]["teacher"] == teacher
     manifests = [json.loads(path.read_text()) for path in (bench.root / ".amalgam/accuracy").glob("*/seed0/models/taskA/*/manifest.json")]
     finetuned = [manifest for manifest in manifests if manifest["architecture"] == "MobileNetV3"]
     assert len(finetuned) == len(manifests) - len(finetuned) > 1
