@@ -57,7 +57,7 @@ def refuse_other_teachers(before: dict[str, Any], found: dict[str, Any], seed: i
             f"seed {seed} of {task} was begun with teachers of {before['teacher']}, the protocol says {found['teacher']}; give it the same "
             "ones, or other seeds"
         )
-    if any(found[name] != value for name, value in before.items()):
+    if any(found.get(name, value) != value for name, value in before.items()):
         raise SystemExit(
             f"seed {seed} of {task} was begun with other teachers (unrouted {before['unrouted']} %, here {found['unrouted']} %): teachers "
             "are the same on the same kind of machine alone; finish the seed there, or add another to the protocol"

@@ -226,7 +226,7 @@ def combined_teachers(job: Job) -> dict[str, str]:
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
     settings, trainval = job.settings, PreparedSplit.read(pupils(job.protocol, folder))
     targets = stored_targets(folder, job, settings)
-    learnt_from = TrainingSubset.of(trainval, label_sets.classes, targets, teaching(settings))
+    learnt_from = TrainingSubset.of(trainval, label_sets, targets, teaching(settings))
     together = fitted_target(label_sets, targets, learnt_from, settings.target)
     teachers = load_teachers(trained_teachers(job.protocol, folder, job.seed, job.task), label_sets).values()
     logits = np.concatenate([predict_logits(teacher, split.images, np.arange(len(split.images))) for teacher in teachers], axis=1)

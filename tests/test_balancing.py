@@ -51,6 +51,16 @@ def test_the_fit_converges_whatever_the_teachers_say(seed: int, images: int, lou
         np.testing.assert_allclose(frequencies(balancing, logits.astype(np.float32)), 1 / blocks.classes, rtol=1e-4)
 
 
+@pytest.mark.parametrize("loudness", [1, 10, 50])
+def test_what_a_teacher_says_of_its_own_classes_stays_however_loud_another_one_is(loudness: float) -> None:
+    """The log of two classes' ratio, their weights aside."""
+    logits, _ = shy_teacher(200, 1)
+    logits[:, :2] *= loudness
+    balancing = fit_balancing(logits, HALVES)
+    plain = REGULARISATION * balancing(torch.from_numpy(logits)) - balancing.weight
+    np.testing.assert_allclose(plain[:, 3] - plain[:, 2], logits[:, 3] - logits[:, 2], atol=1e-3)
+
+
 def test_nothing_changes_where_they_were_equally_frequent_before() -> None:
     logits = np.array([[2.0, 0, 1, 1], [0, 2, 1, 1], [1, 1, 2, 0], [1, 1, 0, 2]], dtype=np.float32)
     torch.testing.assert_close(fit_balancing(logits, HALVES).weight, torch.zeros(4), atol=1e-6, rtol=0)

@@ -97,7 +97,7 @@ def test_the_spread_is_the_sample_standard_deviation() -> None:
 
 def test_a_seed_goes_on_with_its_own_teachers_alone() -> None:
     found = {"unrouted": 56.2, "right": "ff"}
-    for before in ({}, {"unrouted": 56.2}, found):
+    for before in ({}, {"unrouted": 56.2}, {"unrouted": 56.2, "weights that are gone": "ab"}, found):
         refuse_other_teachers(before, found, 0, "taskA")
     for before in ({"unrouted": 55.0}, {"unrouted": 56.2, "right": "fe"}):
         with pytest.raises(SystemExit, match=r"seed 0 of taskA was begun with other teachers \(unrouted 5\d.\d %, here 56.2 %\)"):

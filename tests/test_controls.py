@@ -69,3 +69,13 @@ def test_unrouted_teachers_that_share_a_class_are_also_asked_for_their_joint_est
     assert controls.oracle_right.tolist() == [True, True]
     assert controls.unrouted_right.tolist() == [False, True]
     assert controls.unrouted_joint_right.tolist() == [True, False]
+
+
+def test_of_two_sure_teachers_the_surer_one_is_believed() -> None:
+    """Wherever its classes stand: in single precision both have given their class a probability of one."""
+    plain = Preprocessing((4, 4), (0, 0, 0), (1, 1, 1))
+    split = PreparedSplit(np.zeros((2, 4, 4, 3), np.uint8), np.array([2, 0]), np.zeros(2, bool), ["", ""], "x")
+    said = {"t": Classifier("MobileNetV3", Says(1, np.exp(-18)), ("a", "b"), plain)}
+    said["u"] = Classifier("MobileNetV3", Says(1, np.exp(-25)), ("c", "d"), plain)
+    controls = teacher_controls(said, LabelSets(("a", "b", "c", "d"), {"t": ("a", "b"), "u": ("c", "d")}), split)
+    assert controls.unrouted_right.tolist() == controls.unrouted_joint_right.tolist() == [True, False]

@@ -41,7 +41,7 @@ def teachers() -> Teachers:
 
 def batches_of(split: PreparedSplit, targets: StoredTargets, batch_size: int, epoch: int) -> Iterator[Batch]:
     teaching = replace(TEACHING, batch_size=batch_size)
-    return view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS.classes, targets, teaching), teaching, epoch)
+    return view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching, epoch)
 
 
 @pytest.mark.parametrize("views", [VIEWS, replace(VIEWS, zoom=0.5, colour=0.3)], ids=["shifted", "strong"])
@@ -76,7 +76,7 @@ def test_epoch_e_sees_view_e_mod_views_in_an_order_of_its_own(split: PreparedSpl
 
 def test_images_that_lie_whole_on_the_device_give_the_same_batches(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets")
-    subset = TrainingSubset.of(split, SETS.classes, targets, TEACHING)
+    subset = TrainingSubset.of(split, SETS, targets, TEACHING)
     whole = torch.from_numpy(np.array(split.images))
     assert to_gpu_if_it_fits(whole) is whole
     pairs = zip(view_of_epoch(split.images, targets, subset, TEACHING, 1), view_of_epoch(whole, targets, subset, TEACHING, 1), strict=True)
@@ -184,7 +184,7 @@ def test_an_image_without_label_is_learnt_from_the_teachers_alone(split: Prepare
     """The loss, image by image: (1 − α)·CE + α·T²·KL with a label, T²·KL without."""
     targets = stored(split, teachers, tmp_path / "targets")
     teaching = replace(TEACHING, alpha=0.3, label_fraction=0.5, batch_size=24)
-    batch = next(view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS.classes, targets, teaching), teaching, 0))
+    batch = next(view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching, 0))
     assert batch.teacher_logits is not None
     logits, said, total = torch.randn(24, 3), batch.teacher_logits.numpy(), 0.0
     for row, label in enumerate(batch.labels.tolist()):
@@ -221,7 +221,7 @@ def test_each_teachers_record_is_its_own(split: PreparedSplit, teachers: Teacher
 @pytest.mark.parametrize("target", FITTED_TARGETS)
 def test_a_fitted_target_is_what_the_loss_is_made_of(target: Target, split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets, teaching = stored(split, teachers, tmp_path / "targets"), replace(TEACHING, target=target, batch_size=24)
-    subset = TrainingSubset.of(split, SETS.classes, targets, teaching)
+    subset = TrainingSubset.of(split, SETS, targets, teaching)
     combine = fitted_target(SETS, targets, subset, target)
     batch, logits = next(view_of_epoch(split.images, targets, subset, teaching, 0)), torch.randn(24, 3)
     assert batch.teacher_logits is not None
@@ -310,7 +310,7 @@ def test_a_hidden_label_reaches_nothing(
 def test_a_mixed_batchs_loss_is_the_mean_of_both_images_losses(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets", covering=True)
     teaching = replace(TEACHING, mixup=1.0, batch_size=24)
-    batch = next(view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS.classes, targets, teaching), teaching, 0))
+    batch = next(view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching, 0))
     assert batch.mixture is not None
     partner, share = batch.mixture
     logits, loss = torch.randn(24, 3), student_loss(SETS, teaching)
@@ -330,7 +330,7 @@ def test_what_is_mixed_repeats_and_differs_between_epochs_and_seeds(split: Prepa
 
     def mixtures(seed: int, epoch: int) -> list[Any]:
         teaching = replace(TEACHING, mixup=1.0, seed=seed)
-        found = view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS.classes, targets, teaching), teaching, epoch)
+        found = view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching, epoch)
         return [(batch.mixture.share, batch.mixture.partner.tolist()) for batch in found if batch.mixture is not None]
 
     first = mixtures(1, 0)
@@ -354,7 +354,7 @@ def test_without_views_every_epoch_sees_the_images_as_they_are(split: PreparedSp
 def test_without_teachers_every_epoch_sees_a_new_view(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets", covering=True, views=ViewSettings(1, 2, True, 5))
     teaching = replace(TEACHING, alpha=0.0, batch_size=24)
-    subset = TrainingSubset.of(split, SETS.classes, targets, teaching)
+    subset = TrainingSubset.of(split, SETS, targets, teaching)
     shown = [next(view_of_epoch(split.images, targets, subset, teaching, epoch)) for epoch in range(3)]
     assert all(batch.teacher_logits is None for batch in shown)
     assert len({b"".join(sorted(image.numpy().tobytes() for image in batch.images)) for batch in shown}) == 3

@@ -30,7 +30,7 @@ def teachers() -> Teachers:
 def test_stacking_is_fitted_on_visible_labels_alone(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     """On every stored view of the images whose label may be used."""
     targets = stored(split, teachers, tmp_path / "targets")
-    subset = TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.5, target="stacked"))
+    subset = TrainingSubset.of(split, SETS, targets, replace(TEACHING, label_fraction=0.5, target="stacked"))
     visible = np.flatnonzero(subset.labels >= 0)
     logits = np.concatenate([targets.logits(view)[visible] for view in range(3)])
     expected = fit_stacking(logits, np.tile(subset.labels[visible], 3))
@@ -39,7 +39,7 @@ def test_stacking_is_fitted_on_visible_labels_alone(split: PreparedSplit, teache
 
 def test_balancing_is_fitted_on_all_images_and_on_no_label(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets")
-    subset = TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
+    subset = TrainingSubset.of(split, SETS, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
     expected = fit_balancing(all_logits(targets), LabelBlocks.of(SETS))
     np.testing.assert_allclose(fitted(targets, subset, "balanced"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
 
@@ -51,7 +51,7 @@ def test_a_target_is_fitted_to_a_sample_of_many_images(
     """Of 24 images, at most 12: the same 12 every time, in one view."""
     monkeypatch.setattr(fitting, "MOST_FITTED", 12)
     targets = stored(split, teachers, tmp_path / "targets")
-    subset = TrainingSubset.of(split, SETS.classes, targets, TEACHING)
+    subset = TrainingSubset.of(split, SETS, targets, TEACHING)
     chosen = sampled(np.arange(24), subset.labels)
     assert len(chosen) == len(set(chosen)) == 12
     logits = targets.logits(0)[chosen]

@@ -92,7 +92,7 @@ def test_all_of_few_answers_right_are_not_told_from_all_but_one() -> None:
 def test_an_epoch_without_labels_is_chosen_by_the_target_that_was_fitted(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets")
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, 0)
-    subset = TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
+    subset = TrainingSubset.of(split, SETS, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
     balancing = fitted_target(SETS, targets, subset, "balanced")
     rules = SelectionRules(0.0, TargetRules("balanced", 1.0, False, 1.0), VIEWS.data_seed)
     found = validate(student, split.images, split, SETS, rules, agreed_classes(targets, SETS, rules, balancing))
@@ -124,3 +124,11 @@ def test_an_epoch_without_labels_agrees_with_teachers_whose_target_the_student_h
     search.step(loss)  # type: ignore[no-untyped-call]
     agreed = teachers_consensus(logits, SHARING, SelectionRules(0.0, rules, 0))
     assert torch.equal(agreed.argmax(1), student.argmax(1))
+
+
+@pytest.mark.parametrize("target", ["mean", "joint", "confidence"])
+def test_of_two_sure_teachers_an_epoch_without_labels_agrees_with_the_surer_one(target: Target) -> None:
+    sets = LabelSets(("a", "b", "c", "d"), {"t": ("a", "b"), "u": ("c", "d")})
+    rules = SelectionRules(0.0, TargetRules(target, 1.0, False, 1.0), 0)
+    logits = torch.tensor([[18.0, 0.0, 0.0, 25.0], [25.0, 0.0, 18.0, 0.0]])
+    assert teachers_consensus(logits, sets, rules).argmax(1).tolist() == [3, 0]

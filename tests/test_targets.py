@@ -108,6 +108,8 @@ def test_targets_of_other_images_or_teachers_are_refused(split: PreparedSplit, t
         StoredTargets.read(tmp_path / "targets", other, SETS)
     with pytest.raises(UserError, match="other teachers or classes"):
         StoredTargets.read(tmp_path / "targets", split, LabelSets(SETS.classes, {"cold": ("blue", "green")}))
+    with pytest.raises(UserError, match="or of these in another order"):
+        StoredTargets.read(tmp_path / "targets", split, LabelSets(SETS.classes, dict(reversed(SETS.teachers.items()))))
 
 
 def test_targets_of_other_views_than_a_training_asks_for_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:

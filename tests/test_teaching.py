@@ -26,15 +26,15 @@ def test_images_without_any_label_need_settings_without(split: PreparedSplit, te
     bare = replace(split, validation=np.zeros_like(split.validation), labels=np.full_like(split.labels, -1))
     targets = stored(bare, teachers, tmp_path / "targets")
     with pytest.raises(UserError, match="no training image of the task has a label; set label_fraction to 0"):
-        TrainingSubset.of(bare, SETS.classes, targets, TEACHING)
+        TrainingSubset.of(bare, SETS, targets, TEACHING)
     with pytest.raises(UserError, match="with alpha 0 the student learns from labels alone; bring some, or raise alpha"):
-        TrainingSubset.of(bare, SETS.classes, targets, replace(TEACHING, alpha=0.0))
+        TrainingSubset.of(bare, SETS, targets, replace(TEACHING, alpha=0.0))
 
 
 def test_only_visible_labels_are_handed_on(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets")
     teaching = replace(TEACHING, label_fraction=0.3, batch_size=24)
-    subset = TrainingSubset.of(split, SETS.classes, targets, teaching)
+    subset = TrainingSubset.of(split, SETS, targets, teaching)
     rows = split.training_rows
     np.testing.assert_array_equal(subset.image_rows, rows)
     np.testing.assert_array_equal(subset.labels, visible_labels(split.labels[rows], SETS.classes, 0.3, VIEWS.data_seed))
@@ -44,7 +44,7 @@ def test_only_visible_labels_are_handed_on(split: PreparedSplit, teachers: Teach
 
 def test_a_label_only_student_of_few_labels_sees_no_other_image(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets", covering=True)
-    subset = TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, alpha=0.0, label_fraction=0.5))
+    subset = TrainingSubset.of(split, SETS, targets, replace(TEACHING, alpha=0.0, label_fraction=0.5))
     assert len(subset.image_rows) == 12
     np.testing.assert_array_equal(subset.labels, split.labels[subset.image_rows])
     np.testing.assert_array_equal(split.training_rows[subset.target_rows], subset.image_rows)
@@ -57,9 +57,9 @@ def test_images_without_label_are_learnt_from_every_teacher(split: PreparedSplit
     targets = stored(mixed, teachers, tmp_path / "targets", covering=True)
     rows = mixed.training_rows
     assert np.isfinite(targets.logits(0)[labels[rows] < 0]).all()
-    subset = TrainingSubset.of(mixed, SETS.classes, targets, TEACHING)
+    subset = TrainingSubset.of(mixed, SETS, targets, TEACHING)
     np.testing.assert_array_equal(subset.labels, labels[rows])
-    assert (TrainingSubset.of(mixed, SETS.classes, targets, replace(TEACHING, alpha=0.0)).labels >= 0).all()
+    assert (TrainingSubset.of(mixed, SETS, targets, replace(TEACHING, alpha=0.0)).labels >= 0).all()
     batch = next(view_of_epoch(mixed.images, targets, subset, replace(TEACHING, batch_size=24), 0))
     watched = student_loss(SETS, TEACHING)(torch.zeros(24, 3), batch).watched
     unlabelled = int((labels[rows] < 0).sum())
@@ -70,6 +70,15 @@ def test_images_without_label_are_learnt_from_every_teacher(split: PreparedSplit
 def test_few_labels_and_covering_teachers_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets", covering=True)
     with pytest.raises(UserError, match=r"holds covering teachers only, .* blocks needs all; set stored_teachers to all"):
-        TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, label_fraction=0.5))
+        TrainingSubset.of(split, SETS, targets, replace(TEACHING, label_fraction=0.5))
     with pytest.raises(UserError, match=r"holds covering teachers only, .* stacked needs all; set stored_teachers to all"):
-        TrainingSubset.of(split, SETS.classes, targets, replace(TEACHING, target="stacked"))
+        TrainingSubset.of(split, SETS, targets, replace(TEACHING, target="stacked"))
+
+
+def test_a_share_that_hides_no_label_leaves_blocks_alone_as_little_to_compare_as_every_label(
+    split: PreparedSplit, teachers: Teachers, tmp_path: Path
+) -> None:
+    targets, alone = stored(split, teachers, tmp_path / "targets"), replace(TEACHING, alpha=1.0, target="blocks")
+    with pytest.raises(UserError, match=r"with label_fraction 0.99 every training image has its label; target blocks with alpha 1 asks"):
+        TrainingSubset.of(split, SETS, targets, replace(alone, label_fraction=0.99))
+    assert (TrainingSubset.of(split, SETS, targets, replace(alone, label_fraction=0.5)).labels < 0).any()

@@ -296,6 +296,11 @@ def test_the_cosine_schedule_warms_up_and_falls_to_nothing() -> None:
     np.testing.assert_allclose(rates[10:], [0.05 * (1 + math.cos(math.pi * i / 40)) for i in range(40)])
 
 
+@pytest.mark.parametrize("scheduler", ["cosine", "step"])
+def test_the_longest_warm_up_ends_at_the_learning_rate(scheduler: SchedulerName) -> None:
+    assert learning_rates(Optimization("adamw", 0.1, 0, scheduler, 2, warmup_epochs=1.99), 5)[-1] == pytest.approx(0.1)
+
+
 def test_warm_up_precedes_the_step_schedule_and_moves_no_drop() -> None:
     rates = learning_rates(Optimization("sgd", 0.1, 0, "step", 4, scheduler_step=2, scheduler_gamma=0.5, warmup_epochs=1), 3)
     np.testing.assert_allclose(rates, [0.025, 0.05, 0.075] + [0.1] * 3 + [0.05] * 6)

@@ -7,7 +7,6 @@ the optimal transport between images and classes with entropic regularisation (C
 network's distributions as its cost, Asano et al., *Self-labelling via simultaneous clustering and representation learning*, ICLR 2020).
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from amalgam.losses import Knowledge, LabelBlocks, joint_log_probs
 
-MIN_PROB = 1e-12  # a class of less is as good as ruled out
 REGULARISATION = 0.25  # ε: lower makes the plan, and so the target, more decided (docs/experiments.md)
 ITERATIONS = 1_000
 TOLERANCE = 1e-9  # of each class's frequency
@@ -36,8 +34,11 @@ class Balancing:
 
 
 def consensus_log_probs(logits: Tensor, blocks: LabelBlocks) -> Tensor:
-    """The teachers' joint estimate (B, C) from their logits (B, Σ|Lᵢ|), no teacher ruled out; none below ``MIN_PROB``."""
-    return joint_log_probs(Knowledge.of_every_teacher(blocks, logits)).clamp(min=math.log(MIN_PROB))
+    """The teachers' joint estimate (B, C) from their logits (B, Σ|Lᵢ|), no teacher ruled out.
+
+    However small it is, it counts: beside a teacher of far larger logits all classes of another one may be next to nothing.
+    """
+    return joint_log_probs(Knowledge.of_every_teacher(blocks, logits))
 
 
 def fit_balancing(logits: npt.NDArray[np.floating], blocks: LabelBlocks) -> Balancing:

@@ -55,13 +55,18 @@ def unrelated(teachers: Mapping[str, Sequence[str]], settings: StudentSettings) 
             f"target blocks says nothing of one teacher's classes beside another's; {alone} share {lacking} with the others, and with "
             f"{reason} no label says it either; choose another target, as mean or balanced, or use labels too"
         )
-    if settings.label_fraction == 1 and (untold := strangers(teachers)):
-        own, foreign = untold
-        return (
-            f"target blocks with alpha 1 asks of an image of {own} the teachers alone that know it, and none of them knows {foreign}; "
-            "choose another target, as joint or mean, or an alpha below 1"
-        )
-    return None
+    return untold(teachers) if settings.label_fraction == 1 else None
+
+
+def untold(teachers: Mapping[str, Sequence[str]]) -> str | None:
+    """What target blocks with alpha 1 leaves untold where every label is known, and the remedy; None if it is nothing."""
+    if (found := strangers(teachers)) is None:
+        return None
+    own, foreign = found
+    return (
+        f"target blocks with alpha 1 asks of an image of {own} the teachers alone that know it, and none of them knows {foreign}; "
+        "choose another target, as joint or mean, or an alpha below 1"
+    )
 
 
 def strangers(teachers: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:

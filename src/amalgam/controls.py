@@ -49,10 +49,14 @@ def percent(right: npt.NDArray[np.bool_]) -> float:
 
 
 def teacher_controls(teachers: dict[str, Classifier], label_sets: LabelSets, split: PreparedSplit) -> Controls:
-    """Run every teacher on every image."""
+    """Run every teacher on every image.
+
+    What they say is put together in double precision: in single precision the probabilities of two teachers that are both sure are the
+    same, one, and the first of them would win.
+    """
     logits = {name: predict_logits(teacher, split.images, np.arange(len(split.images))) for name, teacher in teachers.items()}
     covering = torch.from_numpy(label_sets.covering().T[split.labels])  # (N, teachers)
-    side_by_side = torch.from_numpy(np.concatenate(list(logits.values()), axis=1))
+    side_by_side = torch.from_numpy(np.concatenate(list(logits.values()), axis=1)).double()
     every, blocks = torch.ones_like(covering), LabelBlocks.of(label_sets)
     return Controls(
         {name: own_accuracy(values, label_sets.columns(name), split.labels) for name, values in logits.items()},

@@ -37,7 +37,7 @@ def train_student(
     """
     if optimization.compile and team.size > 1:
         raise UserError(f"compile true is for one process, and there are {team.size}; set it to false, or start one")
-    subset = TrainingSubset.of(split, label_sets.classes, targets, teaching)
+    subset = TrainingSubset.of(split, label_sets, targets, teaching)
     steps = steps_per_epoch(len(subset.image_rows), teaching.batch_size)
     if len(subset.image_rows) // steps < team.size:
         raise UserError(f"batch_size {teaching.batch_size} leaves some of {team.size} processes without an image; raise it, or start fewer")

@@ -44,11 +44,14 @@ class Optimization:
     def factor(self, step: int, steps: int) -> float:
         """The share of ``lr`` at a step, for the schedules step and cosine: a linear warm-up, then drops or half a cosine to zero.
 
+        ``lr`` itself is reached at the last step, if not before.
+
         Of one_cycle this is a training's only step.
         """
         if self.scheduler == "one_cycle":
             return 1.0
-        warmup, total = round(self.warmup_epochs * steps), self.epochs * steps
+        total = self.epochs * steps
+        warmup = min(round(self.warmup_epochs * steps), total - 1)
         if step < warmup:
             return (step + 1) / (warmup + 1)
         if self.scheduler == "step":

@@ -86,11 +86,12 @@ def teachers_consensus(
     logits: torch.Tensor, label_sets: LabelSets, rules: SelectionRules, combine: Combination | None = None
 ) -> torch.Tensor:
     """What the teachers together say of images whose label is unknown (N, C): the student's own target, fitted or not, so that one that
-    has learnt it agrees everywhere; for blocks the joint estimate, which minimises them unless they are standardised."""
+    has learnt it agrees everywhere; for blocks the joint estimate, which minimises them unless they are standardised. In double precision,
+    in which of two teachers that are sure the surer one counts for more."""
     if combine is not None:
         return torch.softmax(combine(logits), dim=1)
     blocks = LabelBlocks.of(label_sets, device())
-    said = Knowledge.of_every_teacher(blocks, logits)
+    said = Knowledge.of_every_teacher(blocks, logits.double())
     whole = replace(rules.target, target="joint") if rules.target.target == "blocks" else rules.target
     knowledge, weight = soften(said, whole)
     return union_log_probs(knowledge, whole.target, weight).exp()

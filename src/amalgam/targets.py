@@ -79,8 +79,8 @@ class StoredTargets:
         manifest = read_json(folder / "targets.json")
         if manifest["images"] != split.content:
             raise UserError(f"{folder} holds targets of other images or another split; run dvc repro")
-        if manifest["teachers"] != {name: list(classes) for name, classes in label_sets.teachers.items()}:
-            raise UserError(f"{folder} holds targets of other teachers or classes; run dvc repro")
+        if list(manifest["teachers"].items()) != [(name, list(classes)) for name, classes in label_sets.teachers.items()]:
+            raise UserError(f"{folder} holds targets of other teachers or classes, or of these in another order; run dvc repro")
         return cls(folder, ViewSettings(**manifest["views"]), manifest["stored_teachers"])
 
     def check_made_with(self, views: ViewSettings, stored_teachers: str) -> None:

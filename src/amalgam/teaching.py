@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from amalgam.contradictions import without_labels
-from amalgam.dataset import PreparedSplit, visible_labels
+from amalgam.contradictions import untold, without_labels
+from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.errors import UserError
 from amalgam.losses import TargetRules
 from amalgam.target_names import FITTED_TARGETS, Objective, Target
@@ -48,12 +48,17 @@ class TrainingSubset:
     labels: npt.NDArray[np.int64]  # (M,), −1 where the label may not be used
 
     @classmethod
-    def of(cls, split: PreparedSplit, classes: tuple[str, ...], targets: StoredTargets, teaching: Teaching) -> "TrainingSubset":
-        """All training images, or those with a label where the teachers have no say. Raises UserError if the store lacks what they need."""
+    def of(cls, split: PreparedSplit, label_sets: LabelSets, targets: StoredTargets, teaching: Teaching) -> "TrainingSubset":
+        """All training images, or those with a label where the teachers have no say.
+
+        Raises UserError if they do not tell what the student is to learn, or the store lacks what they need.
+        """
         rows = split.training_rows
-        labels = visible_labels(split.labels[rows], classes, teaching.label_fraction, targets.settings.data_seed)
+        labels = visible_labels(split.labels[rows], label_sets.classes, teaching.label_fraction, targets.settings.data_seed)
         if teaching.label_fraction > 0 and not (labels >= 0).any():
             raise UserError(without_labels(teaching.alpha))
+        if teaching.target == "blocks" and teaching.alpha == 1 and (labels >= 0).all() and (problem := untold(label_sets.teachers)):
+            raise UserError(f"with label_fraction {teaching.label_fraction:g} every training image has its label; {problem}")
         needs_all = teaching.label_fraction < 1 or teaching.is_fitted
         if teaching.alpha > 0 and needs_all and targets.stored_teachers != "all":
             raise UserError(

@@ -78,7 +78,7 @@ class Job:
 
     @cached_property
     def subset(self) -> TrainingSubset:
-        return TrainingSubset.of(self.split, self.label_sets.classes, self.targets, teaching(self.settings))
+        return TrainingSubset.of(self.split, self.label_sets, self.targets, teaching(self.settings))
 
     @property
     def steps_per_epoch(self) -> int:
