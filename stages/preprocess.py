@@ -29,6 +29,7 @@ def main() -> None:
         }
         for task, label_sets in tasks.items()
     }
+    unset = block.resolution is None
     sizes = {task: stored_size(every, available, label_sets.classes, block.resolution) for task, label_sets in tasks.items()}
     for task, label_sets in tasks.items():
         for name, plan in planned[task].items():
@@ -37,7 +38,10 @@ def main() -> None:
                 label_sets.write(work)
                 if name == "trainval":
                     write_json(work / MADE_WITH, params.preparation)
-        print(f"{task}: {len(label_sets.classes)} classes, teachers {', '.join(label_sets.teachers)}; {images(PREPARED / task)}")
+        print(
+            f"{task}: {len(label_sets.classes)} classes, teachers {', '.join(label_sets.teachers)}; {images(PREPARED / task)}, "
+            f"stored as {sizes[task][0]} × {sizes[task][1]} pixels" + f" ({params.source}.resolution sets another size)" * unset
+        )
         if foreign := left_out(label_sets, available):
             print(f"{task}: {foreign}")
 

@@ -121,6 +121,19 @@ def test_a_damaged_archive_is_named(name: str, damage: str, images_folder: Path,
         fetch(tmp_path / name, tmp_path)
 
 
+@pytest.mark.parametrize("place", [-1, -5])
+def test_the_checksum_and_the_length_at_the_end_of_a_compressed_archive_are_looked_at(
+    place: int, images_folder: Path, tmp_path: Path
+) -> None:
+    """Else an image of which a bit has changed, and that can be decoded still, would be another one without a word."""
+    archive = Path(shutil.make_archive(str(tmp_path / "a"), "gztar", images_folder))
+    content = bytearray(archive.read_bytes())
+    content[place] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.tar\.gz is damaged"):
+        fetch(archive, tmp_path)
+
+
 PACKINGS: dict[str, Callable[[Path, Path], Any]] = {
     "a.zip": lambda images, path: shutil.make_archive(str(path.with_suffix("")), "zip", images),
     "stored.zip": lambda images, path: pack_zip(images, path),

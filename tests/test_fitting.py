@@ -33,7 +33,7 @@ def test_stacking_is_fitted_on_visible_labels_alone(split: PreparedSplit, teache
     subset = TrainingSubset.of(split, SETS, targets, replace(TEACHING, label_fraction=0.5, target="stacked"))
     visible = np.flatnonzero(subset.labels >= 0)
     logits = np.concatenate([targets.logits(view)[visible] for view in range(3)])
-    expected = fit_stacking(logits, np.tile(subset.labels[visible], 3))
+    expected = fit_stacking(logits, np.tile(subset.labels[visible], 3), views=3)
     np.testing.assert_allclose(fitted(targets, subset, "stacked"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
 
 

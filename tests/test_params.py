@@ -1,6 +1,7 @@
 """The parameters: one definition, one reader, messages that say what to do."""
 
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -92,14 +93,34 @@ def test_what_is_wrong_is_named(old: str, new: str, message: str, tmp_path: Path
     assert str(tmp_path / "params.yaml") in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["True", "FALSE"])
-def test_a_class_that_dvc_would_respell_must_be_quoted(name: str, tmp_path: Path) -> None:
-    text = SHIPPED.replace("low: [0, 1, 2, 3]", f"low: [{name}, 1, 2, 3]", 1)
-    with pytest.raises(UserError, match=rf"params\.yaml:\d+: quote the class {name}, as '{name}': dvc exp run would write {name.lower()}"):
-        load(text, tmp_path)
-    quoted = load(text.replace(f"[{name},", f"['{name}',"), tmp_path)
-    assert quoted.digits.tasks["taskA"]["low"][0] == name
-    load(edited("pretrained: false", f"pretrained: {name}"), tmp_path)
+RESPELLED = {"True": "true", "FALSE": "false", "+1": "1", "-0": "0", "1e400": ".inf", ".NaN": ".nan", "1__0": "1_0"}
+
+
+@pytest.mark.parametrize(("name", "written"), RESPELLED.items())
+def test_a_name_that_dvc_would_respell_must_be_quoted(name: str, written: str, tmp_path: Path) -> None:
+    """Of a class or of a teacher."""
+    refusal = re.escape(f": quote the name {name}, as '{name}': dvc exp run would write {written}")
+    for plain, quoted in ((f"low: [{name},", f"low: ['{name}',"), (f"{name}: [0,", f"'{name}': [0,")):
+        with pytest.raises(UserError, match=rf"params\.yaml:\d+{refusal}$"):
+            load(SHIPPED.replace("low: [0,", plain, 1), tmp_path)
+        read, _ = read_yaml(SHIPPED.replace("low: [0,", quoted, 1), "x")
+        teachers = read["digits"]["tasks"]["taskA"]
+        assert name in (next(iter(teachers)), next(iter(teachers.values()))[0])
+
+
+def test_truth_values_are_no_names(tmp_path: Path) -> None:
+    load(edited("pretrained: false", "pretrained: FALSE"), tmp_path)
+
+
+def test_a_name_that_dvc_reads_as_a_date_must_be_quoted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"params\.yaml:\d+: quote the name 2026-01-31, as '2026-01-31': DVC reads no dates"):
+        load(SHIPPED.replace("low: [0,", "low: [2026-01-31,", 1), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["0", "10", "-1", "010", "1.50", "1e3", "0x1F", "1_000", "1.2.3", "3-4", "-x", "2" + 30 * " long"])
+def test_other_names_need_no_quotes(name: str, tmp_path: Path) -> None:
+    read, _ = read_yaml(SHIPPED.replace("low: [0,", f"low: [{name},", 1), "x")
+    assert read["digits"]["tasks"]["taskA"]["low"][0] == name
 
 
 def test_names_that_some_disks_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
@@ -145,7 +166,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_class_names_are_text_and_numbers_numbers_however_they_are_spelt(tmp_path: Path) -> None:
-    text = edited("lr: 0.003", "lr: 5e-05").replace("low: [0, 1, 2, 3]", "low: [no, on, 010, 1e3, ~, 'null', 2026-01-01, 0x1F]")
+    text = edited("lr: 0.003", "lr: 5e-05").replace("low: [0, 1, 2, 3]", "low: [no, on, 010, 1e3, ~, 'null', '2026-01-01', 0x1F]")
     with pytest.raises(UserError, match=r"low\.4: None is refused"):
         load(text, tmp_path)
     params = load(text.replace(" ~,", ""), tmp_path)

@@ -60,9 +60,10 @@ def test_all_images_of_a_split_that_cannot_be_read_are_named_at_once(images_fold
 
 
 def test_a_file_that_is_no_image_is_named(images_folder: Path, tmp_path: Path) -> None:
-    (images_folder / "test" / "blue" / "notes.txt").write_text("hello")
-    with pytest.raises(UserError, match=r"test/blue/notes\.txt: not a readable image"):
-        fetch(images_folder, tmp_path)
+    for content, reason in ((b"hello", "none of PNG, JPEG, .*; convert it"), (b"", "the file is empty")):
+        (images_folder / "test" / "blue" / "notes.txt").write_bytes(content)
+        with pytest.raises(UserError, match=rf"test/blue/notes\.txt: not a readable image \({reason}\); remove or replace it"):
+            fetch(images_folder, tmp_path)
 
 
 def test_a_missing_split_is_named(images_folder: Path, tmp_path: Path) -> None:
@@ -176,12 +177,13 @@ def test_a_split_in_other_letters_is_named_and_not_left_out(spelled: str, images
         fetch(images_folder, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["val", "Validation"])
 def test_a_folder_of_validation_images_is_said_not_to_be_read(
-    images_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, images_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(images_folder / "test", images_folder / "val")
+    shutil.copytree(images_folder / "test", images_folder / name)
     fetch(images_folder, tmp_path)
-    count = sum(1 for path in (images_folder / "val").rglob("*") if path.is_file())
+    count = sum(1 for path in (images_folder / name).rglob("*") if path.is_file())
     assert (
         f"{count} files below val or valid or validation are not read; validation images are drawn from train/" in capsys.readouterr().out
     )

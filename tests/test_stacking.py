@@ -51,9 +51,15 @@ def test_it_is_the_regression_that_scikit_learn_predicts_with() -> None:
 
     for classes in (2, 3):
         logits, labels = overconfident_teachers(60, 2, classes)
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(logits, labels)
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0)).fit(logits, labels)
         found = torch.softmax(fit_stacking(logits, labels)(torch.from_numpy(logits)), 1)
         np.testing.assert_allclose(found.numpy(), model.predict_proba(logits), atol=1e-3)
+
+
+def test_more_views_of_the_same_pixels_change_nothing() -> None:
+    logits, labels = overconfident_teachers(40, 3)
+    once, often = fit_stacking(logits, labels), fit_stacking(np.tile(logits, (10, 1)), np.tile(labels, 10), views=10)
+    torch.testing.assert_close(often.weight, once.weight, atol=1e-3, rtol=1e-3)
 
 
 def test_the_student_learns_the_stacked_distribution() -> None:

@@ -19,10 +19,13 @@ from torch import nn
 
 from amalgam.errors import UserError
 from amalgam.inference import predict_logits
+from amalgam.models import Classifier
+from amalgam.preprocessing import Preprocessing
 from amalgam.programs import OPERATIONS, read_program
 from amalgam.source_settings import SuppliedTeacher
-from amalgam.supplied import copy_supplied, doubt, provide_supplied
+from amalgam.supplied import copy_supplied, doubt, enlarged, provide_supplied
 from amalgam.teachers import OwnImages, load_teachers
+from amalgam.views import Selected
 from conftest import SETS, Repository, colour_split
 from foreign_teachers import MEAN, STD, NearestColour, export_program, train_small
 
@@ -136,6 +139,16 @@ def test_without_a_label_a_teacher_is_taken_only_if_it_is_trusted(program: Path,
     with pytest.raises(UserError, match="has mean and std null, and no training image of its classes has a label"):
         provide(spec(min_accuracy=0, mean=None, std=None), program, ("green", "blue"), tmp_path / "seen")
     assert provide(spec(min_accuracy=0), program, ("green", "blue"), tmp_path / "trusted")["validation_accuracy"] is None
+
+
+def test_that_images_are_stored_smaller_than_a_teacher_sees_them_is_said() -> None:
+    seen = [Classifier("ReferenceCNN", nn.Identity(), (), Preprocessing((side, side), (0.5,) * 3, (0.5,) * 3)) for side in (8, 12, 32)]
+    own = OwnImages((), Selected(np.zeros((3, 12, 12, 3), np.uint8), np.arange(3)), np.zeros(3, np.int64), np.zeros(3, bool))
+    assert [enlarged(teacher, own) for teacher in seen] == [
+        None,
+        None,
+        "sees 32 × 32 pixels, to which images stored as 12 × 12 are enlarged",
+    ]
 
 
 def test_what_may_have_seen_the_images_is_said(program: Path, tmp_path: Path) -> None:

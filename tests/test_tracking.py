@@ -241,6 +241,20 @@ def test_a_database_of_another_mlflow_is_refused(root: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.parametrize(("name", "found"), [("My%20Repo", "%20"), ("mine?", "?")])
+def test_a_repository_whose_database_would_lie_elsewhere_is_refused_before_any_work(
+    name: str, found: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "from amalgam.stage import run_stage; run_stage(lambda: print('worked'))"
+    command, environment = [sys.executable, "-c", program], {**os.environ, "DVC_ROOT": str(root / name)}
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert not refused.stdout
+    assert f"MLflow can keep no database in a folder with {found} in its name; rename it, or set MLFLOW_TRACKING_URI" in refused.stderr
+    elsewhere = environment | {"MLFLOW_TRACKING_URI": "http://localhost:5000"}
+    assert subprocess.run(command, env=elsewhere, capture_output=True, text=True, check=True).stdout == "worked\n"
+
+
 def test_a_training_whose_store_was_away_for_an_epoch_says_how_it_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: object, **__: object) -> None:
         raise MlflowException("503")

@@ -26,7 +26,7 @@ def fitted_target(label_sets: LabelSets, targets: StoredTargets, subset: Trainin
     logits = np.concatenate([targets.logits(view)[subset.target_rows[known]] for view in views])
     match target:
         case "stacked":
-            return fit_stacking(logits, np.tile(subset.labels[known], len(views))).to(device())
+            return fit_stacking(logits, np.tile(subset.labels[known], len(views)), len(views)).to(device())
         case "balanced":
             return fit_balancing(logits, LabelBlocks.of(label_sets, device()))
         case "mean" | "blocks" | "joint" | "confidence":

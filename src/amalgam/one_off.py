@@ -97,7 +97,10 @@ def check_prepared(task: str, folder: Path, params: Params) -> None:
             raise UserError(f"{folder} was made with {name} {before[name]}, params.yaml says {value}; run dvc repro models.dvc")
     said = {name: set(classes) for name, classes in params.source_block.tasks[task].items()}
     if {name: set(classes) for name, classes in LabelSets.read(folder).teachers.items()} != said:
-        raise UserError(f"{folder} was made for other teachers, or other classes, than params.yaml says; run dvc repro models.dvc")
+        raise UserError(
+            f"{folder} was made for other teachers, or other classes, than params.yaml says; run dvc repro models.dvc (where it finds "
+            "nothing to do, as DVC takes 1 and 01 for the same class, dvc repro --force --single-item preprocess before it)"
+        )
 
 
 def check_teacher(teacher: Path, own: OwnImages, given: SuppliedTeacher | None, params: Params) -> None:

@@ -7,7 +7,8 @@ means, so that DVC's spelling of numbers and class names such as ``no`` or ``010
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeGuard, get_args
@@ -21,7 +22,8 @@ from amalgam.params import Params
 PARAMS_FILE = Path("params.yaml")
 TASK_NAME = re.compile(r"task[A-Z]\w*")
 NULL = ("", "~", "null", "Null", "NULL")
-RESPELLED = ("True", "TRUE", "False", "FALSE")  # DVC's writer knows them as truth values
+RESPELLED = re.compile(r"True|TRUE|False|FALSE|[-+.\d].*")  # what DVC's writer takes for truth values, and maybe for numbers and dates
+PLAIN_NUMBER = re.compile(r"0|[1-9]\d*")  # the same however it is written
 MERGE = "tag:yaml.org,2002:merge"  # the key <<
 
 Location = tuple[str | int, ...]
@@ -37,7 +39,7 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]
     def convert(node: yaml.Node, location: Location) -> Any:
         lines[location] = node.start_mark.line + 1
         if isinstance(node, yaml.ScalarNode):
-            return _text(node, name, is_class=not {"tasks", "classes"}.isdisjoint(location))
+            return None if node.style is None and node.value in NULL else str(node.value)
         if isinstance(node, yaml.SequenceNode):
             return [convert(item, (*location, index)) for index, item in enumerate(node.value)]
         values: dict[str, Any] = {}
@@ -60,18 +62,46 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{name} is not valid YAML: {error}") from error
+    _check_spelling(root, name)
     values = convert(root, ()) if root is not None else None
     if not isinstance(values, dict):
         raise UserError(f"{name} must be a mapping of parameter names to values")
     return values, lines
 
 
-def _text(node: yaml.ScalarNode, name: str, is_class: bool) -> str | None:
-    """What stands there. Raises UserError where DVC, when it sets anything, would spell a class otherwise."""
-    text = str(node.value)
-    if node.style is None and is_class and text in RESPELLED:
-        raise UserError(f"{name}:{node.start_mark.line + 1}: quote the class {text}, as '{text}': dvc exp run would write {text.lower()}")
-    return None if node.style is None and text in NULL else text
+def _names(node: yaml.Node | None, keys: bool = False, values: bool = False) -> Iterator[yaml.ScalarNode]:
+    """The names of classes and teachers: all keys below ``tasks`` and ``supplied``, all values below ``tasks`` and ``classes``."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _names(key, values=keys)
+            yield from _names(value, keys or key.value in ("tasks", "supplied"), values or key.value in ("tasks", "classes"))
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _names(item, keys, values)
+    elif isinstance(node, yaml.ScalarNode) and values:
+        yield node
+
+
+def _check_spelling(root: yaml.Node | None, name: str) -> None:
+    """Raises UserError where DVC, when it sets anything, would spell the name of a class or a teacher otherwise, or cannot read it."""
+    for node in _names(root):
+        text = str(node.value)
+        if node.style is not None or not RESPELLED.fullmatch(text) or PLAIN_NUMBER.fullmatch(text):
+            continue
+        written = _written_by_dvc(text)
+        if written != text:
+            problem = "DVC reads no dates" if written is None else f"dvc exp run would write {written}"
+            raise UserError(f"{name}:{node.start_mark.line + 1}: quote the name {text}, as '{text}': {problem}")
+
+
+def _written_by_dvc(text: str) -> str | None:
+    """The name after DVC has read and written it; None if it is a date."""
+    from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update  # here: few files need it, and it takes a while
+
+    read = parse_yaml_for_update(f"name: {text}", str(PARAMS_FILE))
+    if isinstance(read["name"], date):
+        return None
+    return str(read_yaml(dumps_yaml(read), str(PARAMS_FILE))[0]["name"])
 
 
 def _mappings(node: yaml.Node, name: str) -> list[yaml.Node]:

@@ -1,7 +1,10 @@
 """Where the pipeline keeps what it makes (as dvc.yaml says it), and where files lie that settings name and results tell of."""
 
 import os
+import re
 from pathlib import Path
+
+from amalgam.errors import UserError
 
 FETCHED = "fetched"  # what the pipeline brings
 FETCHED_DATA, FETCHED_MODELS = Path(FETCHED, "data"), Path(FETCHED, "models")
@@ -13,11 +16,20 @@ PREPARED, TEACHERS, TARGETS, STUDENTS, EVALUATION, LIVE = (
 )
 RUNS = Path("runs")  # one-offs, by hand
 DVC_LOCK = Path("dvc.lock")  # DVC writes down in it with which parameters each stage ran last, and what came of it
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+NO_ADDRESS = re.compile(r"\?|%[0-9a-fA-F]{2}")  # what a database's address takes for something else
 
 
 def repository_root() -> Path:
     """The user's repository: DVC names it even where a stage runs in a temporary copy."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+def check_root() -> None:
+    """Raises UserError if MLflow's database is to lie in the repository's root, and cannot."""
+    root = str(repository_root())
+    if not os.environ.get(URI_VARIABLE) and (found := NO_ADDRESS.search(root)):
+        raise UserError(f"{root}: MLflow can keep no database in a folder with {found[0]} in its name; rename it, or set {URI_VARIABLE}")
 
 
 def brought_file(named: str) -> Path:

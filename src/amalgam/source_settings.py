@@ -161,7 +161,7 @@ class Source(Section):
     )
     augmentation: Augmentation
     tasks: Tasks = Field(
-        description="For each task, the teachers by name, each with the classes it knows. Quote a class named null or True."
+        description="For each task, the teachers by name, each with the classes it knows. Quote names like null, True, +1 and dates."
     )
     supplied: Supplied = Field(
         description="Teachers that you bring instead of having them trained: for each task, by name, the file and how it sees images, "

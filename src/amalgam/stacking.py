@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-INVERSE_PENALTY = 0.1  # scikit-learn's C, on standardised logits
+INVERSE_PENALTY = 1.0  # scikit-learn's C, on standardised logits, of an image in all its views together
 ITERATIONS = 2_000
 
 
@@ -30,15 +30,18 @@ class Stacking:
         return Stacking(self.weight.to(device), self.bias.to(device))
 
 
-def fit_stacking(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.int64]) -> Stacking:
-    """Fit on teachers' logits (N, Σ|Lᵢ|) of images with labels (N,), at least one of each class."""
+def fit_stacking(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.int64], views: int = 1) -> Stacking:
+    """Fit on teachers' logits (N, Σ|Lᵢ|) of images with labels (N,), at least one of each class.
+
+    Each image is there in so many ``views``: together they count as one, so that more of them make the answer no more certain.
+    """
     from sklearn.linear_model import LogisticRegression  # here: it takes a second, and few trainings need it
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
     scaler = StandardScaler().fit(logits.astype(np.float64))
     with threadpool_limits(torch.get_num_threads()):  # as everything else: how many there are shows in the last bits
-        model = LogisticRegression(C=INVERSE_PENALTY, max_iter=ITERATIONS).fit(scaler.transform(logits.astype(np.float64)), labels)
+        model = LogisticRegression(C=INVERSE_PENALTY / views, max_iter=ITERATIONS).fit(scaler.transform(logits.astype(np.float64)), labels)
     weight, bias = model.coef_.T, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn keeps one of the two
         weight, bias = np.hstack([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])

@@ -17,6 +17,7 @@ from amalgam.interruption import interruptible, put_off
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
 from amalgam.parents import end_with_parent
+from amalgam.places import check_root
 from amalgam.processes import PROCESSES_VARIABLE, fail, processes_asked_for
 from amalgam.student_settings import StudentSettings
 
@@ -33,6 +34,7 @@ def run_stage(main: Callable[[], None]) -> None:
     with interruptible():
         try:
             end_with_parent()
+            check_root()
             main()
         except (UserError, OSError) as error:
             with put_off():

@@ -120,7 +120,10 @@ def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> s
     manifest: dict[str, Any] = read_json(folder / MANIFEST)
     teacher = load_classifier(weights_file(folder), folder / MANIFEST).to(device())
     if set(teacher.classes) != set(own.classes):
-        raise UserError(f"{what} was supplied for {', '.join(teacher.classes)}, but the task says {', '.join(own.classes)}; run dvc repro")
+        raise UserError(
+            f"{what} was supplied for {', '.join(teacher.classes)}, but the task says {', '.join(own.classes)}; run "
+            "dvc repro --force --single-item weights, then dvc repro"
+        )
     outputs = dict(zip(teacher.classes, teacher.order or range(len(teacher.classes)), strict=True))
     teacher = replace(teacher, classes=own.classes, order=tuple(outputs[name] for name in own.classes))
     what = f"{what}, supplied as {manifest['file']},"
@@ -133,7 +136,15 @@ def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> s
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights_file(folder), target / weights_file(folder).name)
     write_json(target / MANIFEST, manifest | teacher.manifest() | measured)
-    return ", ".join(filter(None, (f"supplied as {manifest['file']}", doubt(manifest))))
+    return ", ".join(filter(None, (f"supplied as {manifest['file']}", enlarged(teacher, own), doubt(manifest))))
+
+
+def enlarged(teacher: Classifier, own: OwnImages) -> str | None:
+    """That a teacher sees more pixels than the images are stored in, if it does: they may have been stored too small."""
+    seen, stored = teacher.preprocessing.size, own.images.shape[1:3]
+    if seen[0] <= stored[0] and seen[1] <= stored[1]:
+        return None
+    return f"sees {seen[0]} × {seen[1]} pixels, to which images stored as {stored[0]} × {stored[1]} are enlarged"
 
 
 def _check_trusted(manifest: dict[str, Any], what: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 READABLE = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "JPEG2000", "PPM")  # others may run programs, as EPS does
 UNREADABLE = (
@@ -52,6 +52,9 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(encoded), formats=READABLE) as image:
                 yield image
+    except UnidentifiedImageError as error:
+        reason = f"none of {', '.join(READABLE)}; convert it" if encoded else "the file is empty"
+        raise ValueError(f"not a readable image ({reason})") from error
     except UNREADABLE as error:
         raise ValueError(f"not a readable image ({error})") from error
 

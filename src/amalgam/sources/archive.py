@@ -166,3 +166,5 @@ def _tar_members(path: Path) -> Iterator[Member]:
         end = archive.fileobj.read(tarfile.BLOCKSIZE)
         if not end or any(end):  # tarfile takes a broken header for the end: images would be lost without a word
             raise tarfile.ReadError(f"no further member and no end mark at byte {archive.offset}")
+        while archive.fileobj.read(BLOCK):  # gzip's checksum comes last
+            pass

@@ -66,7 +66,7 @@ def _spool(path: Path, scratch: IO[bytes], max_bytes: int) -> list[Spooled]:
     for member in members(path):
         place = _place(member.path, path)
         if place is None:
-            passed += bool(LIKE_VALIDATION.intersection(member.path.parts[:-1]))
+            passed += bool(LIKE_VALIDATION.intersection(part.lower() for part in member.path.parts[:-1]))
             continue
         if wrapping is not None and place.wrapping != wrapping:
             raise UserError(

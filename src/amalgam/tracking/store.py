@@ -28,10 +28,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from amalgam.errors import UserError, without_passwords
-from amalgam.places import repository_root
+from amalgam.places import URI_VARIABLE, repository_root
 from amalgam.store import STORE
 
-URI_VARIABLE = "MLFLOW_TRACKING_URI"
 ARTIFACTS = "mlruns"
 SQLITE = "sqlite:///"
 SERVER = re.compile(r"(?!sqlite|file)\w[\w+]*:")  # addresses of servers, a database's too
