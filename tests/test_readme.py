@@ -190,6 +190,7 @@ PRETRAINED = ("--protocol", "benchmarks/pretrained.yaml")
 RESNET = ("--protocol", "benchmarks/resnet.yaml", "--seeds", "1", "2")
 UNSEEN = ("--protocol", "benchmarks/unseen.yaml")
 SPECIALISTS = ("--protocol", "benchmarks/specialists.yaml", "--seeds", "1", "2")
+UNSEEN_SPECIALISTS = ("--protocol", "benchmarks/unseen_specialists.yaml", "--seeds", "0")
 SEEN = ("--protocol", "benchmarks/seen.yaml", "--seeds", "1")
 FIRST_SEED = ("--seeds", "0")
 
@@ -208,6 +209,7 @@ FIRST_SEED = ("--seeds", "0")
         ("A", *UNSEEN),
         ("A", *SEEN),
         ("A", *SPECIALISTS),
+        ("A", *UNSEEN_SPECIALISTS),
     ],
     ids=" ".join,
 )
