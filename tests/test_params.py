@@ -109,7 +109,7 @@ def test_a_name_that_dvc_would_respell_must_be_quoted(name: str, written: str, t
 
 
 def test_truth_values_are_no_names(tmp_path: Path) -> None:
-    load(edited("pretrained: false", "pretrained: FALSE"), tmp_path)
+    assert load(edited("pretrained: false", "pretrained: TRUE"), tmp_path).pretrained is True
 
 
 def test_a_name_that_dvc_reads_as_a_date_must_be_quoted(tmp_path: Path) -> None:
