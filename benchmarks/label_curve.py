@@ -3,11 +3,13 @@
     export PYTHONPATH=src:.
     python benchmarks/label_curve.py --task A docs/few_labels_taskA.png
 
-Draws, from benchmarks/accuracy.results.json, the lines that ``curves`` of benchmarks/labels.yaml names for the task: mean and range over
-the seeds; a point of fewer seeds than the protocol's is hollow. The teachers by themselves are the horizontal lines.
+Draws, from benchmarks/accuracy.results.json, the lines that ``curves`` of benchmarks/labels.yaml and, broken, of benchmarks/pretrained.yaml
+names: mean and range over the seeds; a point of fewer seeds than the protocol's is hollow. The teachers by themselves are the horizontal
+lines.
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,35 +25,63 @@ from matplotlib.axes import Axes
 
 LINES = {"oracle-routed": "--", "unrouted": ":", "unrouted, joint": "-."}  # of the teachers
 LABELS = Protocol.named("labels")
+COLOURS = ("tab:blue", "tab:orange")  # of labels alone, and with teachers
 NEAR = 2.5  # points: the text of a line so close below another one stands below it
 PLACES = {0: 0, 0.1: 1, 0.25: 2, 1: 3}  # of the shares on the axis
 
 
-def accuracies(task: str, row: str) -> list[float]:
-    """Of the seeds that have been run, in percent."""
+@dataclass(frozen=True)
+class Style:
+    """How a protocol's lines are drawn, and on which side of a point its number stands."""
+
+    line: str
+    aside: int  # points
+    alignment: str
+
+
+STYLES = {"labels": Style("-", 7, "left"), "pretrained": Style("--", -7, "right")}  # by protocol
+Curve = dict[float, list[float]]  # by share of labels: the accuracies of its seeds, in percent
+
+
+def curve(protocol: Protocol, task: str, rows: dict[float, str]) -> Curve:
+    """Of the shares and seeds that have been run."""
     known = results()
-    jobs = LABELS.jobs(task, {row: LABELS.rows[row]}, LABELS.seeds)
-    return [100 * float(right_images(known[job.key]).mean()) for job in jobs if job.is_tested]
+    jobs = {share: protocol.jobs(task, {row: protocol.rows[row]}, protocol.seeds) for share, row in rows.items()}
+    found = {
+        share: [100 * float(right_images(known[job.key]).mean()) for job in of_share if job.is_tested] for share, of_share in jobs.items()
+    }
+    return {share: values for share, values in found.items() if values}
 
 
-def draw_curve(axes: Axes, name: str, found: dict[float, list[float]], highest: dict[float, float]) -> None:
-    """One line; its numbers stand above the points that are the ``highest`` of all lines, below the others.
-
-    Points of fewer seeds than the others are hollow, and no line leads to them.
-    """
-    seeds = len(LABELS.seeds)
+def draw_curve(axes: Axes, found: Curve, seeds: int, **look: Any) -> None:
+    """One line; points of fewer ``seeds`` than the protocol has are hollow, and no line leads to them."""
     whole = {share: values for share, values in found.items() if len(values) == seeds}
-    gap = [np.nan] * seeds
-    ranged = np.array([whole.get(share, gap) for share in PLACES])  # (shares, seeds)
+    ranged = np.array(list(whole.values())).reshape(len(whole), seeds)
     means = ranged.mean(axis=1)
-    below, above = means - ranged.min(axis=1), ranged.max(axis=1) - means
-    colour = axes.errorbar(list(PLACES.values()), means, yerr=[below, above], marker="o", capsize=3, label=name)[0].get_color()
-    for share, values in found.items():
-        place, mean = PLACES[share], float(np.mean(values))
-        if share not in whole:
-            axes.plot(place, mean, marker="o", markerfacecolor="none", color=colour)
-        offset = (6, 5 if mean == highest[share] else -12)
-        axes.annotate(f"{mean:.1f}", (place, mean), textcoords="offset points", xytext=offset, fontsize=8)
+    spread = [means - ranged.min(axis=1), ranged.max(axis=1) - means] if whole else None
+    axes.errorbar([PLACES[share] for share in whole], means, yerr=spread, marker="o", capsize=3, **look)
+    for share in found.keys() - whole.keys():
+        axes.plot(PLACES[share], np.mean(found[share]), marker="o", markerfacecolor="none", color=look["color"])
+
+
+def write_numbers(axes: Axes, lines: dict[str, Curve], style: Style) -> None:
+    """Each point's mean: above the point if no other of the ``lines`` is higher there, else below."""
+    means = {name: {share: float(np.mean(values)) for share, values in found.items()} for name, found in lines.items()}
+    for colour, found in zip(COLOURS, means.values(), strict=True):
+        for share, mean in found.items():
+            highest = max(other[share] for other in means.values() if share in other)
+            offset = (style.aside, 7 if mean == highest else -9)
+            look: dict[str, Any] = {"fontsize": 8, "color": colour, "ha": style.alignment}
+            axes.annotate(f"{mean:.1f}", (PLACES[share], mean), textcoords="offset points", xytext=offset, **look)
+
+
+def draw_protocol(axes: Axes, protocol: Protocol, task: str, style: Style) -> None:
+    """Its lines, of those that have been run."""
+    lines = {name: curve(protocol, task, rows) for name, rows in protocol.values["curves"].items()}
+    for colour, (name, found) in zip(COLOURS, lines.items(), strict=True):
+        if found:
+            draw_curve(axes, found, len(protocol.seeds), label=name, color=colour, linestyle=style.line)
+    write_numbers(axes, lines, style)
 
 
 def draw_teachers(axes: Axes, task: str) -> None:
@@ -80,14 +110,11 @@ def main() -> None:
     parser.add_argument("--task", required=True, choices=["A", "B"])
     arguments = parser.parse_args()
     task = f"task{arguments.task}"
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    curves = {name: {share: accuracies(task, row) for share, row in rows.items()} for name, rows in LABELS.values["curves"][task].items()}
-    lines = {name: {share: values for share, values in found.items() if values} for name, found in curves.items()}
-    highest = {share: max((float(np.mean(found[share])) for found in lines.values() if share in found), default=0.0) for share in PLACES}
-    for name, found in lines.items():
-        draw_curve(axes, name, found, highest)
+    figure, axes = plt.subplots(figsize=(6.4, 5), layout="constrained")
+    for name, style in STYLES.items():
+        draw_protocol(axes, Protocol.named(name), task, style)
     draw_teachers(axes, task)
-    axes.set_xlim(-0.3, max(PLACES.values()) + 0.4)
+    axes.set_xlim(-0.4, max(PLACES.values()) + 0.4)
     axes.set_xticks(list(PLACES.values()), [f"{100 * share:g} %" for share in PLACES])
     axes.set(xlabel="training images whose label the student may use", ylabel="test accuracy, %", title=f"Task {arguments.task}")
     axes.legend(loc="lower right", fontsize=9)
