@@ -1,5 +1,10 @@
 """Each task's champion: the student that models:/amalgam-<task>@champion loads; or make a run's student champion by hand."""
 
+if __name__ == "__main__":
+    from amalgam.interruption import end_at_once
+
+    end_at_once()
+
 import argparse
 from contextlib import suppress
 

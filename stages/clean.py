@@ -1,5 +1,10 @@
 """Remove what killed processes left half-written; and what nothing used for some days. Nothing that a running one holds."""
 
+if __name__ == "__main__":
+    from amalgam.interruption import end_at_once
+
+    end_at_once()
+
 import argparse
 import math
 from collections.abc import Iterable

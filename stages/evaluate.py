@@ -4,6 +4,11 @@ As a stage of the pipeline (dvc repro) it looks at every task's student once, or
 By hand it is a one-off: it writes into a new folder below runs/, and the pipeline's outputs stay as they are.
 """
 
+if __name__ == "__main__":
+    from amalgam.interruption import end_at_once
+
+    end_at_once()
+
 import argparse
 from functools import partial
 from pathlib import Path

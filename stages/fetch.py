@@ -1,5 +1,10 @@
 """Bring the raw images of the chosen source into fetched/data, in the canonical layout, and weights that it publishes."""
 
+if __name__ == "__main__":
+    from amalgam.interruption import end_at_once
+
+    end_at_once()
+
 from pathlib import Path
 
 from amalgam.brought import refuse_emptied, refuse_strays

@@ -1,5 +1,10 @@
 """Select, decode and split each task's images, and fix which classes its teachers know."""
 
+if __name__ == "__main__":
+    from amalgam.interruption import end_at_once
+
+    end_at_once()
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -3,6 +3,11 @@
 Of trainings by hand it sends those whose folders are named.
 """
 
+if __name__ == "__main__":
+    from amalgam.interruption import end_at_once
+
+    end_at_once()
+
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,5 +1,10 @@
 """Store what a task's teachers say of every view of its training images."""
 
+if __name__ == "__main__":
+    from amalgam.interruption import end_at_once
+
+    end_at_once()
+
 from amalgam.brought import refuse_changed
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.params import Params

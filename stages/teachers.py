@@ -1,5 +1,10 @@
 """Provide every teacher of every task: supplied, or trained on its own classes, or from the store if it was ever trained so."""
 
+if __name__ == "__main__":
+    from amalgam.interruption import end_at_once
+
+    end_at_once()
+
 from functools import partial
 from pathlib import Path
 

@@ -5,6 +5,11 @@ settings of the task, everything it writes goes into a new folder below runs/, a
 the pipeline's images and teachers (dvc repro models.dvc).
 """
 
+if __name__ == "__main__":
+    from amalgam.interruption import end_at_once
+
+    end_at_once()
+
 import argparse
 import shlex
 import sys

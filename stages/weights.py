@@ -1,5 +1,10 @@
 """Check and copy what the user brings: the weights that students start from, whole teachers, students to evaluate."""
 
+if __name__ == "__main__":
+    from amalgam.interruption import end_at_once
+
+    end_at_once()
+
 from pathlib import Path
 
 from amalgam.brought import refuse_misplaced

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from amalgam.interruption import interruptible, put_off
 from amalgam.parents import may_be_dvc
-from conftest import Repository
+from conftest import ROOT, Repository
 
 DETERMINISTIC = ("best.safetensors", "last.safetensors", "student.json", "history.csv", "metrics.json")
 EPOCHS = 300
@@ -140,9 +140,15 @@ def test_a_teacher_that_was_killed_goes_on_and_ends_with_the_same_bits(finished:
     assert set((finished.root / ".amalgam/checkpoints").glob("*/epoch.pt")) == before, "the teachers are in the store"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs ignore it
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_stage_that_is_told_to_end_ends_in_good_order(number: signal.Signals) -> None:
-    code = """
+    """However long its cleaning up takes, and whatever goes wrong there."""
+    code = f"""
+{HEARS_CTRL_C}
 import time
 from amalgam.stage import run_stage
 def main():
@@ -150,6 +156,11 @@ def main():
         print("begun", flush=True)
         time.sleep(60)
     finally:
+        try:
+            {{}}["missing"]
+        except KeyError:
+            time.sleep(0.5)
+        time.sleep(0.5)
         print("cleaned up", flush=True)
 run_stage(main)
 """
@@ -161,29 +172,77 @@ run_stage(main)
     assert stage.returncode == 128 + number
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_that_comes_while_a_destructor_runs_is_not_lost(number: signal.Signals) -> None:
-    """Python drops every exception of a destructor, an interruption too."""
-    code = f"""
-import os, signal, time
-from amalgam.stage import run_stage
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+DROPPING = {
+    "a destructor": """
 class Resource:
     def __del__(self):
-        os.kill(os.getpid(), {int(number)})
-        time.sleep(1)
-def main():
+        end()
+def drop():
     Resource()
+""",
+    "a lookup in C": """
+class Resource:
+    def __eq__(self, other):
+        end()
+    def __hash__(self):
+        return 1
+def drop():
+    ctypes.pythonapi.PyDict_GetItem(ctypes.py_object({Resource(): 1}), ctypes.py_object(Resource()))
+""",
+    "whoever catches everything": """
+def drop():
+    try:
+        end()
+    except BaseException:
+        pass
+""",
+}
+
+
+@pytest.mark.parametrize("dropping", DROPPING)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_whose_exception_is_dropped_is_not_lost(number: signal.Signals, dropping: str) -> None:
+    code = f"""
+{HEARS_CTRL_C}
+import ctypes, os, time
+from amalgam.stage import run_stage
+def end():
+    os.kill(os.getpid(), {int(number)})
+    time.sleep(1)
+{DROPPING[dropping]}
+def main():
+    drop()
+    print("dropped", flush=True)
     for _ in range(300):
         time.sleep(0.1)
 run_stage(main)
 """
     stage = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert stage.returncode == 128 + number, stage.stderr
-    assert stage.stderr == ""
+    assert (stage.returncode, stage.stdout, stage.stderr) == (128 + number, "dropped\n", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("script", sorted((ROOT / "stages").glob("*.py")), ids=lambda script: script.stem)
+def test_a_stage_that_is_told_to_end_while_it_loads_its_modules_ends_at_once(script: Path) -> None:
+    """No exception may come of it, which could be dropped there."""
+    code = f"""
+{HEARS_CTRL_C}
+import importlib.abc, os, runpy, sys
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == {"numpy"!r}:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                print("dropped", flush=True)
+sys.meta_path.insert(0, Interrupt())
+sys.argv = [{str(script)!r}, "--help"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    stage = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (stage.returncode, stage.stdout, stage.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_an_interruption_that_is_put_off_comes_when_the_block_has_ended(number: signal.Signals) -> None:
     done = []
 

@@ -8,19 +8,46 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-ENDS = (signal.SIGTERM, signal.SIGHUP)  # beside Ctrl-C's
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS_BEFORE_REPEAT = 0.1
+
+
+def end_at_once() -> None:
+    """Have Ctrl-C end the process without a word, as SIGTERM does, until it becomes ``interruptible``; unless it is ignored.
+
+    For the time in which modules are loaded: nothing is there yet to be put in order, and Python would drop some of the exceptions
+    that it makes of Ctrl-C (those that come in a callback of the import system, or while an extension module looks something up).
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """In the block SIGTERM, and SIGHUP unless it is ignored (as nohup has it), raise KeyboardInterrupt as Ctrl-C does."""
+    """In the block Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt with the signal's number; not those that are ignored (nohup).
+
+    It is raised again and again until it is on its way out: Python drops the exceptions of destructors and other callbacks, and many
+    an extension module those of whatever it looks up.
+    """
+    heard: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        heard.append(number)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_BEFORE_REPEAT, SECONDS_BEFORE_REPEAT)
+        _interrupt(number, _)
+
+    def repeat(_: int, __: object) -> None:
+        if heard and not _on_its_way(sys.exception()):
+            _interrupt(heard[-1], _)
+
     hook = sys.unraisablehook
-    sys.unraisablehook = partial(_interrupt_again, hook)
-    heard = [number for number in ENDS if signal.getsignal(number) is not signal.SIG_IGN]
+    sys.unraisablehook = partial(_tell_unless_interrupted, hook)
     try:
-        with _handled(heard, _interrupt):
-            yield
+        with _handled([signal.SIGALRM], repeat), _handled(_not_ignored(), interrupt):
+            try:
+                yield
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
         sys.unraisablehook = hook
 
@@ -42,10 +69,14 @@ def put_off() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # which alone hears signals
         yield
         return
-    with _handled([number for number in (*ENDS, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN], wait):
+    with _handled(_not_ignored(), wait):
         yield
     for number in waiting:
         os.kill(os.getpid(), number)
+
+
+def _not_ignored() -> list[signal.Signals]:
+    return [number for number in ENDS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager
@@ -62,12 +93,14 @@ def _interrupt(number: int, _: object) -> None:
     raise KeyboardInterrupt(number)
 
 
-def _interrupt_again(hook: Callable[["sys.UnraisableHookArgs"], object], dropped: "sys.UnraisableHookArgs") -> None:
-    """Repeat an interruption that came while a destructor or another callback ran, whose exceptions Python drops."""
+def _on_its_way(handled: BaseException | None) -> bool:
+    """Whether what is being handled is an interruption, or came of one."""
+    while handled is not None and not isinstance(handled, KeyboardInterrupt):
+        handled = handled.__context__
+    return handled is not None
+
+
+def _tell_unless_interrupted(hook: Callable[["sys.UnraisableHookArgs"], object], dropped: "sys.UnraisableHookArgs") -> None:
+    """An interruption that is dropped comes again."""
     if not isinstance(dropped.exc_value, KeyboardInterrupt):
         hook(dropped)
-        return
-    number = dropped.exc_value.args[0] if dropped.exc_value.args else signal.SIGINT
-    again = threading.Timer(SECONDS_BEFORE_REPEAT, os.kill, (os.getpid(), number))
-    again.daemon = True
-    again.start()
