@@ -77,6 +77,8 @@ def test_every_student_setting_can_be_overridden_for_each_task() -> None:
         ("alpha: 0.5", "alpha:", ": alpha: None is refused"),
         ("alpha: 0.5", "", "alpha: missing; every key must stand in the file"),
         ("alpha: 0.5", "alpha: 0.5\nalpha: 0.6", "the key 'alpha' stands twice"),
+        ("alpha: 0.5", "alpha: &alpha [*alpha]", ": an alias here names the block that it stands in; correct it"),
+        ("alpha: 0.5", "alpha: &alpha {beta: {<<: *alpha}}", ": an alias here names the block that it stands in; correct it"),
         ("num_epochs: 30", "num_epochs: 2.5", ": num_epochs: '2.5' is refused: input should be a valid integer"),
         ("student_model: MobileNetV3", "student_model: VGG", "MobileNetV3, EfficientNet, ResNet18 or timm/"),
         ("source: digits", "source: mnist", "'digits', 'cifar100', 'folder' or 'gdrive'"),

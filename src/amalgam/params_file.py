@@ -32,7 +32,7 @@ Location = tuple[str | int, ...]
 def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]]:
     """Parse YAML with every scalar as text (plain ``null``, ``~`` and nothing as None), and say on which line each key stands.
 
-    Raises UserError on a syntax error, a repeated key or a file that is no mapping.
+    Raises UserError on a syntax error, a repeated key, an alias within what it names or a file that is no mapping.
     """
     lines: dict[Location, int] = {}
 
@@ -62,11 +62,22 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{name} is not valid YAML: {error}") from error
+    _check_ends(root, name)
     _check_spelling(root, name)
     values = convert(root, ()) if root is not None else None
     if not isinstance(values, dict):
         raise UserError(f"{name} must be a mapping of parameter names to values")
     return values, lines
+
+
+def _check_ends(node: yaml.Node | None, name: str, within: tuple[yaml.Node, ...] = ()) -> None:
+    """Raises UserError on an alias that stands within what it names, which has no end."""
+    if any(node is outer for outer in within):
+        raise UserError(f"{name}:{within[-1].start_mark.line + 1}: an alias here names the block that it stands in; correct it")
+    if isinstance(node, yaml.MappingNode | yaml.SequenceNode):
+        for item in node.value:
+            for part in item if isinstance(item, tuple) else (item,):
+                _check_ends(part, name, (*within, node))
 
 
 def _names(node: yaml.Node | None, keys: bool = False, values: bool = False) -> Iterator[yaml.ScalarNode]:
