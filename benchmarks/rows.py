@@ -139,7 +139,11 @@ def train(job: Job) -> float:
         if done := epochs_done(saved):
             print(f"{job.task} {job.row} seed {job.seed}: goes on after epoch {done} of {settings.num_epochs}", flush=True)
         how, lesson = optimization(settings), teaching(settings)
-        result = train_student(student, label_sets, split, targets, how, lesson, Hooks(keep=own.keep, resume=saved))
+        combine = None
+        if lesson.is_fitted:
+            combine = fitted_target(label_sets, targets, TrainingSubset.of(split, label_sets, targets, lesson), settings.target)
+        hooks = Hooks(keep=own.keep, resume=saved)
+        result = train_student(student, label_sets, split, targets, how, lesson, hooks, combine=combine)
         seconds = {"seconds": round(sum(record.seconds for record in result.history), 1)}
         write_student(student, result, job.task, {"settings": settings.model_dump()} | seconds | made_of(settings, split), work)
 

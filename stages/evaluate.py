@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from pydantic import ValidationError
 
 from amalgam.brought import refuse_changed
+from amalgam.combination import read_fitted
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
@@ -43,7 +44,8 @@ HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", 
 def evaluate(task: str, student: Classifier, judged: Judged, folder: Path) -> None:
     """Judge one task's student, and its teachers, on the test images."""
     label_sets, split = prepared(PREPARED / task / "test")
-    controls = teacher_controls(load_teachers(MODELS / task, label_sets), label_sets, split)
+    combine = read_fitted(judged.weights.parent, label_sets) if judged.training else None
+    controls = teacher_controls(load_teachers(MODELS / task, label_sets), label_sets, split, combine)
     found = Evaluation(task, judged, predict(student, split), controls, label_sets, split, doubts(MODELS / task))
     write_evaluation(found, folder)
 

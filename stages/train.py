@@ -17,17 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from amalgam import reference_protocol
-from amalgam.brought import refuse_changed
+from amalgam.brought import copied_weights, refuse_changed
 from amalgam.checkpoint import checkpoint, finish
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.flags import add_settings, given_settings
 from amalgam.history import Epoch
 from amalgam.live import LOG, PICTURE, LiveCurve, log_line
-from amalgam.one_off import check_brought, check_made, check_prepared, export, in_pipeline, new_folder, prepared, targets_for
+from amalgam.one_off import check_brought, check_made, check_prepared, check_recipe, export, in_pipeline, new_folder, prepared, targets_for
 from amalgam.origin import changed_from_commit, commands_that_repeat
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
-from amalgam.places import LIVE, MODELS, PREPARED, STUDENTS, SUPPLIED_WEIGHTS, TARGETS, brought_file
+from amalgam.places import LIVE, MODELS, PREPARED, STUDENTS, TARGETS, brought_file
 from amalgam.preprocessing import Preprocessing
 from amalgam.processes import in_processes
 from amalgam.provenance import configure_execution
@@ -95,7 +95,10 @@ def pipeline_job(task: str, params: Params) -> Job:
     label_sets, split = LabelSets.read(folder), PreparedSplit.read(folder)
     targets = StoredTargets.read(TARGETS / task, split, label_sets)
     targets.check_made_with(ViewSettings.of(settings, params.source_block.augmentation, params.data_seed), settings.stored_teachers)
-    supplied = SUPPLIED_WEIGHTS / task / "weights.safetensors" if settings.student_weights else None
+    targets.check_made_by(MODELS / task)
+    for manifest in sorted((MODELS / task).glob("*/manifest.json")):
+        check_recipe(manifest.parent, params)
+    supplied = copied_weights(task, settings.student_weights)
     return Job(task, settings, run_params(params, settings), label_sets, split, targets, supplied)
 
 

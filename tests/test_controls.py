@@ -9,6 +9,7 @@ from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.models import Classifier
 from amalgam.preprocessing import Preprocessing
+from amalgam.stacking import Stacking
 
 
 class Brightness(nn.Module):
@@ -23,7 +24,7 @@ def test_controls_by_hand() -> None:
     """Teacher t knows b (dark) and d (bright), teacher u knows a and c, and is less sure of the same.
 
     On their own classes t is right on 3 of 4 images, u on 2 of 2. Routed by an oracle, they are right on 5 of 6 together; with
-    nobody to route, t is always the surer one, and right on its own 3 of 6.
+    nobody to route, t is always the surer one, and right on its own 3 of 6. A stacking that believes u alone has its own 2 right.
     """
     label_sets = LabelSets(("a", "b", "c", "d"), {"t": ("b", "d"), "u": ("a", "c")})
     labels = np.array([0, 1, 1, 2, 3, 3])
@@ -40,6 +41,9 @@ def test_controls_by_hand() -> None:
     assert controls.oracle_routed == pytest.approx(100 * 5 / 6, abs=0.01)
     assert controls.unrouted == controls.unrouted_joint == 50.0
     np.testing.assert_array_equal(controls.choices, [[1, 1, 3, 3, 3, 3], [0, 0, 2, 2, 2, 2]])
+    assert controls.unrouted_fitted is None
+    believes_u = Stacking(torch.eye(4)[[1, 3, 0, 2]], torch.tensor([9.0, 0.0, 9.0, 0.0]))
+    assert teacher_controls(teachers, label_sets, split, believes_u).unrouted_fitted == pytest.approx(100 * 2 / 6, abs=0.01)
 
 
 class Says(nn.Module):

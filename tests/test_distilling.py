@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from amalgam import selection
 from amalgam.batches import Batch
+from amalgam.combination import FittedTarget
 from amalgam.dataset import PreparedSplit, visible_labels
 from amalgam.distilling import student_loss, train_student, view_of_epoch
 from amalgam.fitting import fitted_target
@@ -93,8 +94,14 @@ def test_validation_images_are_never_trained_on(split: PreparedSplit, teachers: 
 
 def trained(split: PreparedSplit, targets: StoredTargets, seed: int = 3, epochs: int = 2, **changes: Any) -> tuple[Classifier, Fit]:
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, seed)
-    how = Optimization("adamw", 0.003, 0.01, "one_cycle", epochs)
-    return student, train_student(student, SETS, split, targets, how, replace(TEACHING, seed=seed, **changes))
+    how, teaching = Optimization("adamw", 0.003, 0.01, "one_cycle", epochs), replace(TEACHING, seed=seed, **changes)
+    return student, train_student(student, SETS, split, targets, how, teaching, combine=fitted(split, targets, teaching))
+
+
+def fitted(split: PreparedSplit, targets: StoredTargets, teaching: Teaching) -> FittedTarget | None:
+    """The target, where it is one that is fitted."""
+    subset = TrainingSubset.of(split, SETS, targets, teaching)
+    return fitted_target(SETS, targets, subset, teaching.target) if teaching.is_fitted else None
 
 
 def test_a_student_repeats_bit_for_bit_and_seeds_differ(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
@@ -270,7 +277,8 @@ def test_teachers_alone_teach_what_no_label_says(target: Target, split: Prepared
     targets = stored(nameless, knowing, tmp_path / "targets")
     student = new_student(Architecture("ResNet18", 32, False), SETS, split, 3)
     teaching = replace(TEACHING, target=target, alpha=1.0, temperature=1.0, label_fraction=0.0)
-    fit = train_student(student, SETS, nameless, targets, Optimization("adamw", 0.001, 0.01, "one_cycle", 12), teaching)
+    how, combine = Optimization("adamw", 0.001, 0.01, "one_cycle", 12), fitted(nameless, targets, teaching)
+    fit = train_student(student, SETS, nameless, targets, how, teaching, combine=combine)
     assert fit.best_record.validation is not None
     assert fit.best_record.validation.accuracy == 1.0
 

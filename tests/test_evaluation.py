@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,15 @@ def test_accuracies_by_hand() -> None:
     assert PREDICTIONS.per_class_accuracy == {"a": 50.0, "b": 100.0, "c": 75.0}
     np.testing.assert_array_equal(PREDICTIONS.confusion, [[1, 1, 0], [0, 2, 0], [0, 1, 3]])
     np.testing.assert_allclose(PREDICTIONS.confidence, np.exp(3) / (np.exp(3) + 2), rtol=1e-6)
+
+
+def test_a_fitted_target_is_a_control_too(tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").write_bytes(b"weights")
+    controls = replace(CONTROLS, unrouted_fitted_right=np.arange(10) < 9)
+    for known, expected in ((controls, 90.0), (CONTROLS, None)):
+        write_evaluation(Evaluation("taskX", Judged(tmp_path / "best.safetensors"), PREDICTIONS, known, SETS, SPLIT, {}), tmp_path / "out")
+        assert json.loads((tmp_path / "out" / "results.json").read_text())["unrouted_teachers_fitted"] == expected
+        assert json.loads((tmp_path / "out" / "metrics.json").read_text())["taskX"].get("unrouted_teachers_fitted") == expected
 
 
 def test_the_files_hold_what_they_promise(tmp_path: Path) -> None:

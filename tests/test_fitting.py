@@ -9,6 +9,7 @@ import torch
 
 from amalgam import fitting
 from amalgam.balancing import fit_balancing
+from amalgam.combination import read_fitted, write_fitted
 from amalgam.dataset import PreparedSplit
 from amalgam.fitting import fitted_target, sampled
 from amalgam.losses import LabelBlocks
@@ -58,6 +59,19 @@ def test_a_target_is_fitted_to_a_sample_of_many_images(
     stacking, balancing = fit_stacking(logits, subset.labels[chosen]), fit_balancing(logits, LabelBlocks.of(SETS))
     expected = stacking if target == "stacked" else balancing
     np.testing.assert_allclose(fitted(targets, subset, target), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+
+
+@pytest.mark.parametrize("target", FITTED_TARGETS)
+def test_what_a_student_was_taught_by_is_kept(target: Target, split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    assert read_fitted(tmp_path, SETS) is None
+    targets = stored(split, teachers, tmp_path / "targets")
+    found = fitted_target(SETS, targets, TrainingSubset.of(split, SETS, targets, TEACHING), target)
+    write_fitted(found, tmp_path)
+    kept = read_fitted(tmp_path, SETS)
+    assert type(kept) is type(found)
+    logits = torch.from_numpy(all_logits(targets))
+    assert kept is not None
+    assert torch.equal(kept(logits), found(logits))
 
 
 def test_a_sample_misses_no_class(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,6 +252,10 @@ def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
             "with warmup_epochs 30 of num_epochs 30 lr never reaches its value",
         ),
         (
+            {"warmup_epochs: 0": "warmup_epochs: 10", "scheduler: one_cycle": "scheduler: step"},
+            "with warmup_epochs 10 and scheduler_step 10 lr would drop before it has reached its value",
+        ),
+        (
             {"warmup_epochs: 0": "warmup_epochs: 3"},
             "warmup_epochs 3 has no effect under scheduler one_cycle, which has a warm-up",
         ),

@@ -215,6 +215,9 @@ def test_two_trainings_run_side_by_side_as_the_readme_says(finished: Repository)
     finished.set_params(val_fraction=0.5)
     refused = finished.run("dvc", "repro", "--single-item", "train-taskA", "--force", check=False)
     assert "taskA/trainval was made with val_fraction 0.2, params.yaml says 0.5; run dvc repro models.dvc" in refused.stderr
+    finished.set_params(val_fraction=0.2, teacher__lr=0.5)
+    refused = finished.run("dvc", "repro", "--single-item", "train-taskA", "--force", check=False)
+    assert "was trained with lr 0.01, params.yaml says 0.5; run dvc repro models.dvc" in refused.stderr
 
 
 def test_pull_in_a_fresh_clone_leaves_nothing_to_run(finished: Repository, tmp_path: Path) -> None:
@@ -484,6 +487,8 @@ def test_students_from_images_without_any_label(finished: Repository) -> None:
     assert (labels == -1).sum() == 15
     found = read(finished, "outputs/evaluation/taskA/results.json")
     assert {"unrouted_teachers", "oracle_routed_teachers", "interval_95"} <= found.keys()
+    assert found["unrouted_teachers_fitted"] == runs_of(finished)[0].data.metrics["unrouted_teachers_fitted"] > 0
+    assert read(finished, "outputs/evaluation/taskB/results.json")["unrouted_teachers_fitted"] is None, "joint is not fitted"
 
 
 def brought(finished: Repository, task: str) -> dict[str, dict[str, object]]:
@@ -540,6 +545,13 @@ def test_a_student_starts_from_a_file_of_weights(finished: Repository) -> None:
     stale = finished.run("dvc", "repro", check=False)
     assert stale.returncode != 0
     assert "start.safetensors has changed since it was copied" in stale.stderr
+    shutil.copyfile(finished.root / "start.safetensors", finished.root / "other.safetensors")
+    finished.set_params(taskA__student_weights="other.safetensors")
+    other = finished.run("dvc", "repro", "--single-item", "train-taskA", check=False)
+    assert (
+        "fetched/weights/taskA was copied from start.safetensors, params.yaml says other.safetensors; run dvc repro weights" in other.stderr
+    )
+    finished.set_params(taskA__student_weights="start.safetensors")
     (finished.root / "start.safetensors").unlink()
     assert finished.repro() == {"train-taskA", "evaluate"}
     finished.set_params(taskA__student_weights="absent.pth")

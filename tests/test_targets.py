@@ -1,5 +1,6 @@
 """Stored targets: what the teachers say of each view, kept once and never mistaken for another's."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -120,6 +121,18 @@ def test_targets_of_other_views_than_a_training_asks_for_are_refused(split: Prep
         targets.check_made_with(replace(VIEWS, views=9), "covering")
     with pytest.raises(UserError, match=r"made with stored_teachers covering, the settings say all"):
         targets.check_made_with(VIEWS, "all")
+
+
+def test_targets_of_another_teacher_than_the_one_at_hand_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets")
+    targets.check_made_by(tmp_path / "models")
+    for name, (_, sha256) in teachers.items():
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "manifest.json").write_text(json.dumps({"weights_sha256": sha256}))
+    targets.check_made_by(tmp_path / "models")
+    (tmp_path / "models" / name / "manifest.json").write_text(json.dumps({"weights_sha256": "another"}))
+    with pytest.raises(UserError, match=f"targets holds what another {name} said than the teacher in .*models/{name}; run dvc repro"):
+        targets.check_made_by(tmp_path / "models")
 
 
 def test_the_student_is_shown_no_view_on_which_a_teacher_of_the_same_seed_was_trained() -> None:

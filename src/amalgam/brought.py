@@ -70,6 +70,16 @@ def refuse_changed(params: Params) -> None:
             )
 
 
+def copied_weights(task: str, named: str | None) -> Path | None:
+    """Stage ``weights``' copy of the file that a task's ``student_weights`` name. Raises UserError if it is of another file."""
+    if named is None:
+        return None
+    folder, path = SUPPLIED_WEIGHTS / task, brought_file(named)
+    if (copied := read_json(folder / "supplied.json")["file"]) != path.name:
+        raise UserError(f"{folder} was copied from {copied}, params.yaml says {named}; run dvc repro weights")
+    return folder / "weights.safetensors"
+
+
 def _copied(params: Params) -> Iterator[tuple[str, str, Path, str]]:
     """Of each file: the setting, the path it names, what is written about the copy, and under which name its hash stands there."""
     for task in params.task_names:

@@ -40,6 +40,11 @@ def _idle_warm_up(settings: StudentSettings) -> str | None:
         return (
             f"with warmup_epochs {settings.warmup_epochs:g} of num_epochs {settings.num_epochs} lr never reaches its value; lower the first"
         )
+    if settings.scheduler == "step" and settings.warmup_epochs >= settings.scheduler_step:
+        return (
+            f"with warmup_epochs {settings.warmup_epochs:g} and scheduler_step {settings.scheduler_step} lr would drop before it has "
+            "reached its value; lower the first, or raise the second"
+        )
     return None
 
 

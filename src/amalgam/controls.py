@@ -2,7 +2,7 @@
 
 *Oracle-routed*: someone tells for each image which teachers know its class. *Unrouted*: nobody does. Their answer is the most probable
 class of the mean of their zero-padded distributions; unrouted also that of their joint estimate, which is what is best asked of teachers
-that share classes.
+that share classes, and of the target that the student was taught by, where that was fitted (stacked, balanced): what no student costs.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.inference import predict_logits
-from amalgam.losses import Knowledge, LabelBlocks, equal_weights, joint_log_probs, mean_log_probs
+from amalgam.inference import device, predict_logits
+from amalgam.losses import Combination, Knowledge, LabelBlocks, equal_weights, joint_log_probs, mean_log_probs
 from amalgam.models import Classifier
 
 
@@ -27,6 +27,7 @@ class Controls:
     unrouted_right: npt.NDArray[np.bool_]  # (N,)
     unrouted_joint_right: npt.NDArray[np.bool_]  # (N,)
     choices: npt.NDArray[np.int64]  # (teachers, N): the union's index of each teacher's most probable class
+    unrouted_fitted_right: npt.NDArray[np.bool_] | None = None  # (N,); where the student's target was fitted
 
     @property
     def oracle_routed(self) -> float:
@@ -43,13 +44,20 @@ class Controls:
         """Accuracy in percent."""
         return percent(self.unrouted_joint_right)
 
+    @property
+    def unrouted_fitted(self) -> float | None:
+        """Accuracy in percent."""
+        return None if self.unrouted_fitted_right is None else percent(self.unrouted_fitted_right)
+
 
 def percent(right: npt.NDArray[np.bool_]) -> float:
     return round(100 * float(right.mean()), 2)
 
 
-def teacher_controls(teachers: dict[str, Classifier], label_sets: LabelSets, split: PreparedSplit) -> Controls:
-    """Run every teacher on every image.
+def teacher_controls(
+    teachers: dict[str, Classifier], label_sets: LabelSets, split: PreparedSplit, combine: Combination | None = None
+) -> Controls:
+    """Run every teacher on every image; ``combine`` is the student's fitted target.
 
     What they say is put together in double precision: in single precision the probabilities of two teachers that are both sure are the
     same, one, and the first of them would win.
@@ -64,6 +72,7 @@ def teacher_controls(teachers: dict[str, Classifier], label_sets: LabelSets, spl
         routed_right(side_by_side, every, blocks, split.labels, padded_mean),
         routed_right(side_by_side, every, blocks, split.labels, joint_log_probs),
         np.stack([np.array(label_sets.columns(name))[values.argmax(1)] for name, values in logits.items()]),
+        None if combine is None else combine(side_by_side.to(device())).argmax(1).cpu().numpy() == split.labels,
     )
 
 

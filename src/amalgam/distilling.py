@@ -8,7 +8,6 @@ import torch
 from amalgam.batches import Batch, BatchOrder, mixed_batches, steps_per_epoch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.fitting import fitted_target
 from amalgam.inference import Stored, device, take_rows, to_gpu_if_it_fits, view_images
 from amalgam.losses import Combination, Distilled, LabelBlocks, distillation, label_loss
 from amalgam.models import Classifier
@@ -30,10 +29,12 @@ def train_student(
     hooks: Hooks | None = None,
     team: Team = SOLO,
     latest_of_few: bool = True,
+    combine: Combination | None = None,
 ) -> Fit:
     """Train ``student`` in place; epoch e sees view e mod views (a new one at alpha 0), in an order that follows from (seed, e).
 
-    Raises UserError if a batch would hold fewer images than the team has processes, or the network is to be compiled for several.
+    ``combine`` is the fitted target, where the target is one. Raises UserError if a batch would hold fewer images than the team has
+    processes, or the network is to be compiled for several.
     """
     if optimization.compile and team.size > 1:
         raise UserError(f"compile true is for one process, and there are {team.size}; set it to false, or start one")
@@ -42,7 +43,6 @@ def train_student(
     if len(subset.image_rows) // steps < team.size:
         raise UserError(f"batch_size {teaching.batch_size} leaves some of {team.size} processes without an image; raise it, or start fewer")
     images = to_gpu_if_it_fits(split.images)
-    combine = fitted_target(label_sets, targets, subset, teaching.target) if teaching.is_fitted else None
     rules = SelectionRules(teaching.label_fraction, teaching.rules, targets.settings.data_seed, latest_of_few)
     agreed = agreed_classes(targets, label_sets, rules, combine)
     return fit(

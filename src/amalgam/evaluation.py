@@ -136,6 +136,7 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
         "oracle_routed_teachers": controls.oracle_routed,
         "unrouted_teachers": controls.unrouted,
         "unrouted_teachers_joint": controls.unrouted_joint,
+        "unrouted_teachers_fitted": controls.unrouted_fitted,
         "test_images": len(labels),
         "teacher_doubts": evaluation.doubts,
         "test_content": evaluation.split.content,
@@ -151,7 +152,7 @@ def compared(found: dict[str, Any], test_loss: float) -> dict[str, float]:
         "oracle_routed_teachers": found["oracle_routed_teachers"],
         "unrouted_teachers": found["unrouted_teachers"],
         "unrouted_teachers_joint": found["unrouted_teachers_joint"],
-    }
+    } | ({} if (fitted := found["unrouted_teachers_fitted"]) is None else {"unrouted_teachers_fitted": fitted})
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import numpy.typing as npt
 
 from amalgam.balancing import fit_balancing
+from amalgam.combination import FittedTarget
 from amalgam.dataset import LabelSets
 from amalgam.inference import device
-from amalgam.losses import Combination, LabelBlocks
+from amalgam.losses import LabelBlocks
 from amalgam.stacking import fit_stacking
 from amalgam.target_names import Target
 from amalgam.targets import StoredTargets
@@ -15,7 +16,7 @@ from amalgam.teaching import TrainingSubset
 MOST_FITTED = 20_000  # images, times views, that a target is fitted to; more change little
 
 
-def fitted_target(label_sets: LabelSets, targets: StoredTargets, subset: TrainingSubset, target: Target) -> Combination:
+def fitted_target(label_sets: LabelSets, targets: StoredTargets, subset: TrainingSubset, target: Target) -> FittedTarget:
     """Fit the map from all teachers' logits to logits over the union, on a sample of the images, in as many views as the fit can take.
 
     Target stacked is fitted on the images whose label may be used. Balanced takes all and no label, except that a sample of them holds

@@ -156,6 +156,8 @@ def run_note(
         rows.append(("teachers, told who knows each image", f"{found['oracle_routed_teachers']:g}"))
         rows.append(("teachers, not told, their mean", f"{found['unrouted_teachers']:g}"))
         rows.append(("teachers, not told, their joint estimate", f"{found['unrouted_teachers_joint']:g}"))
+        if (fitted := found.get("unrouted_teachers_fitted")) is not None:
+            rows.append(("teachers, not told, put together as the student was taught", f"{fitted:g}"))
         doubts = found["teacher_doubts"]
         for name, accuracy in found["teacher_accuracy"].items():
             rows.append((f"teacher {name}, on its own classes" + (f" ({doubts[name]})" if name in doubts else ""), f"{accuracy:g}"))

@@ -105,16 +105,22 @@ def check_prepared(task: str, folder: Path, params: Params) -> None:
 
 def check_teacher(teacher: Path, own: OwnImages, given: SuppliedTeacher | None, params: Params) -> None:
     """Raises UserError if it was trained on other images than its ``own`` or otherwise than ``params`` say, or is not the one ``given``."""
-    manifest, recipe = read_json(teacher / "manifest.json"), asdict(Recipe.of(params))
+    manifest = read_json(teacher / "manifest.json")
     if manifest.get("images") not in (None, own.content):
         raise UserError(f"teacher {teacher} was trained on other images, or another split, than are prepared; run dvc repro models.dvc")
-    for setting, value in manifest.get("recipe", {}).items():
-        if value != (now := recipe[setting]):
-            raise UserError(f"teacher {teacher} was trained with {setting} {value}, params.yaml says {now}; run dvc repro models.dvc")
+    check_recipe(teacher, params)
     if given and (path := brought_file(given.weights)).is_file() and sha256_of_file(path) != manifest.get("file_sha256"):
         raise UserError(
             f"teacher {teacher} is not what {path} holds; run dvc repro --force --single-item weights, then dvc repro models.dvc"
         )
+
+
+def check_recipe(teacher: Path, params: Params) -> None:
+    """Raises UserError if it was trained here, but otherwise than ``params`` say."""
+    recipe = asdict(Recipe.of(params))
+    for setting, value in read_json(teacher / "manifest.json").get("recipe", {}).items():
+        if value != (now := recipe[setting]):
+            raise UserError(f"teacher {teacher} was trained with {setting} {value}, params.yaml says {now}; run dvc repro models.dvc")
 
 
 @contextmanager

@@ -62,9 +62,9 @@ class StudentSettings(Section):
         "alpha is as good as 1.",
     )
     temperature: float = Field(
-        ge=0.01,
+        ge=0.1,
         le=100,
-        description="Softness of the teachers' distributions, 0.01 to 100, usually 1 to 10. Raise it to emphasise relations "
+        description="Softness of the teachers' distributions, 0.1 to 100, usually 1 to 10. Raise it to emphasise relations "
         "between classes; lower it for more confident targets. The teachers' part of the loss is multiplied by its square.",
     )
     target: Target = Field(

@@ -90,6 +90,13 @@ class StoredTargets:
             if value != asked[name]:
                 raise UserError(f"{self.folder} was made with {name} {value}, the settings say {asked[name]}; run dvc repro")
 
+    def check_made_by(self, models: Path) -> None:
+        """Raises UserError unless it was these teachers that were asked; those that are not at hand in ``models`` are not looked at."""
+        for name, classifier in read_json(self.folder / "targets.json")["classifiers"].items():
+            manifest = models / name / "manifest.json"
+            if manifest.is_file() and read_json(manifest)["weights_sha256"] != classifier["weights_sha256"]:
+                raise UserError(f"{self.folder} holds what another {name} said than the teacher in {manifest.parent}; run dvc repro")
+
     def logits(self, view: int) -> Logits:
         """Logits (training images, Σ|Lᵢ|) of one view, memory-mapped."""
         values: Logits = np.load(self.folder / view_file(view), mmap_mode="r")

@@ -66,4 +66,6 @@ class TrainingSubset:
                 f"{teaching.target} needs all; set stored_teachers to all"
             )
         kept = np.arange(len(rows)) if teaching.alpha > 0 else np.flatnonzero(labels >= 0)
+        if len(kept) == 1:
+            raise UserError("there is one training image, and a network's normalisation compares two or more; bring more")
         return cls(rows[kept], kept, labels[kept])

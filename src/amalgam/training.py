@@ -10,10 +10,12 @@ from typing import Any
 
 from amalgam.batches import steps_per_epoch
 from amalgam.checkpoint import Checkpoint
+from amalgam.combination import FittedTarget, write_fitted
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import train_student
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file
+from amalgam.fitting import fitted_target
 from amalgam.history import Epoch
 from amalgam.inference import device_name
 from amalgam.models import Classifier, save_weights
@@ -80,6 +82,11 @@ class Job:
     def subset(self) -> TrainingSubset:
         return TrainingSubset.of(self.split, self.label_sets, self.targets, teaching(self.settings))
 
+    @cached_property
+    def combine(self) -> FittedTarget | None:
+        lesson = teaching(self.settings)
+        return fitted_target(self.label_sets, self.targets, self.subset, lesson.target) if lesson.is_fitted else None
+
     @property
     def steps_per_epoch(self) -> int:
         return steps_per_epoch(len(self.subset.image_rows), self.settings.batch_size)
@@ -94,7 +101,7 @@ class Job:
     def fit(self, student: Classifier, hooks: Hooks, team: Team) -> Fit:
         settings = self.settings
         how, lesson = optimization(settings), teaching(settings)
-        return train_student(student, self.label_sets, self.split, self.targets, how, lesson, hooks, team, self.latest_of_few)
+        return train_student(student, self.label_sets, self.split, self.targets, how, lesson, hooks, team, self.latest_of_few, self.combine)
 
     def key(self, processes: int = 1) -> str:
         return fingerprint(
@@ -139,6 +146,8 @@ def train(
             raise UserError(f"student {job.task}: {error}; lower lr; {keep_best(error.result, tracker.run_id)}") from error
     details = {"settings": told(settings), "execution": execution_record(team.size)} | job.about
     write_student(student, result, job.task, details, folder)
+    if job.combine:
+        write_fitted(job.combine, folder)
     return result
 
 
