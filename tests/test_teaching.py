@@ -31,6 +31,13 @@ def test_images_without_any_label_need_settings_without(split: PreparedSplit, te
         TrainingSubset.of(bare, SETS, targets, replace(TEACHING, alpha=0.0))
 
 
+def test_a_single_training_image_is_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    alone = replace(split, validation=np.arange(len(split.labels)) > 0, labels=np.full_like(split.labels, -1))
+    targets = stored(alone, teachers, tmp_path / "targets")
+    with pytest.raises(UserError, match="there is one training image, and a network's normalisation compares two or more; bring more"):
+        TrainingSubset.of(alone, SETS, targets, replace(TEACHING, label_fraction=0.0))
+
+
 def test_only_visible_labels_are_handed_on(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets")
     teaching = replace(TEACHING, label_fraction=0.3, batch_size=24)
