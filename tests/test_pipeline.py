@@ -217,7 +217,7 @@ def test_two_trainings_run_side_by_side_as_the_readme_says(finished: Repository)
     assert "taskA/trainval was made with val_fraction 0.2, params.yaml says 0.5; run dvc repro models.dvc" in refused.stderr
     finished.set_params(val_fraction=0.2, teacher__lr=0.5)
     refused = finished.run("dvc", "repro", "--single-item", "train-taskA", "--force", check=False)
-    assert "was trained with lr 0.01, params.yaml says 0.5; run dvc repro models.dvc" in refused.stderr
+    assert "was trained with lr 0.002, params.yaml says 0.5; run dvc repro models.dvc" in refused.stderr
 
 
 def test_pull_in_a_fresh_clone_leaves_nothing_to_run(finished: Repository, tmp_path: Path) -> None:
