@@ -31,14 +31,14 @@ def interruptible() -> Iterator[None]:
     """
     heard: list[int] = []
 
-    def interrupt(number: int, _: object) -> None:
+    def interrupt(number: int, frame: object) -> None:
         heard.append(number)
         signal.setitimer(signal.ITIMER_REAL, SECONDS_BEFORE_REPEAT, SECONDS_BEFORE_REPEAT)
-        _interrupt(number, _)
+        _interrupt(number, frame)
 
-    def repeat(_: int, __: object) -> None:
+    def repeat(_: int, frame: object) -> None:
         if heard and not _on_its_way(sys.exception()):
-            _interrupt(heard[-1], _)
+            _interrupt(heard[-1], frame)
 
     hook = sys.unraisablehook
     sys.unraisablehook = partial(_tell_unless_interrupted, hook)
