@@ -49,7 +49,7 @@ def work(do: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> li
 
 def tune(protocol: Protocol, task: str, processes: int, rows: dict[str, Settings]) -> None:
     """Every row on the grid with the first seed; the best by validation goes into the choice."""
-    grid, seed = protocol.grid, protocol.seeds[0]
+    grid, seed = protocol.grid, protocol.seeds(task)[0]
     jobs = [Job(protocol, task, row, settings | point, seed) for row, settings in rows.items() for point in grid]
     refuse_other_images(jobs)
     work(tuned, [job for job in jobs if "validation" not in results().get(job.key, {})], processes)
@@ -147,7 +147,7 @@ def main() -> None:
         refuse_uncommitted_settings()
     if arguments.command == "tune" and arguments.seeds is not None:
         parser.error("tune is of the protocol's first seed alone; --seeds is for run, combine and table")
-    seeds, failed = arguments.seeds or protocol.seeds, []
+    seeds, failed = arguments.seeds or protocol.seeds(task), []
     if arguments.command == "tune":
         tune(protocol, task, arguments.jobs, rows)
     elif arguments.command == "run":

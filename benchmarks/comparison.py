@@ -50,8 +50,18 @@ def with_spread(values: npt.NDArray[np.float64]) -> str:
     return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
 
 
+def refuse_other_arithmetic(before: dict[str, Any], here: str, seed: int, task: str) -> None:
+    """Exits if a seed's teachers come, by what the results say of them, of a machine that computes otherwise: here they would be others."""
+    if before.get("arithmetic", here) != here:
+        raise SystemExit(
+            f"seed {seed} of {task} was begun on a machine ({before['machine']}) that computes otherwise than this one, to the last bit "
+            f"({before['arithmetic']}, here {here}; python -m benchmarks.arithmetic): its teachers cannot be made again here; finish the "
+            "seed there, or add another to the protocol"
+        )
+
+
 def refuse_other_teachers(before: dict[str, Any], found: dict[str, Any], seed: int, task: str) -> None:
-    """Exits if what a seed's teachers reach, and how they were trained, is not what the results say, so far as they say it."""
+    """Exits if what a seed's teachers reach, and how they were trained, is not what the results say, so far as both say it."""
     if before.get("teacher", found.get("teacher")) != found.get("teacher"):
         raise SystemExit(
             f"seed {seed} of {task} was begun with teachers of {before['teacher']}, the protocol says {found['teacher']}; give it the same "

@@ -17,7 +17,7 @@ COMPLETE = "all seeds"
 
 def run_so_far(known: dict[str, Any], protocol: Protocol, task: str, row: str) -> str:
     """The seeds with which a row has been tested."""
-    jobs = protocol.jobs(task, {row: protocol.rows[row]}, protocol.seeds)
+    jobs = protocol.jobs(task, {row: protocol.rows[row]}, protocol.seeds(task))
     done = [str(job.seed) for job in jobs if "right" in known.get(job.key, {})]
     return COMPLETE if len(done) == len(jobs) else ", ".join(done) or "–"
 

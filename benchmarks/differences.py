@@ -59,7 +59,7 @@ def differences() -> list[Difference]:
 
 def difference(task: str, of: str, over: str, seeds: Sequence[int] = ()) -> Difference:
     """Between two sides as the file of entries names them; of all seeds of the first one's protocol, where none are given."""
-    chosen = tuple(seeds or opened(of)[0].seeds)
+    chosen = tuple(seeds or opened(of)[0].seeds(task))
     return Difference(task, of, over, chosen, answers(task, of, chosen), answers(task, over, chosen))
 
 

@@ -46,7 +46,7 @@ Curve = dict[float, list[float]]  # by share of labels: the accuracies of its se
 def curve(protocol: Protocol, task: str, rows: dict[float, str]) -> Curve:
     """Of the shares and seeds that have been run."""
     known = results()
-    jobs = {share: protocol.jobs(task, {row: protocol.rows[row]}, protocol.seeds) for share, row in rows.items()}
+    jobs = {share: protocol.jobs(task, {row: protocol.rows[row]}, protocol.seeds(task)) for share, row in rows.items()}
     found = {
         share: [100 * float(right_images(known[job.key]).mean()) for job in of_share if job.is_tested] for share, of_share in jobs.items()
     }
@@ -80,13 +80,13 @@ def draw_protocol(axes: Axes, protocol: Protocol, task: str, style: Style) -> No
     lines = {name: curve(protocol, task, rows) for name, rows in protocol.values["curves"].items()}
     for colour, (name, found) in zip(COLOURS, lines.items(), strict=True):
         if found:
-            draw_curve(axes, found, len(protocol.seeds), label=name, color=colour, linestyle=style.line)
+            draw_curve(axes, found, len(protocol.seeds(task)), label=name, color=colour, linestyle=style.line)
     write_numbers(axes, lines, style)
 
 
 def draw_teachers(axes: Axes, task: str) -> None:
     """What they reach without a student: told which of them knows the image, and not told."""
-    every = [known for seed in LABELS.seeds if (known := LABELS.known_teachers(task, seed))]
+    every = [LABELS.known_teachers(task, seed) for seed in LABELS.seeds(task)]
     above = np.inf
     for name, style in sorted(LINES.items(), key=lambda line: -mean_of(every, line[0])):
         if np.isnan(mean := mean_of(every, name)):
@@ -100,8 +100,7 @@ def draw_teachers(axes: Axes, task: str) -> None:
 
 def mean_of(every: list[dict[str, Any]], name: str) -> float:
     """Of all seeds; not a number if one lacks it."""
-    found = [known[name] for known in every if name in known]
-    return float(np.mean(found)) if len(found) == len(LABELS.seeds) else float("nan")
+    return float(np.mean([known.get(name, np.nan) for known in every]))
 
 
 def main() -> None:

@@ -63,14 +63,14 @@ def cell(accuracies: dict[int, float]) -> str:
 def of_row(known: dict[str, Any], task: str, file: str, row: str, kept: str) -> dict[int, float]:
     """Test accuracies in percent by seed, of the answers that the entries of a protocol's row hold as ``kept``."""
     protocol = Protocol.named(file)
-    jobs = protocol.jobs(task, {row: protocol.rows[row]}, protocol.seeds)
+    jobs = protocol.jobs(task, {row: protocol.rows[row]}, protocol.seeds(task))
     return {job.seed: 100 * float(right_images(known[job.key], kept).mean()) for job in jobs if kept in known.get(job.key, {})}
 
 
 def of_teachers(task: str, kind: str) -> dict[int, float]:
     """Those of the first table."""
     protocol = Protocol.named("accuracy")
-    return {seed: float(found[kind]) for seed in protocol.seeds if kind in (found := protocol.known_teachers(task, seed))}
+    return {seed: float(found[kind]) for seed in protocol.seeds(task) if kind in (found := protocol.known_teachers(task, seed))}
 
 
 def lines(known: dict[str, Any]) -> Iterable[str]:

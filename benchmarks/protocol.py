@@ -51,10 +51,10 @@ class Protocol:
         rows: dict[str, Settings] = self.values["rows"]
         return rows
 
-    @property
-    def seeds(self) -> list[int]:
-        seeds: list[int] = self.values["seeds"]
-        return seeds
+    def seeds(self, task: str) -> list[int]:
+        """The same for every task, or each task's own."""
+        given: list[int] | dict[str, list[int]] = self.values["seeds"]
+        return given[task] if isinstance(given, dict) else given
 
     @property
     def grid(self) -> list[Settings]:

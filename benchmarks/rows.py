@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from benchmarks.apart import TEACHERS, part
-from benchmarks.comparison import packed, refuse_other_teachers, right_images
+from benchmarks.arithmetic import arithmetic
+from benchmarks.comparison import packed, refuse_other_arithmetic, refuse_other_teachers, right_images
 from benchmarks.measured import commit
 from benchmarks.protocol import FITTED, RATES, ROOT, Job, Protocol, record, results
 from benchmarks.specialists import finetune
@@ -45,6 +46,7 @@ from amalgam.whole import whole_folder
 MOST_BYTES = 50_000_000_000
 START = "student_weights_sha256"  # of an entry whose student starts from a file of weights
 IMAGES = ("training_images", "test_images")  # of an entry, what identifies them
+MACHINE = "machine.json"  # beside teachers: what the results say of the machine that trained them
 MADE = ("seconds", "machine", "date", "commit", "training_images", START)  # of an entry, as far as it was written down
 
 
@@ -86,12 +88,15 @@ def pupils(protocol: Protocol, folder: Path) -> Path:
 
 
 def trained_teachers(protocol: Protocol, folder: Path, seed: int, task: str) -> Path:
+    """Exits, before any is trained, if the results hold a seed of that number from a machine that computes otherwise."""
     images = folder / ("trainval" if protocol.teachers_share is None else TEACHERS)
     label_sets, split = LabelSets.read(images), PreparedSplit.read(images)
 
     def provide(work: Path) -> None:
+        refuse_other_arithmetic(results().get(protocol.teachers_key(task, seed), {}), arithmetic(), seed, task)
         for name in label_sets.teachers:
             provide_one(protocol, OwnImages.of(name, label_sets, split), seed, task, work / name)
+        write_json(work / MACHINE, {"machine": device_name(), "arithmetic": arithmetic()})
 
     return once(protocol.workplace / f"seed{seed}" / "models" / task, provide)
 
@@ -256,7 +261,7 @@ def recognised(protocol: Protocol, task: str, seed: int) -> None:
     if protocol.is_finetuned and (weights := start_weights(protocol.specialist_settings(seed))):
         found |= {START: weights}
     refuse_other_teachers(results().get(key, {}), found, seed, task)
-    record(key, found)
+    record(key, found | (read_json(models / MACHINE) if (models / MACHINE).exists() else {}))
 
 
 def train_and_test(job: Job) -> str | None:

@@ -112,6 +112,24 @@ def test_teachers_are_told_of_where_every_seed_has_them(bench: Repository) -> No
     assert "*teachers, unrouted*" in accuracy(bench, "table", "--seeds", "0")
 
 
+def test_teachers_of_a_machine_that_computes_otherwise_are_refused_before_any_is_trained(bench: Repository) -> None:
+    """What depends on no teacher is run there too."""
+    known = entries(bench)
+    here = known["teachers taskA seed 0"]
+    assert re.fullmatch("[0-9a-f]{16}", here["arithmetic"])
+    known["teachers taskA seed 0"] = here | {"arithmetic": "another", "machine": "a toaster"}
+    (bench.root / RESULTS).write_text(json.dumps(known))
+    for made in (".amalgam/accuracy", ".amalgam/teachers"):
+        shutil.rmtree(bench.root / made)
+    more = ROWS | {"more": {"alpha": 0, "batch_size": 8}, "taught": {"target": "mean"}}
+    said = accuracy(bench, "run", "--rows", "more", "taught", "--seeds", "0", check=False, rows=more)
+    assert (
+        "seed 0 of taskA was begun on a machine (a toaster) that computes otherwise than this one, to the last bit (another, here " in said
+    )
+    assert list((bench.root / ".amalgam/teachers").glob("*/weights*")) == []
+    assert [len(of_row(bench, row)) for row in ("more", "taught")] == [1, 0]
+
+
 def test_an_entry_says_which_code_and_images_made_it(bench: Repository) -> None:
     """A plus says that the code was not the commit's."""
     head = bench.run("git", "rev-parse", "HEAD").stdout.strip()
@@ -205,6 +223,13 @@ def test_teachers_of_other_pixels_have_an_entry_of_their_own(tmp_path: Path) -> 
         return Protocol(tmp_path / "protocol.yaml").teachers_key("taskA", 0)
 
     assert key(64) == "teachers taskA seed 0, ResNet18 at 64 pixels" != key(96)
+
+
+def test_tasks_may_have_seeds_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "protocol.yaml").write_text("seeds: {taskA: [1, 2], taskB: [3]}")
+    (tmp_path / "alike.yaml").write_text("seeds: [0, 1]")
+    protocol, alike = Protocol(tmp_path / "protocol.yaml"), Protocol(tmp_path / "alike.yaml")
+    assert [protocol.seeds("taskA"), protocol.seeds("taskB"), alike.seeds("taskA"), alike.seeds("taskB")] == [[1, 2], [3], [0, 1], [0, 1]]
 
 
 def test_weights_lie_in_the_repository_wherever_the_command_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
