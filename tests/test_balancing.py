@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amalgam.balancing import REGULARISATION, Balancing, consensus_log_probs, fit_balancing
-from amalgam.losses import Knowledge, LabelBlocks, TargetRules, distillation, joint_log_probs
+from amalgam.blocks import Knowledge, LabelBlocks
+from amalgam.losses import distillation
+from amalgam.soft_targets import TargetRules, joint_log_probs
 
 HALVES = LabelBlocks([[0, 1], [2, 3]], 4)
 BALANCED = TargetRules("balanced", 2.0, standardize_logits=False, confidence_temperature=1.0)

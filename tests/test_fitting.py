@@ -9,10 +9,10 @@ import torch
 
 from amalgam import fitting
 from amalgam.balancing import fit_balancing
+from amalgam.blocks import LabelBlocks
 from amalgam.combination import read_fitted, write_fitted
 from amalgam.dataset import PreparedSplit
 from amalgam.fitting import fitted_target, sampled
-from amalgam.losses import LabelBlocks
 from amalgam.stacking import fit_stacking
 from amalgam.target_names import FITTED_TARGETS, Target
 from amalgam.targets import StoredTargets

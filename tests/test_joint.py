@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from amalgam import joint
+from amalgam.blocks import LabelBlocks
 from amalgam.joint import joint_estimate
-from amalgam.losses import LabelBlocks
-from test_losses import B, Sets, components, example, label_sets, student_logits
+from random_teachers import B, Sets, components, example, label_sets, student_logits
 
 
 def estimate(logits: torch.Tensor, active: torch.Tensor, sets: Sets) -> torch.Tensor:

@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from amalgam import selection
+from amalgam.blocks import LabelBlocks
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.fitting import fitted_target
 from amalgam.inference import predict_logits
-from amalgam.losses import LabelBlocks, TargetRules, distillation
+from amalgam.losses import distillation
 from amalgam.models import Classifier
 from amalgam.preprocessing import Preprocessing
 from amalgam.selection import SelectionRules, agreed_classes, scored, teachers_consensus, validate
+from amalgam.soft_targets import TargetRules
 from amalgam.students import Architecture, new_student
 from amalgam.target_names import Target
 from amalgam.teaching import TrainingSubset

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from amalgam.losses import LabelBlocks, TargetRules, distillation
+from amalgam.blocks import LabelBlocks
+from amalgam.losses import distillation
+from amalgam.soft_targets import TargetRules
 from amalgam.stacking import fit_stacking
 
 STACKED = TargetRules("stacked", 2.0, standardize_logits=False, confidence_temperature=1.0)

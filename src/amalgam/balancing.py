@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from amalgam.losses import Knowledge, LabelBlocks, joint_log_probs
+from amalgam.blocks import Knowledge, LabelBlocks
+from amalgam.soft_targets import joint_log_probs
 
 REGULARISATION = 0.25  # ε: lower makes the plan, and so the target, more decided (docs/experiments.md)
 ITERATIONS = 1_000

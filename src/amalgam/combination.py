@@ -6,9 +6,9 @@ Asked about other images it says what the teachers are worth without a student.
 from pathlib import Path
 
 from amalgam.balancing import Balancing
+from amalgam.blocks import LabelBlocks
 from amalgam.dataset import LabelSets
 from amalgam.inference import device
-from amalgam.losses import LabelBlocks
 from amalgam.models import save_weights
 from amalgam.stacking import Stacking
 from amalgam.states import read_state

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from amalgam.blocks import Knowledge, LabelBlocks
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.inference import device, predict_logits
-from amalgam.losses import Combination, Knowledge, LabelBlocks, equal_weights, joint_log_probs, mean_log_probs
 from amalgam.models import Classifier
+from amalgam.soft_targets import Combination, equal_weights, joint_log_probs, mean_log_probs
 
 
 @dataclass(frozen=True)

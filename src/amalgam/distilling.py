@@ -6,13 +6,15 @@ from functools import partial
 import torch
 
 from amalgam.batches import Batch, BatchOrder, mixed_batches, steps_per_epoch
+from amalgam.blocks import LabelBlocks
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.inference import Stored, device, take_rows, to_gpu_if_it_fits, view_images
-from amalgam.losses import Combination, Distilled, LabelBlocks, distillation, label_loss
+from amalgam.losses import Distilled, distillation, label_loss
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.selection import SelectionRules, agreed_classes, validate
+from amalgam.soft_targets import Combination
 from amalgam.targets import StoredTargets
 from amalgam.teaching import Teaching, TrainingSubset
 from amalgam.team import SOLO, Team

@@ -4,10 +4,10 @@ import numpy as np
 import numpy.typing as npt
 
 from amalgam.balancing import fit_balancing
+from amalgam.blocks import LabelBlocks
 from amalgam.combination import FittedTarget
 from amalgam.dataset import LabelSets
 from amalgam.inference import device
-from amalgam.losses import LabelBlocks
 from amalgam.stacking import fit_stacking
 from amalgam.target_names import Target
 from amalgam.targets import StoredTargets

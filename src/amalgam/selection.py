@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from amalgam.blocks import Knowledge, LabelBlocks
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.inference import ROWS_AT_A_TIME, Stored, device, predict_logits
-from amalgam.losses import Combination, Knowledge, LabelBlocks, TargetRules, soften, union_log_probs
 from amalgam.models import Classifier
+from amalgam.soft_targets import Combination, TargetRules, soften, union_log_probs
 from amalgam.targets import StoredTargets
 from amalgam.team import SOLO, Team
 from amalgam.validation import Validation, validated

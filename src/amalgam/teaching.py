@@ -8,7 +8,7 @@ import numpy.typing as npt
 from amalgam.contradictions import untold, without_labels
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.errors import UserError
-from amalgam.losses import TargetRules
+from amalgam.soft_targets import TargetRules
 from amalgam.target_names import FITTED_TARGETS, Objective, Target
 from amalgam.targets import StoredTargets
 
