@@ -28,6 +28,8 @@ STUDENTS = [
     ("labels alone, the shipped recipe otherwise (`alpha=0`)", "all", "labels", "label-only, 1"),
     ("the shipped target: `blocks`, T 4, α 0.5", "all", "labels", "blocks, 1"),
     ("`stacked`, T 2, α 0.5", "all", "labels", "stacked, 1"),
+    ("labels alone, 100 epochs, `mixup` 0.2 ‡", "all", "longer", "longer, mixed: label-only"),
+    ("`blocks`, T 4, α 0.5, 100 epochs, fifty views, `mixup` 0.2 ‡", "all", "longer", "longer, mixed: blocks"),
     ("labels alone", "a tenth", "labels", "label-only, 0.1"),
     ("`stacked`", "a tenth", "labels", "stacked, 0.1"),
     ("`joint`, T 2", "none", "labels", "joint, 0"),
