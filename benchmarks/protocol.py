@@ -54,7 +54,11 @@ class Protocol:
     def seeds(self, task: str) -> list[int]:
         """The same for every task, or each task's own."""
         given: list[int] | dict[str, list[int]] = self.values["seeds"]
-        return given[task] if isinstance(given, dict) else given
+        if isinstance(given, list):
+            return given
+        if task not in given:
+            raise UserError(f"{self.file.name} names no seeds for {task}; add some, or name them with --seeds")
+        return given[task]
 
     @property
     def grid(self) -> list[Settings]:

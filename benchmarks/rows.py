@@ -88,15 +88,16 @@ def pupils(protocol: Protocol, folder: Path) -> Path:
 
 
 def trained_teachers(protocol: Protocol, folder: Path, seed: int, task: str) -> Path:
-    """Exits, before any is trained, if the results hold a seed of that number from a machine that computes otherwise."""
+    """Raises UserError, before any is trained, if the results hold a seed of that number from a machine that computes otherwise."""
     images = folder / ("trainval" if protocol.teachers_share is None else TEACHERS)
     label_sets, split = LabelSets.read(images), PreparedSplit.read(images)
 
     def provide(work: Path) -> None:
-        refuse_other_arithmetic(results().get(protocol.teachers_key(task, seed), {}), arithmetic(), seed, task)
+        here = {"machine": device_name(), "arithmetic": arithmetic()}
+        refuse_other_arithmetic(results().get(protocol.teachers_key(task, seed), {}), here, seed, task)
         for name in label_sets.teachers:
             provide_one(protocol, OwnImages.of(name, label_sets, split), seed, task, work / name)
-        write_json(work / MACHINE, {"machine": device_name(), "arithmetic": arithmetic()})
+        write_json(work / MACHINE, here)
 
     return once(protocol.workplace / f"seed{seed}" / "models" / task, provide)
 
@@ -244,7 +245,10 @@ def combined_teachers(job: Job) -> dict[str, str]:
 
 
 def recognised(protocol: Protocol, task: str, seed: int) -> None:
-    """Record what the seed's teachers reach on the test images. Exits if the results hold a seed of that number with other teachers."""
+    """Record what the seed's teachers reach on the test images.
+
+    Raises UserError if the results hold a seed of that number with other teachers.
+    """
     folder = prepared(protocol, seed, task)
     models = trained_teachers(protocol, folder, seed, task)
 

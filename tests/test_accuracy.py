@@ -13,6 +13,7 @@ import yaml
 from benchmarks.protocol import Protocol
 from benchmarks.rows import architecture
 
+from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
 from amalgam.models import save_weights
 from amalgam.networks import build_network
@@ -113,7 +114,7 @@ def test_teachers_are_told_of_where_every_seed_has_them(bench: Repository) -> No
 
 
 def test_teachers_of_a_machine_that_computes_otherwise_are_refused_before_any_is_trained(bench: Repository) -> None:
-    """What depends on no teacher is run there too."""
+    """What depends on no teacher is run there too, wherever it stands."""
     known = entries(bench)
     here = known["teachers taskA seed 0"]
     assert re.fullmatch("[0-9a-f]{16}", here["arithmetic"])
@@ -121,13 +122,12 @@ def test_teachers_of_a_machine_that_computes_otherwise_are_refused_before_any_is
     (bench.root / RESULTS).write_text(json.dumps(known))
     for made in (".amalgam/accuracy", ".amalgam/teachers"):
         shutil.rmtree(bench.root / made)
-    more = ROWS | {"more": {"alpha": 0, "batch_size": 8}, "taught": {"target": "mean"}}
-    said = accuracy(bench, "run", "--rows", "more", "taught", "--seeds", "0", check=False, rows=more)
-    assert (
-        "seed 0 of taskA was begun on a machine (a toaster) that computes otherwise than this one, to the last bit (another, here " in said
-    )
+    more = ROWS | {"taught": {"target": "mean"}, "more": {"alpha": 0, "batch_size": 8}}
+    said = accuracy(bench, "run", "--rows", "taught", "more", "--seeds", "0", check=False, rows=more)
+    assert "taught, seed 0: the teachers of seed 0 of taskA were made on a toaster, where sums end in other bits than on " in said
+    assert f"another, here {here['arithmetic']})" in said
     assert list((bench.root / ".amalgam/teachers").glob("*/weights*")) == []
-    assert [len(of_row(bench, row)) for row in ("more", "taught")] == [1, 0]
+    assert [len(of_row(bench, row)) for row in ("taught", "more")] == [0, 1]
 
 
 def test_an_entry_says_which_code_and_images_made_it(bench: Repository) -> None:
@@ -230,6 +230,8 @@ def test_tasks_may_have_seeds_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "alike.yaml").write_text("seeds: [0, 1]")
     protocol, alike = Protocol(tmp_path / "protocol.yaml"), Protocol(tmp_path / "alike.yaml")
     assert [protocol.seeds("taskA"), protocol.seeds("taskB"), alike.seeds("taskA"), alike.seeds("taskB")] == [[1, 2], [3], [0, 1], [0, 1]]
+    with pytest.raises(UserError, match=r"protocol\.yaml names no seeds for taskC"):
+        protocol.seeds("taskC")
 
 
 def test_weights_lie_in_the_repository_wherever_the_command_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

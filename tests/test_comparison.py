@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from amalgam.errors import UserError
+
 Right = npt.NDArray[np.bool_]
 
 
@@ -100,7 +102,7 @@ def test_a_seed_goes_on_with_its_own_teachers_alone() -> None:
     for before in ({}, {"unrouted": 56.2}, {"unrouted": 56.2, "weights that are gone": "ab"}, found):
         refuse_other_teachers(before, found, 0, "taskA")
     for before in ({"unrouted": 55.0}, {"unrouted": 56.2, "right": "fe"}):
-        with pytest.raises(SystemExit, match=r"seed 0 of taskA was begun with other teachers \(unrouted 5\d.\d %, here 56.2 %\)"):
+        with pytest.raises(UserError, match=r"seed 0 of taskA was begun with other teachers \(unrouted 5\d.\d %, here 56.2 %\)"):
             refuse_other_teachers(before, found, 0, "taskA")
 
 

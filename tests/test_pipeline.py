@@ -84,7 +84,8 @@ def test_an_edit_of_the_plots_re_runs_evaluation_alone(finished: Repository) -> 
 
 
 def test_an_edit_of_the_losses_re_runs_no_teacher(finished: Repository) -> None:
-    finished.edit("src/amalgam/losses.py", append_comment)
+    for module in ("losses", "objectives", "soft_targets", "blocks"):
+        finished.edit(f"src/amalgam/{module}.py", append_comment)
     assert finished.repro() == TRAINING
 
 

@@ -1,4 +1,4 @@
-"""Several teachers' logits as padded blocks, one a teacher, for batched arithmetic.
+"""Logits of several teachers, and of a student inside each one's label set, as padded blocks for batched arithmetic.
 
 B images, C classes in the union, n teachers. Teacher i knows the classes Lᵢ, indices into the union; the teachers' logits
 stand side by side in one tensor (B, Σ|Lᵢ|), in the teachers' order. For an image only some teachers are *active*: those that
@@ -86,6 +86,6 @@ class Knowledge(NamedTuple):
 
 
 def standardized(logits: Tensor) -> Tensor:
-    """Rows (B, C) with mean zero and standard deviation one."""
+    """Logits over the union (B, C), each row with mean zero and standard deviation one, as LabelBlocks.standardize inside a block."""
     mean = logits.mean(1, keepdim=True)
     return (logits - mean) / (logits.var(1, keepdim=True).clamp(min=MIN_VARIANCE).sqrt() + STANDARDIZE_EPSILON)

@@ -58,7 +58,7 @@ def distillation(
 
 
 def _softened(logits: Tensor, rules: TargetRules) -> Tensor:
-    """Logits over the union (B, C), divided by the temperature."""
+    """Logits over the union (B, C), standardised where the rules say so, divided by the temperature."""
     return (standardized(logits) if rules.standardize_logits else logits) / rules.temperature
 
 

@@ -1,6 +1,6 @@
 """How far a student's distribution is from what it is taught: KL, DKD and DIST, over the union or inside each teacher's label set.
 
-Shapes as in blocks.py.
+Shapes as in blocks.py; T is the temperature.
 """
 
 import torch
