@@ -30,6 +30,7 @@ from amalgam.evaluation import predict
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.fitting import fitted_target
 from amalgam.inference import device, device_name, predict_logits
+from amalgam.optimization import Optimization
 from amalgam.preparing import prepare_split, stored_size
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.sources import folder as folder_source
@@ -38,9 +39,8 @@ from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, load_student, new_student, write_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers, load_teachers, provide_teacher, train_teacher
-from amalgam.teaching import TrainingSubset
+from amalgam.teaching import Teaching, TrainingSubset
 from amalgam.trainer import DivergedError, Hooks, epochs_done
-from amalgam.training import optimization, teaching
 from amalgam.whole import whole_folder
 
 MOST_BYTES = 50_000_000_000
@@ -144,7 +144,7 @@ def train(job: Job) -> float:
         student, saved = new_student(architecture(settings), label_sets, split, settings.seed), own.last()
         if done := epochs_done(saved):
             print(f"{job.task} {job.row} seed {job.seed}: goes on after epoch {done} of {settings.num_epochs}", flush=True)
-        how, lesson = optimization(settings), teaching(settings)
+        how, lesson = Optimization.of(settings), Teaching.of(settings)
         combine = None
         if lesson.is_fitted:
             combine = fitted_target(label_sets, targets, TrainingSubset.of(split, label_sets, targets, lesson), settings.target)
@@ -219,7 +219,7 @@ def test(job: Job) -> None:
 
 
 def is_fitted(job: Job) -> bool:
-    return teaching(job.settings).is_fitted
+    return Teaching.of(job.settings).is_fitted
 
 
 def combine(job: Job) -> float:
@@ -236,7 +236,7 @@ def combined_teachers(job: Job) -> dict[str, str]:
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
     settings, trainval = job.settings, PreparedSplit.read(pupils(job.protocol, folder))
     targets = stored_targets(folder, job, settings)
-    learnt_from = TrainingSubset.of(trainval, label_sets, targets, teaching(settings))
+    learnt_from = TrainingSubset.of(trainval, label_sets, targets, Teaching.of(settings))
     together = fitted_target(label_sets, targets, learnt_from, settings.target)
     teachers = load_teachers(trained_teachers(job.protocol, folder, job.seed, job.task), label_sets).values()
     logits = np.concatenate([predict_logits(teacher, split.images, np.arange(len(split.images))) for teacher in teachers], axis=1)

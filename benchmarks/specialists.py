@@ -10,12 +10,13 @@ import numpy as np
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import train_student
 from amalgam.models import save_classifier
+from amalgam.optimization import Optimization
 from amalgam.source_settings import Augmentation
 from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, new_student
 from amalgam.targets import StoredTargets, ViewSettings
 from amalgam.teachers import OwnImages
-from amalgam.training import optimization, teaching
+from amalgam.teaching import Teaching
 
 
 def finetune(own: OwnImages, settings: StudentSettings, start: Architecture, augmentation: Augmentation, folder: Path) -> None:
@@ -24,7 +25,7 @@ def finetune(own: OwnImages, settings: StudentSettings, start: Architecture, aug
     classes = LabelSets(own.classes, {"itself": own.classes})
     alone = StoredTargets(Path(), ViewSettings.of(settings, augmentation, settings.seed), settings.stored_teachers)
     teacher = new_student(start, classes, images, settings.seed)
-    result = train_student(teacher, classes, images, alone, optimization(settings), teaching(settings))
+    result = train_student(teacher, classes, images, alone, Optimization.of(settings), Teaching.of(settings))
     teacher.network.load_state_dict(result.best)
     details = {"origin": "fine-tuned", "settings": settings.model_dump(), "epoch": result.best_record.epoch}
     save_classifier(teacher, folder / "weights.safetensors", folder / "manifest.json", details)

@@ -1,6 +1,6 @@
 """What a student learns from: which images, and which of their labels."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,10 @@ import torch
 from amalgam.dataset import PreparedSplit, visible_labels
 from amalgam.distilling import student_loss, view_of_epoch
 from amalgam.errors import UserError
-from amalgam.teaching import TrainingSubset
-from conftest import SETS
+from amalgam.optimization import Optimization
+from amalgam.params_file import load_params
+from amalgam.teaching import Teaching, TrainingSubset
+from conftest import ROOT, SETS
 from untrained_teachers import TEACHING, VIEWS, Teachers, stored, untrained_teachers
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -20,6 +22,15 @@ pytestmark = pytest.mark.usefixtures("root")
 @pytest.fixture
 def teachers() -> Teachers:
     return untrained_teachers()
+
+
+def test_optimization_and_teaching_are_the_settings_of_their_names() -> None:
+    """But for the number of epochs, whose setting has a longer one."""
+    changes = {"lr": 0.5, "scheduler_step": 3, "num_epochs": 7, "clip_norm": 2.0, "mixup": 0.3, "batch_size": 9, "target": "joint"}
+    settings = load_params(ROOT / "params.yaml").student("taskA").model_copy(update=changes)
+    values = settings.model_dump() | {"epochs": 7}
+    for found in (Optimization.of(settings), Teaching.of(settings)):
+        assert asdict(found) == {name: values[name] for name in asdict(found)}
 
 
 def test_images_without_any_label_need_settings_without(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:

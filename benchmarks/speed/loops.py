@@ -38,11 +38,12 @@ from amalgam.dataset import PreparedSplit
 from amalgam.distilling import train_student
 from amalgam.hardware import native_bfloat16
 from amalgam.networks import build_network
+from amalgam.optimization import Optimization
 from amalgam.preprocessing import channel_statistics
 from amalgam.provenance import configure_execution, thread_count
 from amalgam.students import Architecture, new_student
+from amalgam.teaching import Teaching
 from amalgam.trainer import Hooks
-from amalgam.training import optimization, teaching
 
 Tick = Callable[[], None]
 
@@ -117,7 +118,7 @@ def shipped(setting: Setting, tick: Tick) -> None:
     settings, split, label_sets = setting.settings, setting.split, setting.label_sets
     architecture = Architecture(settings.student_model, settings.student_resolution, settings.pretrained)
     student = new_student(architecture, label_sets, split, settings.seed)
-    train_student(student, label_sets, split, setting.targets, optimization(settings), teaching(settings), Hooks(on_step=tick))
+    train_student(student, label_sets, split, setting.targets, Optimization.of(settings), Teaching.of(settings), Hooks(on_step=tick))
 
 
 Variant = tuple[torch.memory_format, torch.dtype, str]

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from amalgam.models import Classifier
-from amalgam.student_settings import OptimizerName, SchedulerName
+from amalgam.student_settings import OptimizerName, SchedulerName, StudentSettings
 
 SGD_MOMENTUM = 0.9
 
@@ -31,6 +31,10 @@ class Optimization:
     ema_decay: float = 0.0
     clip_norm: float | None = None
     compile: bool = False
+
+    @classmethod
+    def of(cls, settings: StudentSettings) -> "Optimization":
+        return cls(epochs=settings.num_epochs, **settings.shared_with(cls))
 
     def build(self, network: torch.nn.Module, steps: int) -> tuple[Optimizer, LRScheduler]:
         """Optimiser and scheduler, for ``steps`` steps an epoch; the scheduler is advanced every step."""

@@ -1,6 +1,7 @@
 """What makes a student from prepared images and teachers: names, types, ranges and what they mean."""
 
-from typing import Annotated, Literal
+from dataclasses import fields
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -212,3 +213,7 @@ class StudentSettings(Section):
         description="covering stores, for each image, the logits of the teachers that know its class (cheap; of an image without label "
         "every teacher's); all stores every teacher's, which targets stacked and balanced and a label_fraction below 1 need."
     )
+
+    def shared_with(self, kind: type) -> dict[str, Any]:
+        """The settings that a dataclass has under the same names."""
+        return {field.name: getattr(self, field.name) for field in fields(kind) if field.name in type(self).model_fields}

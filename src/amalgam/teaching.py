@@ -9,6 +9,7 @@ from amalgam.contradictions import untold, without_labels
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.errors import UserError
 from amalgam.soft_targets import TargetRules
+from amalgam.student_settings import StudentSettings
 from amalgam.target_names import FITTED_TARGETS, Objective, Target
 from amalgam.targets import StoredTargets
 
@@ -28,6 +29,10 @@ class Teaching:
     mixup: float
     batch_size: int
     seed: int
+
+    @classmethod
+    def of(cls, settings: StudentSettings) -> "Teaching":
+        return cls(**settings.shared_with(cls))
 
     @property
     def is_fitted(self) -> bool:

@@ -2,11 +2,10 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from amalgam.batches import steps_per_epoch
 from amalgam.checkpoint import Checkpoint
@@ -46,19 +45,6 @@ def run_params(params: Params, settings: StudentSettings) -> dict[str, str]:
     return {name: str(value) for name, value in (common | told(settings) | teacher | views).items()}
 
 
-def optimization(settings: StudentSettings) -> Optimization:
-    return Optimization(epochs=settings.num_epochs, **_fields(settings, Optimization, {"epochs"}))
-
-
-def teaching(settings: StudentSettings) -> Teaching:
-    return Teaching(**_fields(settings, Teaching))
-
-
-def _fields(settings: StudentSettings, kind: type, but: Collection[str] = ()) -> dict[str, Any]:
-    """The settings that a dataclass has under the same names."""
-    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind) if field.name not in but}
-
-
 @dataclass(frozen=True)
 class Job:
     """All that a training depends on."""
@@ -80,11 +66,11 @@ class Job:
 
     @cached_property
     def subset(self) -> TrainingSubset:
-        return TrainingSubset.of(self.split, self.label_sets, self.targets, teaching(self.settings))
+        return TrainingSubset.of(self.split, self.label_sets, self.targets, Teaching.of(self.settings))
 
     @cached_property
     def combine(self) -> FittedTarget | None:
-        lesson = teaching(self.settings)
+        lesson = Teaching.of(self.settings)
         return fitted_target(self.label_sets, self.targets, self.subset, lesson.target) if lesson.is_fitted else None
 
     @property
@@ -100,7 +86,7 @@ class Job:
 
     def fit(self, student: Classifier, hooks: Hooks, team: Team) -> Fit:
         settings = self.settings
-        how, lesson = optimization(settings), teaching(settings)
+        how, lesson = Optimization.of(settings), Teaching.of(settings)
         return train_student(student, self.label_sets, self.split, self.targets, how, lesson, hooks, team, self.latest_of_few, self.combine)
 
     def key(self, processes: int = 1) -> str:
