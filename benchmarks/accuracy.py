@@ -14,9 +14,9 @@ the shipped settings, or of the code, it is not run again by itself. Settings th
 other than those that the results were trained and tested on, or another file of weights to start from. What was computed is kept under
 .amalgam/accuracy and not computed again, a training that was broken off goes on after its last whole epoch, and what the results hold is
 not run again; teachers made twice are the same on the same kind of machine alone, so what learns from a seed's teachers is finished where
-it was begun: ``run`` refuses to go on with other teachers, before any is trained if the results say how their machine computes
-(benchmarks/arithmetic.py). Rows of alpha 0 need none, and train none. A training that diverges ends no other: the rest is run, then it is
-told. ``--jobs 2`` runs two trainings at a time, each on its part of the cores (or on AMALGAM_THREADS).
+it was begun: with other teachers a row is refused, before any is trained if the results say how their machine computes
+(benchmarks/arithmetic.py). Rows of alpha 0 need none, and train none. A row that is refused, or whose training diverges, ends no other: the
+rest is run, then it is told. ``--jobs 2`` runs two trainings at a time, each on its part of the cores (or on AMALGAM_THREADS).
 """
 
 import argparse
