@@ -65,13 +65,15 @@ def test_what_a_teacher_says_of_its_own_classes_stays_however_loud_another_one_i
 
 def test_nothing_changes_where_they_were_equally_frequent_before() -> None:
     logits = np.array([[2.0, 0, 1, 1], [0, 2, 1, 1], [1, 1, 2, 0], [1, 1, 0, 2]], dtype=np.float32)
-    torch.testing.assert_close(fit_balancing(logits, HALVES).weight, torch.zeros(4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(fit_balancing(logits, HALVES).weight, torch.zeros(4).double(), atol=1e-6, rtol=0)
 
 
 def test_weights_by_hand() -> None:
     """One teacher of two classes, one kind of image: only the weights that undo its preference give each class one half."""
     logits = np.tile(np.array([[1.0, -1.0]], dtype=np.float32), (6, 1))
-    torch.testing.assert_close(fit_balancing(logits, LabelBlocks([[0, 1]], 2)).weight, torch.tensor([-1.0, 1.0]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        fit_balancing(logits, LabelBlocks([[0, 1]], 2)).weight, torch.tensor([-1.0, 1.0]).double(), atol=1e-3, rtol=0
+    )
 
 
 @settings(deadline=None, max_examples=30)

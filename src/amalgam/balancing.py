@@ -24,27 +24,28 @@ TOLERANCE = 1e-9  # of each class's frequency
 
 @dataclass(frozen=True)
 class Balancing:
-    """From all teachers' logits to logits over the union: (log P + log w) / ε of the teachers' common distribution P."""
+    """From all teachers' logits to log-probabilities over the union: of P^(1/ε) · w^(1/ε), normalised, for their common distribution P."""
 
     blocks: LabelBlocks
-    weight: Tensor  # (C,): log w
+    weight: Tensor  # (C,): log w, in double precision
 
     def __call__(self, logits: Tensor) -> Tensor:
         """(B, C) of the teachers' logits (B, Σ|Lᵢ|)."""
-        return (consensus_log_probs(logits, self.blocks) + self.weight) / REGULARISATION
+        found = torch.log_softmax((consensus_log_probs(logits, self.blocks) + self.weight) / REGULARISATION, dim=1)
+        return found.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def consensus_log_probs(logits: Tensor, blocks: LabelBlocks) -> Tensor:
-    """The teachers' joint estimate (B, C) from their logits (B, Σ|Lᵢ|), no teacher ruled out.
+    """The teachers' joint estimate (B, C) from their logits (B, Σ|Lᵢ|), no teacher ruled out, in double precision.
 
     However small it is, it counts: beside a teacher of far larger logits all classes of another one may be next to nothing.
     """
-    return joint_log_probs(Knowledge.of_every_teacher(blocks, logits))
+    return joint_log_probs(Knowledge.of_every_teacher(blocks, logits.double()))
 
 
 def fit_balancing(logits: npt.NDArray[np.floating], blocks: LabelBlocks) -> Balancing:
     """The weights under which every class is equally frequent over images of which all teachers' logits (N, Σ|Lᵢ|) are known."""
-    log_probs = consensus_log_probs(torch.from_numpy(logits).to(blocks.union.device), blocks).double()
+    log_probs = consensus_log_probs(torch.from_numpy(logits).to(blocks.union.device), blocks)
     weight = torch.zeros(blocks.classes, dtype=torch.float64, device=log_probs.device, requires_grad=True)
     search = torch.optim.LBFGS([weight], max_iter=ITERATIONS, tolerance_grad=TOLERANCE, tolerance_change=0, line_search_fn="strong_wolfe")
 
@@ -57,4 +58,4 @@ def fit_balancing(logits: npt.NDArray[np.floating], blocks: LabelBlocks) -> Bala
 
     search.step(dual)  # type: ignore[no-untyped-call]
     found = weight.detach()
-    return Balancing(blocks, (found - found.mean()).float())
+    return Balancing(blocks, found - found.mean())

@@ -22,7 +22,8 @@ from torch import Tensor
 
 NEWTON_STEPS = 200
 TOLERANCE = 1e-9  # of a step's log-probabilities
-MIN_LOG_PROB = -200.0  # a class that is impossible for a teacher would be at minus infinity
+MIN_LOG_PROB = -1e9  # a class that is impossible for a teacher would be at minus infinity
+SLIGHTEST = 1e-300  # of a component's likeliest shared class: a link that is weaker is as strong, and its teachers then move as one
 MOST_ENTRIES = 1 << 20  # images × teachers × classes at a time: 8 MB a tensor
 
 
@@ -39,27 +40,29 @@ def joint_estimate(log_probs: Tensor, active: Tensor, one_hot: Tensor) -> Tensor
 
 
 def _joint_estimate(log_probs: Tensor, active: Tensor, one_hot: Tensor) -> Tensor:
-    member = one_hot.double().sum(1)  # (n, C): whether the teacher knows the class
+    entries = one_hot.double()
+    member = entries.sum(1)  # (n, C): whether the teacher knows the class
     sets = active[..., None] & (member > 0)  # (B, n, C)
-    said = torch.einsum("bnk,nkc->bnc", log_probs.double().clamp(min=MIN_LOG_PROB), one_hot.double())
-    p = torch.where(sets, said.exp(), 0.0)
-    total, linked = p.sum(1), sets & (sets.sum(1, keepdim=True) > 1)
+    said = torch.einsum("bnk,nkc->bnc", log_probs.double().clamp(min=MIN_LOG_PROB, max=0), entries).masked_fill(~sets, -torch.inf)
+    linked = sets & (sets.sum(1, keepdim=True) > 1)
     components = _components(active, member)
-    z = _normalisers(torch.where(linked, p, 0.0), linked)
+    z = _normalisers(said.masked_fill(~linked, -torch.inf), linked, components)
     normaliser = torch.logsumexp((-z[..., None]).masked_fill(~sets, -torch.inf), dim=1)  # (B, C)
-    u = torch.where(sets.any(1), total.log() - normaliser, 0.0)
+    u = torch.where(sets.any(1), torch.logsumexp(said, dim=1) - normaliser, 0.0)
     return _without_constants(u, components).to(log_probs.dtype)
 
 
-def _normalisers(p: Tensor, linked: Tensor) -> Tensor:
-    """The z (B, n), from what teachers say of the classes that several know, p (B, n, C).
+def _normalisers(said: Tensor, linked: Tensor, components: Tensor) -> Tensor:
+    """The z (B, n), from what teachers say, as logarithms, of the classes that several know (B, n, C), minus infinity elsewhere.
 
-    Newton's steps, shortened where they are long, so that each brings the minimum nearer (Bach, *Self-concordant analysis for logistic
-    regression*, 2010), from where teachers that agree have it.
+    From where teachers that agree have it, which is found from the logarithms, Newton's steps, shortened where they are long, so that
+    each brings the minimum nearer (Bach, *Self-concordant analysis for logistic regression*, 2010). The steps take each component's
+    probabilities as parts of its largest, which moves no minimum.
     """
-    z = _along_a_tree(p, linked)
+    z, tree = _along_a_tree(said, linked)
+    p = (said - _largest(said.amax(1), components)[:, None]).masked_fill(~linked, -torch.inf).exp()
     for _ in range(NEWTON_STEPS):
-        step = _newton_step(p, _shares(z, linked))
+        step = _newton_step(p, _shares(z, linked), tree)
         length = step.abs().amax(1, keepdim=True)  # (B, 1)
         moving = length > TOLERANCE
         if not moving.any():
@@ -68,22 +71,32 @@ def _normalisers(p: Tensor, linked: Tensor) -> Tensor:
     return z
 
 
-def _along_a_tree(p: Tensor, linked: Tensor) -> Tensor:
-    """The z (B, n) of teachers that agree: exact between two, of more along a tree of those links that say the most."""
-    images, count = p.shape[:2]
-    common = (p @ linked.to(p.dtype).transpose(1, 2)).log()  # (B, n, n): what each says of the classes that it shares with another
+def _largest(values: Tensor, components: Tensor) -> Tensor:
+    """Of the values (B, C) the largest in each class's component (B, C)."""
+    return torch.full_like(values, -torch.inf).scatter_reduce(1, components, values, "amax").gather(1, components)
+
+
+def _along_a_tree(said: Tensor, linked: Tensor) -> tuple[Tensor, Tensor]:
+    """The z (B, n) of teachers that agree: exact between two, of more along a tree of those links that say the most; and its links
+    (B, n, n)."""
+    images, count = said.shape[:2]
+    # (B, n, n): what each says of the classes that it shares with another
+    common = torch.stack([torch.logsumexp(said.masked_fill(~linked[:, [other]], -torch.inf), dim=2) for other in range(count)], dim=2)
     strength = torch.minimum(common, common.transpose(1, 2))
-    z, reached = p.new_zeros(images, count), torch.zeros(images, count, dtype=torch.bool, device=p.device)
-    image = torch.arange(images, device=p.device)
+    z, reached = said.new_zeros(images, count), torch.zeros(images, count, dtype=torch.bool, device=said.device)
+    tree = torch.zeros(images, count, count, dtype=torch.bool, device=said.device)
+    image = torch.arange(images, device=said.device)
     for _ in range(count):
         leaving = reached[:, :, None] & ~reached[:, None]
         best, link = strength.masked_fill(~leaving, -torch.inf).flatten(1).max(1)
         near, far = link // count, link % count
-        far = torch.where(best == -torch.inf, (~reached).int().argmax(1), far)  # the first of another component, or of all
+        apart = best == -torch.inf
+        far = torch.where(apart, (~reached).int().argmax(1), far)  # the first of another component, or of all
         value = z[image, near] + common[image, near, far] - common[image, far, near]
-        z[image, far] = torch.where(best == -torch.inf, 0.0, value)
+        z[image, far] = torch.where(apart, 0.0, value)
         reached[image, far] = True
-    return z
+        tree[image, near, far] = ~apart
+    return z, tree | tree.transpose(1, 2)
 
 
 def _shares(z: Tensor, linked: Tensor) -> Tensor:
@@ -92,16 +105,17 @@ def _shares(z: Tensor, linked: Tensor) -> Tensor:
     return torch.softmax((-z[..., None]).masked_fill(~linked & known, -torch.inf), dim=1) * linked
 
 
-def _newton_step(p: Tensor, shares: Tensor) -> Tensor:
+def _newton_step(p: Tensor, shares: Tensor, tree: Tensor) -> Tensor:
     """The gradient through the inverse of the second derivatives (B, n): a flow in a network whose nodes are the teachers.
 
     Two teachers are linked by how much of the classes that both know is either's; what one says more of them than the other would have
     to flow. Teachers are taken out one by one, their links and flows handed on to the others. No two numbers of like size are subtracted
-    (Grassmann, Taksar and Heyman, 1985), so that a strong link does not hide a weak one. The first of each connected component stays.
+    (Grassmann, Taksar and Heyman, 1985), so that a strong link does not hide a weak one. The first of each connected component stays. The
+    links of the ``tree`` (B, n, n) have some strength always.
     """
     given = p @ shares.transpose(1, 2)  # (B, n, n)
     flows = given - given.transpose(1, 2)
-    links = (p.sum(1, keepdim=True) * shares) @ shares.transpose(1, 2)
+    links = (p.sum(1, keepdim=True) * shares) @ shares.transpose(1, 2) + SLIGHTEST * tree
     handed_on, moves = [], []
     for last in range(p.shape[1] - 1, 0, -1):
         link, flow = links[:, last, :last], flows[:, last, :last]  # (B, last)
