@@ -13,11 +13,13 @@ import argparse
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from pydantic import ValidationError
 
 from amalgam.brought import refuse_changed
-from amalgam.combination import read_fitted
+from amalgam.combination import FILE as FITTED
+from amalgam.combination import FittedTarget, read_fitted
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
@@ -35,7 +37,7 @@ from amalgam.stage import check_task, full_task_name, run_stage, stage_params
 from amalgam.students import MANIFEST, is_chosen, load_student
 from amalgam.summary import table
 from amalgam.supplied import DOUBT, doubt
-from amalgam.teachers import load_teachers
+from amalgam.teachers import load_hashed_teachers
 from amalgam.tracking.publish import attempt, publish_evaluation, publish_result
 
 HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", "best epoch", "seconds", "MLflow run", "of experiment")
@@ -44,10 +46,29 @@ HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", 
 def evaluate(task: str, student: Classifier, judged: Judged, folder: Path) -> None:
     """Judge one task's student, and its teachers, on the test images."""
     label_sets, split = prepared(PREPARED / task / "test")
-    combine = read_fitted(judged.weights.parent, label_sets) if judged.training else None
-    controls = teacher_controls(load_teachers(MODELS / task, label_sets), label_sets, split, combine)
+    hashed = load_hashed_teachers(MODELS / task, label_sets)
+    teachers = {name: teacher for name, (teacher, _) in hashed.items()}
+    identities = {name: teacher.identity(sha256) for name, (teacher, sha256) in hashed.items()}
+    controls = teacher_controls(teachers, label_sets, split, fitted_to(identities, task, judged, label_sets))
     found = Evaluation(task, judged, predict(student, split), controls, label_sets, split, doubts(MODELS / task))
     write_evaluation(found, folder)
+
+
+def fitted_to(teachers: dict[str, dict[str, Any]], task: str, judged: Judged, label_sets: LabelSets) -> FittedTarget | None:
+    """What the student was taught by, if that was fitted, and to the answers of these ``teachers`` (their identities).
+
+    Raises UserError if the pipeline's own student was taught by others.
+    """
+    if judged.training is None:
+        return None
+    taught_by = read_json(judged.training / MANIFEST).get("taught_by")
+    others = f"{judged.training} was taught by other teachers than {MODELS / task} holds, or by these as they saw other pixels"
+    if judged.checkpoint is None and taught_by and taught_by != teachers:
+        raise UserError(f"{others}; run dvc repro")
+    found = read_fitted(judged.training, label_sets) if taught_by == teachers else None
+    if found is None and (judged.training / FITTED).exists():
+        print(f"{others}: what they reach without a student, put together as it was taught, is left out", flush=True)
+    return found
 
 
 def trained_student(task: str) -> tuple[Classifier, Judged]:

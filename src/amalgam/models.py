@@ -63,6 +63,10 @@ class Classifier:
             **exact,
         }
 
+    def identity(self, weights_sha256: str) -> dict[str, Any]:
+        """All that its answers depend on, with weights of this sha256."""
+        return self.manifest() | {"weights_sha256": weights_sha256}
+
 
 @cache
 @torch.inference_mode(False)
@@ -75,7 +79,7 @@ def save_classifier(classifier: Classifier, weights: Path, manifest: Path, extra
     """Write weights (safetensors) and manifest (JSON: the classifier's own entries, the weights' sha256, ``extra``)."""
     weights.parent.mkdir(parents=True, exist_ok=True)
     save_weights(classifier.network.state_dict(), weights)
-    write_json(manifest, classifier.manifest() | {"weights_sha256": sha256_of_file(weights)} | extra)
+    write_json(manifest, classifier.identity(sha256_of_file(weights)) | extra)
 
 
 def save_weights(state: dict[str, Tensor], path: Path) -> None:

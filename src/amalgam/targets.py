@@ -92,10 +92,16 @@ class StoredTargets:
 
     def check_made_by(self, models: Path) -> None:
         """Raises UserError unless it was these teachers that were asked; those that are not at hand in ``models`` are not looked at."""
-        for name, classifier in read_json(self.folder / "targets.json")["classifiers"].items():
+        for name, classifier in self.classifiers.items():
             manifest = models / name / "manifest.json"
             if manifest.is_file() and read_json(manifest)["weights_sha256"] != classifier["weights_sha256"]:
                 raise UserError(f"{self.folder} holds what another {name} said than the teacher in {manifest.parent}; run dvc repro")
+
+    @property
+    def classifiers(self) -> dict[str, dict[str, Any]]:
+        """By teacher, its identity."""
+        found: dict[str, dict[str, Any]] = read_json(self.folder / "targets.json")["classifiers"]
+        return found
 
     def logits(self, view: int) -> Logits:
         """Logits (training images, Σ|Lᵢ|) of one view, memory-mapped."""
@@ -163,7 +169,7 @@ def _manifest(split: PreparedSplit, teachers: dict[str, tuple[Classifier, str]])
     return {
         "images": split.content,
         "teachers": {name: list(classifier.classes) for name, (classifier, _) in teachers.items()},
-        "classifiers": {name: classifier.manifest() | {"weights_sha256": sha256} for name, (classifier, sha256) in teachers.items()},
+        "classifiers": {name: classifier.identity(sha256) for name, (classifier, sha256) in teachers.items()},
         "execution": execution_record(),
     }
 
@@ -224,7 +230,7 @@ def _view_logits(
 
     view = {**asdict(settings), "views": index} if settings.views else "plain"  # this view, however many there are
     key = fingerprint(
-        teacher=classifier.manifest() | {"weights_sha256": sha256},
+        teacher=classifier.identity(sha256),
         images=content,
         rows=sha256_of_arrays(rows),
         view=view,

@@ -130,7 +130,8 @@ def train(
             result = job.fit(student, hooks, team)
         except DivergedError as error:
             raise UserError(f"student {job.task}: {error}; lower lr; {keep_best(error.result, tracker.run_id)}") from error
-    details = {"settings": told(settings), "execution": execution_record(team.size)} | job.about
+    taught_by = job.targets.classifiers if settings.alpha > 0 else {}
+    details = {"settings": told(settings), "execution": execution_record(team.size), "taught_by": taught_by} | job.about
     write_student(student, result, job.task, details, folder)
     if job.combine:
         write_fitted(job.combine, folder)
