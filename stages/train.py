@@ -20,7 +20,7 @@ from amalgam import reference_protocol
 from amalgam.brought import copied_weights, refuse_changed
 from amalgam.checkpoint import checkpoint, finish
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.flags import add_settings, given_settings
+from amalgam.flags import add_settings, given_settings, refuse_idle
 from amalgam.history import Epoch
 from amalgam.live import LOG, PICTURE, LiveCurve, log_line
 from amalgam.one_off import check_brought, check_made, check_prepared, check_recipe, export, in_pipeline, new_folder, prepared, targets_for
@@ -107,6 +107,7 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
     configure_execution()
     params = load_params(PARAMS_FILE, task, (reference_protocol.SETTINGS if reference else {}) | flags)
     settings = params.student(task)
+    refuse_idle(flags, settings)
     label_sets, split = prepared(PREPARED / task / "trainval")
     check_made(task, PREPARED / task / "trainval", MODELS / task, params)
     check_brought(params)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,6 +275,34 @@ def test_an_evaluation_by_hand_of_all_tasks(finished: Repository) -> None:
     assert content_of(finished.root / "outputs") == before
 
 
+def test_what_a_fitted_target_makes_of_other_teachers_is_left_out(finished: Repository) -> None:
+    flags = ("--num_epochs", "1", "--target", "stacked", "--stored_teachers", "all")
+    finished.run("python", "stages/train.py", "--task", "A", *flags)
+    weights = f"runs/{only_run(finished, '_taskA').name}/best.safetensors"
+
+    def evaluated() -> tuple[str, dict[str, Any]]:
+        shown = finished.run("python", "stages/evaluate.py", "--task", "A", "--checkpoint", weights).stdout
+        return shown, read(sorted((finished.root / "runs").glob("*_evaluation*"))[-1] / "taskA/results.json")
+
+    shown, found = evaluated()
+    assert found["unrouted_teachers_fitted"] is not None
+    assert "left out" not in shown
+    assert finished.run("python", "stages/evaluate.py", "--task", "A").returncode == 0
+
+    manifest = next((finished.root / "models/taskA").glob("*/manifest.json"))
+    changed = read(manifest)
+    changed["preprocessing"]["mean"][0] += 0.1  # the same weights, shown other pixels
+    manifest.unlink()  # it may be a link into DVC's cache
+    manifest.write_text(json.dumps(changed))
+    shown, found = evaluated()
+    assert "was taught by other teachers than models/taskA holds, or by these as they saw other pixels: what they reach" in shown
+    assert found["unrouted_teachers_fitted"] is None
+    refused = finished.run("python", "stages/evaluate.py", "--task", "A", check=False)
+    assert refused.returncode != 0
+    assert "outputs/students/taskA was taught by other teachers than models/taskA holds" in refused.stderr
+    assert "run dvc repro" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -281,6 +310,8 @@ def test_an_evaluation_by_hand_of_all_tasks(finished: Repository) -> None:
         (("train.py", "--task", "B", "--student_model", "VGG"), "error: --student_model: 'VGG' is refused: it should be MobileNetV3"),
         (("train.py", "--task", "Z"), "error: there is no taskZ; the tasks are taskA, taskB"),
         (("train.py", "--task", "B", "--label_fraction", "0.5"), "set stored_teachers to all"),
+        (("train.py", "--scheduler_step", "20"), "--scheduler_step has no effect with --scheduler one_cycle; take --scheduler step"),
+        (("train.py", "--views", "0", "--view_zoom", "0.5"), "view_zoom 0.5 has no effect with views 0"),
         (("train.py", "--learning_rate", "1"), "unrecognized arguments: --learning_rate"),
         (("evaluate.py", "--checkpoint", "x.pth"), "error: --checkpoint is a student of one task; say which"),
         (("evaluate.py", "--task", "A", "--checkpoint", "x.pth"), "x.pth do not exist"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from amalgam.contradictions import incomparable, separate, strangers, too_few_classes
+from amalgam.contradictions import incomparable, separate, too_few_classes, unrelated, untold
 from amalgam.errors import UserError
 from amalgam.params import Params
 from amalgam.params_file import load_params, read_yaml
@@ -259,6 +260,8 @@ def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
             {"warmup_epochs: 0": "warmup_epochs: 3"},
             "warmup_epochs 3 has no effect under scheduler one_cycle, which has a warm-up",
         ),
+        ({"views: 15": "views: 0", "view_zoom: 1.0": "view_zoom: 0.5"}, "view_zoom 0.5 has no effect with views 0"),
+        ({"views: 15": "views: 0", "view_colour: 0.0": "view_colour: 0.4"}, "view_colour 0.4 has no effect with views 0"),
         (
             {"standardize_logits: false": "standardize_logits: true", "target: blocks": "target: mean"},
             "standardize_logits brings logits inside each teacher's classes to one spread, and target mean is one distribution over",
@@ -374,11 +377,21 @@ def test_blocks_alone_with_labels_need_teachers_that_know_what_an_image_is_not(t
     assert load(text.replace("  alpha: 1\n", "  alpha: 1\n  target: joint\n"), tmp_path).student("taskB").alpha == 1
 
 
-def test_strangers_are_classes_that_no_teacher_knows_together() -> None:
-    assert strangers({"a": ["1", "2"]}) is None
-    assert strangers({"a": ["1", "2"], "b": ["2", "1", "3"]}) is None
-    assert strangers({"a": ["1", "2"], "b": ["2", "3"], "c": ["3", "1"]}) is None
-    assert strangers({"a": ["1", "2"], "b": ["2", "3"]}) == ("1", "3")
+def test_blocks_alone_need_every_class_beside_every_other_one() -> None:
+    assert untold({"a": ["1", "2"]}, 1) is None
+    assert untold({"a": ["1", "2"], "b": ["2", "1", "3"]}, 1) is None
+    assert untold({"a": ["1", "2"], "b": ["2", "3"], "c": ["3", "1"]}, 1) is None
+    assert "an image of 1 the teachers alone that know it, and none of them knows 3;" in str(untold({"a": ["1", "2"], "b": ["2", "3"]}, 1))
+
+
+@pytest.mark.parametrize("changed", [{"standardize_logits": True}, {"objective": "dist"}])
+def test_blocks_of_free_scale_need_two_shared_classes_among_the_teachers_of_each_image(changed: dict[str, Any]) -> None:
+    """The third one connects the first two, but is not asked about an image of class 1."""
+    teachers = {"a": ["1", "2", "3"], "b": ["1", "4", "5"], "c": ["2", "3", "4", "5"]}
+    plain = load_params(ROOT / "params.yaml").student("taskA").model_copy(update={"alpha": 1.0})
+    assert unrelated(teachers, plain) is None
+    problem = str(unrelated(teachers, plain.model_copy(update=changed)))
+    assert "an image of 1 the teachers alone that know it, and of these b share fewer than two classes" in problem
 
 
 def test_a_student_to_evaluate_must_be_of_a_task_that_exists(tmp_path: Path) -> None:

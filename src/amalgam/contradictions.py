@@ -3,7 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from amalgam.student_settings import StudentSettings
-from amalgam.target_names import FITTED_TARGETS
+from amalgam.target_names import FITTED_TARGETS, Objective
+
+
+def contradiction(teachers: Mapping[str, Sequence[str]], settings: StudentSettings) -> str | None:
+    """What in these settings contradicts itself, or the label sets of these ``teachers``, and the remedy."""
+    return impossible(settings) or unrelated(teachers, settings) or incomparable(teachers, settings) or too_few_classes(teachers, settings)
 
 
 def impossible(settings: StudentSettings) -> str | None:
@@ -27,7 +32,14 @@ def impossible(settings: StudentSettings) -> str | None:
         return f"target balanced compares what all teachers say, but stored_teachers is {settings.stored_teachers}; set it to all"
     if settings.label_fraction == 0 and settings.alpha == 0:
         return "label_fraction 0 with alpha 0 leaves nothing to learn from; raise one of them"
-    return _idle_warm_up(settings)
+    return _idle_views(settings) or _idle_warm_up(settings)
+
+
+def _idle_views(settings: StudentSettings) -> str | None:
+    for name, without in (("view_zoom", 1.0), ("view_colour", 0.0)):
+        if settings.views == 0 and (value := getattr(settings, name)) != without:
+            return f"{name} {value:g} has no effect with views 0, which shows every image as it is; set it to {without:g}, or raise views"
+    return None
 
 
 def _idle_warm_up(settings: StudentSettings) -> str | None:
@@ -52,35 +64,39 @@ def unrelated(teachers: Mapping[str, Sequence[str]], settings: StudentSettings) 
     """Under target blocks, the teachers whose classes nothing relates to the others', and the remedy; None if all are related."""
     if settings.target != "blocks" or (settings.alpha < 1 and settings.label_fraction > 0):
         return None
-    needed = 2 if settings.standardize_logits or settings.objective == "dist" else 1
-    lacking = "no class" if needed == 1 else "fewer than two classes (one does not fix how far apart logits are)"
+    needed = classes_that_relate(settings.objective, settings.standardize_logits)
     reason = "alpha 1" if settings.alpha == 1 else "label_fraction 0"
     if alone := separate(teachers, needed):
         return (
-            f"target blocks says nothing of one teacher's classes beside another's; {alone} share {lacking} with the others, and with "
-            f"{reason} no label says it either; choose another target, as mean or balanced, or use labels too"
+            f"target blocks says nothing of one teacher's classes beside another's; {alone} share {_lacking(needed)} with the others, and "
+            f"with {reason} no label says it either; choose another target, as mean or balanced, or use labels too"
         )
-    return untold(teachers) if settings.label_fraction == 1 else None
+    return untold(teachers, needed) if settings.label_fraction == 1 else None
 
 
-def untold(teachers: Mapping[str, Sequence[str]]) -> str | None:
-    """What target blocks with alpha 1 leaves untold where every label is known, and the remedy; None if it is nothing."""
-    if (found := strangers(teachers)) is None:
-        return None
-    own, foreign = found
-    return (
-        f"target blocks with alpha 1 asks of an image of {own} the teachers alone that know it, and none of them knows {foreign}; "
-        "choose another target, as joint or mean, or an alpha below 1"
-    )
+def classes_that_relate(objective: Objective, standardize_logits: bool) -> int:
+    """How many classes two teachers must share so that, each compared inside its own, they say how theirs stand to each other."""
+    return 2 if standardize_logits or objective == "dist" else 1
 
 
-def strangers(teachers: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
-    """A class and another one that none of its teachers knows; None if there are none."""
+def _lacking(needed: int) -> str:
+    return "no class" if needed == 1 else "fewer than two classes (one does not fix how far apart logits are)"
+
+
+def untold(teachers: Mapping[str, Sequence[str]], needed: int) -> str | None:
+    """What target blocks with alpha 1 leaves untold where every label is known, and the remedy; None if it is nothing.
+
+    ``needed`` as of ``classes_that_relate``.
+    """
+    remedy = "choose another target, as joint or mean, or an alpha below 1"
     for own in dict.fromkeys(name for classes in teachers.values() for name in classes):
-        known = {name for classes in teachers.values() if own in classes for name in classes}
-        for classes in teachers.values():
-            if foreign := next((name for name in classes if name not in known), None):
-                return own, foreign
+        asked = {name: classes for name, classes in teachers.items() if own in classes}
+        heard = f"target blocks with alpha 1 asks of an image of {own} the teachers alone that know it, and"
+        known = {name for classes in asked.values() for name in classes}
+        if foreign := next((name for classes in teachers.values() for name in classes if name not in known), None):
+            return f"{heard} none of them knows {foreign}; {remedy}"
+        if alone := separate(asked, needed):
+            return f"{heard} of these {alone} share {_lacking(needed)} with the others; {remedy}"
     return None
 
 

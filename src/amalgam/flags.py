@@ -1,7 +1,9 @@
 """Flags of the command line: every setting of a student under its own name, from the one definition of the parameters."""
 
 import argparse
+from collections.abc import Collection
 
+from amalgam.errors import UserError
 from amalgam.student_settings import StudentSettings
 
 # The reference system's, first in the help; they are the ones that most experiments need.
@@ -27,3 +29,15 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def given_settings(arguments: argparse.Namespace) -> dict[str, str]:
     """The settings that were named, as text."""
     return {name: value for name in StudentSettings.model_fields if (value := getattr(arguments, name)) is not None}
+
+
+def refuse_idle(given: Collection[str], settings: StudentSettings) -> None:
+    """Raises UserError if a setting that was ``given`` has no effect beside the others, ``settings``."""
+    needs = {
+        ("scheduler_step", "scheduler_gamma"): (settings.scheduler == "step", f"--scheduler {settings.scheduler}", "--scheduler step"),
+        ("confidence_temperature",): (settings.target == "confidence", f"--target {settings.target}", "--target confidence"),
+    }
+    for names, (used, beside, instead) in needs.items():
+        for name in names:
+            if name in given and not used:
+                raise UserError(f"--{name} has no effect with {beside}; take {instead}, or leave it out")

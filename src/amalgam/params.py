@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from amalgam.contradictions import impossible, incomparable, too_few_classes, unrelated
+from amalgam.contradictions import contradiction
 from amalgam.source_settings import Cifar100, Digits, Folder, Gdrive, Source
 from amalgam.student_settings import Section, StudentSettings
 
@@ -122,14 +122,6 @@ class Params(StudentSettings):
         return self
 
     @model_validator(mode="after")
-    def _each_task_has_what_it_needs(self) -> "Params":
-        for task in self.tasks:
-            problem = impossible(self.student(task))
-            if problem:
-                raise ValueError(f"{task}: {problem}")
-        return self
-
-    @model_validator(mode="after")
     def _tasks_agree(self) -> "Params":
         blocks, defined = set(self.tasks), set(self.source_block.tasks)
         for name in sorted(defined - blocks):
@@ -139,11 +131,10 @@ class Params(StudentSettings):
         return self
 
     @model_validator(mode="after")
-    def _teachers_suit_the_target(self) -> "Params":
+    def _settings_suit_each_other_and_the_teachers(self) -> "Params":
         for task, teachers in self.source_block.tasks.items():
-            for check in (unrelated, incomparable, too_few_classes):
-                if problem := check(teachers, self.student(task)):
-                    raise ValueError(f"{task}: {problem}")
+            if problem := contradiction(teachers, self.student(task)):
+                raise ValueError(f"{task}: {problem}")
         return self
 
     @model_validator(mode="after")

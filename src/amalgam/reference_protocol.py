@@ -38,6 +38,8 @@ SETTINGS = {  # what it sets where the command line does not
     "compile": "false",
     "seed": "42",
     "views": "0",
+    "view_zoom": "1",
+    "view_colour": "0",
     "stored_teachers": "covering",
 }
 

@@ -2,6 +2,9 @@
 
 No teacher says how likely its classes are beside another's. A linear classifier on all teachers' logits, fitted on the images whose label
 may be used, does: a few of each class tell which answers go with which class.
+
+Wolpert fits on answers to images that were held out from the first classifiers. Here there are too few labels for that, and a teacher may
+have learnt from the very images, of which its answers are then surer than of new ones: so may what is made of them be.
 """
 
 from dataclasses import dataclass
@@ -17,7 +20,8 @@ ITERATIONS = 2_000
 
 @dataclass(frozen=True)
 class Stacking:
-    """From all teachers' logits to logits over the union, calibrated at temperature 1."""
+    """From all teachers' logits to logits over the union, calibrated at temperature 1 for images that the teachers know as well as those
+    of the fit."""
 
     weight: Tensor  # (Σ|Lᵢ|, C)
     bias: Tensor  # (C,)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from amalgam.contradictions import untold, without_labels
+from amalgam.contradictions import classes_that_relate, untold, without_labels
 from amalgam.dataset import LabelSets, PreparedSplit, visible_labels
 from amalgam.errors import UserError
 from amalgam.soft_targets import TargetRules
@@ -62,7 +62,8 @@ class TrainingSubset:
         labels = visible_labels(split.labels[rows], label_sets.classes, teaching.label_fraction, targets.settings.data_seed)
         if teaching.label_fraction > 0 and not (labels >= 0).any():
             raise UserError(without_labels(teaching.alpha))
-        if teaching.target == "blocks" and teaching.alpha == 1 and (labels >= 0).all() and (problem := untold(label_sets.teachers)):
+        needed = classes_that_relate(teaching.objective, teaching.standardize_logits)
+        if teaching.target == "blocks" and teaching.alpha == 1 and (labels >= 0).all() and (problem := untold(label_sets.teachers, needed)):
             raise UserError(f"with label_fraction {teaching.label_fraction:g} every training image has its label; {problem}")
         needs_all = teaching.label_fraction < 1 or teaching.is_fitted
         if teaching.alpha > 0 and needs_all and targets.stored_teachers != "all":
