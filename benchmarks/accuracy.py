@@ -31,9 +31,10 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 from benchmarks.comparison import gain, right_images, with_spread
-from benchmarks.protocol import FITTED, RATES, ROOT, UNROUTED, Job, Protocol, Settings, results
+from benchmarks.protocol import FITTED, RATES, ROOT, SCORE, UNROUTED, Job, Protocol, Settings, results
 from benchmarks.rows import IMAGES, START, combine, images_of, is_fitted, start_weights, train_and_test, tuned
 
+from amalgam.contradictions import contradiction
 from amalgam.cores import available_cores
 from amalgam.errors import UserError
 from amalgam.provenance import THREADS_VARIABLE, configure_execution
@@ -49,16 +50,17 @@ def work(do: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> li
 
 
 def tune(protocol: Protocol, task: str, processes: int, rows: dict[str, Settings]) -> None:
-    """Every row on the grid with the first seed; the best by validation goes into the choice."""
+    """Every row on the grid with the first seed; the best by validation, with no more labels than it may use, goes into the choice."""
     grid, seed = protocol.grid, protocol.seeds(task)[0]
     jobs = [Job(protocol, task, row, settings | point, seed) for row, settings in rows.items() for point in grid]
+    refuse_contradictions(jobs)
     refuse_other_images(jobs)
     work(tuned, [job for job in jobs if "validation" not in results().get(job.key, {})], processes)
     known = results()
-    accuracies = [known[job.key]["validation"] for job in jobs]
+    scores = [known[job.key].get(SCORE, known[job.key]["validation"]) for job in jobs]
     choices = protocol.chosen()
     for index, row in enumerate(rows):
-        own = accuracies[index * len(grid) : (index + 1) * len(grid)]
+        own = scores[index * len(grid) : (index + 1) * len(grid)]
         choices.setdefault(task, {})[row] = dict(grid[int(np.argmax(own))])
     protocol.choice_file.write_text(yaml.safe_dump(choices, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -67,7 +69,7 @@ def table(protocol: Protocol, task: str, rows: dict[str, Settings], seeds: list[
     """Markdown: a line a row of which each of these seeds has been run, then the controls."""
     known = results()
     done: dict[str, list[dict[str, Any]]] = {}
-    for job in protocol.jobs(task, {row: settings for row, settings in rows.items() if protocol.choice(task, row)}, seeds):
+    for job in protocol.jobs(task, {row: settings for row, settings in rows.items() if protocol.choice(task, row) is not None}, seeds):
         if job.is_tested:
             done.setdefault(job.row, []).append(known[job.key])
     done = {row: found for row, found in done.items() if len(found) == len(seeds)}
@@ -99,6 +101,13 @@ def refuse_uncommitted_settings() -> None:
     """An experiment's settings stay in params.yaml; what the protocol does not say would be theirs."""
     if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "params.yaml"], cwd=ROOT, check=False).returncode == 1:
         raise UserError("params.yaml holds settings that are not committed; set them back: git checkout params.yaml")
+
+
+def refuse_contradictions(jobs: list[Job]) -> None:
+    """Raise UserError if a row's settings contradict each other or suit the task's teachers ill: the pipeline would refuse them."""
+    for job in {job.row: job for job in jobs}.values():
+        if problem := contradiction(job.protocol.parameters(job.seed).folder.tasks[job.task], job.settings):
+            raise UserError(f"{job.protocol.file.name}, {job.row}, {job.task}: {problem}")
 
 
 def refuse_other_images(jobs: list[Job]) -> None:
@@ -153,6 +162,7 @@ def main() -> None:
         tune(protocol, task, arguments.jobs, rows)
     elif arguments.command == "run":
         jobs = protocol.jobs(task, rows, seeds)
+        refuse_contradictions(jobs)
         refuse_other_images(jobs)
         failed = [why for why in work(train_and_test, [job for job in jobs if not job.is_tested], arguments.jobs) if why]
     elif arguments.command == "combine":

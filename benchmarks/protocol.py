@@ -21,6 +21,7 @@ from amalgam.whole import whole_file
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("accuracy.results.json")
 FITTED = "teachers right"  # of an entry in the results: by the teachers, combined as its target, no student
+SCORE = "validation score"  # of an entry, in percent: what chose the epoch, where the student may not use every validation label
 UNROUTED = {"unrouted teachers": "right", "unrouted teachers, joint": "joint right"}  # rows to compare with: what of it they are
 RATES = ("oracle-routed", "unrouted", "unrouted, joint")  # of an entry of teachers, in percent
 MAKERS: Any = {"folder": {"tasks", "augmentation"}, "teacher": True, "val_fraction": True}  # settings of images, teachers and views

@@ -17,7 +17,7 @@ from benchmarks.apart import TEACHERS, part
 from benchmarks.arithmetic import arithmetic
 from benchmarks.comparison import packed, refuse_other_arithmetic, refuse_other_teachers, right_images
 from benchmarks.measured import commit
-from benchmarks.protocol import FITTED, RATES, ROOT, Job, Protocol, record, results
+from benchmarks.protocol import FITTED, RATES, ROOT, SCORE, Job, Protocol, record, results
 from benchmarks.specialists import finetune
 from filelock import FileLock
 
@@ -156,9 +156,10 @@ def train(job: Job) -> float:
     with checkpoint(training_key(job, settings, split, targets)) as own:
         done = once(job.folder, partial(make, own))
         own.remove()
-    accuracy = float(read_json(done / "metrics.json")[job.task]["val_accuracy"])
-    made = read_json(done / "student.json")
-    record(job.key, about(job) | {"validation": accuracy} | {name: made[name] for name in MADE if name in made})
+    metrics, made = read_json(done / "metrics.json")[job.task], read_json(done / "student.json")
+    accuracy = float(metrics["val_accuracy"])
+    chosen_by = {SCORE: metrics["val_score"]} if "val_score" in metrics else {}
+    record(job.key, about(job) | {"validation": accuracy} | chosen_by | {name: made[name] for name in MADE if name in made})
     print(f"{job.task} {job.row} {job.own} seed {job.seed}: validation {accuracy} %", flush=True)
     return accuracy
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from benchmarks import coverage
+from benchmarks.accuracy import refuse_contradictions
 from benchmarks.protocol import Protocol
 from benchmarks.rows import architecture
 
@@ -294,6 +296,37 @@ def test_teachers_of_other_settings_are_not_taken_for_these(bench: Repository) -
 def test_an_experiments_settings_are_not_taken_for_the_shipped_ones(bench: Repository) -> None:
     bench.set_params(objective="dist")
     assert "params.yaml holds settings that are not committed; set them back" in accuracy(bench, "run", check=False)
+
+
+def test_settings_that_the_pipeline_would_refuse_are_refused(bench: Repository) -> None:
+    rows = {"odd": {"target": "mean", "standardize_logits": True}}
+    for command in ("run", "tune"):
+        assert "protocol.yaml, odd, taskA: standardize_logits brings logits" in accuracy(bench, command, check=False, rows=rows)
+
+
+@pytest.mark.parametrize("name", coverage.PROTOCOLS)
+@pytest.mark.parametrize("task", coverage.TASKS)
+def test_no_row_contradicts_itself(name: str, task: str) -> None:
+    protocol = Protocol.named(name)
+    refuse_contradictions(protocol.jobs(task, protocol.rows, protocol.seeds(task)[:1]))
+
+
+def test_a_grid_of_one_point_that_sets_nothing_has_a_table(bench: Repository) -> None:
+    rows = {"alone": {"alpha": 0, "lr": 0.003}}
+    accuracy(bench, "run", "--seeds", "0", rows=rows, grid=[{}])
+    assert re.search(r"^\| alone \|  \|", accuracy(bench, "table", "--seeds", "0", rows=rows, grid=[{}]), re.MULTILINE)
+
+
+def test_a_row_of_few_labels_is_tuned_by_these_alone(bench: Repository) -> None:
+    grid = [{"lr": 1e-5}, {"lr": 0.003}]
+    accuracy(bench, "tune", "--rows", "stacked", grid=grid)
+    tried = {found["settings"]["lr"]: key for key, found in entries(bench).items() if found.get("row") == "stacked" and found["seed"] == 0}
+    known = entries(bench)
+    for rate, score in ((1e-5, 90.0), (0.003, 10.0)):  # as if the hidden labels said the opposite
+        known[tried[rate]] |= {"validation": 100 - score, "validation score": score}
+    (bench.root / RESULTS).write_text(json.dumps(known))
+    accuracy(bench, "tune", "--rows", "stacked", grid=grid)
+    assert yaml.safe_load((bench.root / "protocol.chosen.yaml").read_text())["taskA"] == {"stacked": {"lr": 1e-5}}
 
 
 def test_a_rate_at_which_training_diverges_loses_and_ends_nothing_else(bench: Repository) -> None:
