@@ -161,7 +161,7 @@ def test_the_reference_protocol_has_the_classic_recipes_settings() -> None:
     protocol = load_params(ROOT / "params.yaml", "taskA", reference_protocol.SETTINGS).student("taskA")
     by_recipe = load_params(ROOT / "params.yaml", "taskA", said).student("taskA")
     assert by_recipe == protocol
-    left = {"student_weights", "confidence_temperature", "view_zoom", "view_colour", "run"}  # the user's file; of no effect; a name
+    left = {"student_weights", "confidence_temperature", "run"}  # the user's file; of no effect; a name
     assert StudentSettings.model_fields.keys() - reference_protocol.SETTINGS.keys() == left
     assert shipped.student("taskA") != protocol
 
