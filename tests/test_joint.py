@@ -95,6 +95,19 @@ def test_a_weak_link_is_not_lost_beside_a_strong_one_by_hand(gap: float) -> None
     torch.testing.assert_close(u - u[0, 1], torch.tensor([[1.0, 0, -gap, 2, 0]]).double(), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("count", "spread"), [(3, 10), (10, 40), (20, 40)])
+def test_a_chain_of_teachers_that_contradict_each_other_nowhere_is_exact(count: int, spread: float) -> None:
+    """Each shares its last class with the next one, so that the odds between any two classes are a product along the chain."""
+    columns = [[3 * i, 3 * i + 1, 3 * i + 2, 3 * i + 3] for i in range(count)]
+    logits = spread * torch.from_numpy(np.random.default_rng(0).normal(size=(100, 4 * count))).float()
+    expected = torch.zeros(100, 3 * count + 1)
+    for i, own in enumerate(columns):
+        said = logits[:, 4 * i : 4 * i + 4]
+        expected[:, own] = said + (expected[:, own[0]] - said[:, 0])[:, None]
+    u = estimate(logits, torch.full((100, count), True), (3 * count + 1, columns))
+    torch.testing.assert_close(torch.softmax(u, 1), torch.softmax(expected, 1), atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("scale", [1, 30, 1000])
 def test_of_disjoint_teachers_the_surer_one_is_believed_however_sure_both_are(scale: float) -> None:
     """By hand: each one's logits less their mean, so that how far apart they are decides, not that both are next to certain."""
@@ -104,12 +117,29 @@ def test_of_disjoint_teachers_the_surer_one_is_believed_however_sure_both_are(sc
     torch.testing.assert_close(u, logits - logits.reshape(2, 2, 3).mean(2).repeat_interleave(3, dim=1), atol=1e-3, rtol=1e-6)
 
 
-def test_a_teacher_tied_by_next_to_nothing_stays_with_it_where_others_contradict_each_other() -> None:
-    """Two teachers have odds of 3 : 1 and 1 : 3 between the classes 0 and 1, so even ones together. The second one leaves class 2 a
-    share of exp(−2000) / 4, and the third one says that class 3 is exp(2000) times as likely as that."""
-    said = torch.tensor([[np.log(3), 0, 0, np.log(3), -2000, -2000, 0]])
-    u = estimate(said, torch.tensor([[True] * 3]), (4, [[0, 1], [0, 1, 2], [2, 3]]))
-    torch.testing.assert_close(u - u[0, 0], torch.tensor([[0, 0, np.log(2) - 2000 - np.log(4), np.log(2) - np.log(4)]]), atol=1e-6, rtol=0)
+def test_a_teacher_tied_by_next_to_nothing_moves_with_its_neighbour() -> None:
+    """Three contradict each other in a circle. To the third one class 3 is exp(−2000) of its others, to the fourth of class 4: these odds
+    stay, wherever the circle settles."""
+    said = torch.tensor([[1, 0, 1, 0, 0, 5, -2000, -2000, 0]]).double()
+    u = estimate(said, torch.tensor([[True] * 4]), (5, [[0, 1], [1, 2], [0, 2, 3], [3, 4]]))[0]
+    circle = estimate(said[:, :6], torch.tensor([[True] * 3]), (3, [[0, 1], [1, 2], [0, 2]]))[0]
+    torch.testing.assert_close(u[:3] - u[0], circle - circle[0], atol=1e-6, rtol=0)
+    assert (u[3] - torch.logsumexp(u[[0, 2]], 0)).item() == pytest.approx(-2000 - np.logaddexp(0, 5), abs=1e-6)
+    assert (u[4] - u[3]).item() == pytest.approx(2000, abs=1e-6)
+
+
+@given(label_sets(), st.integers(0, 1000), st.sampled_from([1, 60, 500]))
+@shown((3, [[0, 1], [0, 1, 2], [0, 1], [0, 2]]), 2, 500)
+@settings(deadline=None)
+def test_it_is_optimal_however_sure_the_teachers_are(sets: Sets, seed: int, scale: float) -> None:
+    """In double precision, by the gradient of the definition."""
+    logits, active = example(sets[1], seed)
+    blocks = LabelBlocks(sets[1], sets[0])
+    log_probs = blocks.log_softmax(blocks.of_teachers(scale * logits.double(), active))
+    u = joint_estimate(log_probs, active, blocks.one_hot)
+    beside = torch.softmax(u[:, blocks.union].masked_fill(~blocks.valid, -torch.inf), 2) - log_probs.exp() * blocks.valid
+    gradient = blocks.spread(torch.where(blocks.valid & active[..., None], beside, 0.0))
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-7, rtol=0)
 
 
 @given(label_sets(), st.integers(0, 1000), st.sampled_from([1, 5, 20]))

@@ -44,21 +44,24 @@ def _joint_estimate(log_probs: Tensor, active: Tensor, one_hot: Tensor) -> Tenso
     member = entries.sum(1)  # (n, C): whether the teacher knows the class
     sets = active[..., None] & (member > 0)  # (B, n, C)
     said = torch.einsum("bnk,nkc->bnc", log_probs.double().clamp(min=MIN_LOG_PROB, max=0), entries).masked_fill(~sets, -torch.inf)
-    linked = sets & (sets.sum(1, keepdim=True) > 1)
-    components = _components(active, member)
-    z = _normalisers(said.masked_fill(~linked, -torch.inf), linked, components)
+    components, shared = _components(active, member), member.sum(0) > 1  # (C,): whether several teachers know the class
+    z = _normalisers(said[..., shared], components[:, shared]) if shared.any() else torch.zeros_like(said[..., 0])
     normaliser = torch.logsumexp((-z[..., None]).masked_fill(~sets, -torch.inf), dim=1)  # (B, C)
     u = torch.where(sets.any(1), torch.logsumexp(said, dim=1) - normaliser, 0.0)
     return _without_constants(u, components).to(log_probs.dtype)
 
 
-def _normalisers(said: Tensor, linked: Tensor, components: Tensor) -> Tensor:
-    """The z (B, n), from what teachers say, as logarithms, of the classes that several know (B, n, C), minus infinity elsewhere.
+def _normalisers(said: Tensor, components: Tensor) -> Tensor:
+    """The z (B, n), from what active teachers say, as logarithms, of the S classes that several know (B, n, S), and these classes'
+    components (B, S).
 
     From where teachers that agree have it, which is found from the logarithms, Newton's steps, shortened where they are long, so that
     each brings the minimum nearer (Bach, *Self-concordant analysis for logistic regression*, 2010). The steps take each component's
     probabilities as parts of its largest, which moves no minimum.
     """
+    active = said > -torch.inf
+    linked = active & (active.sum(1, keepdim=True) > 1)
+    said = said.masked_fill(~linked, -torch.inf)
     z, tree = _along_a_tree(said, linked)
     p = (said - _largest(said.amax(1), components)[:, None]).masked_fill(~linked, -torch.inf).exp()
     for _ in range(NEWTON_STEPS):
@@ -72,8 +75,9 @@ def _normalisers(said: Tensor, linked: Tensor, components: Tensor) -> Tensor:
 
 
 def _largest(values: Tensor, components: Tensor) -> Tensor:
-    """Of the values (B, C) the largest in each class's component (B, C)."""
-    return torch.full_like(values, -torch.inf).scatter_reduce(1, components, values, "amax").gather(1, components)
+    """Of the values (B, S) the largest in each one's component (B, S)."""
+    largest = values.new_full((len(values), int(components.max()) + 1), -torch.inf)
+    return largest.scatter_reduce(1, components, values, "amax").gather(1, components)
 
 
 def _along_a_tree(said: Tensor, linked: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +119,8 @@ def _newton_step(p: Tensor, shares: Tensor, tree: Tensor) -> Tensor:
     """
     given = p @ shares.transpose(1, 2)  # (B, n, n)
     flows = given - given.transpose(1, 2)
-    links = (p.sum(1, keepdim=True) * shares) @ shares.transpose(1, 2) + SLIGHTEST * tree
+    links = (p.sum(1, keepdim=True) * shares) @ shares.transpose(1, 2)
+    links = torch.where(tree, links.clamp(min=SLIGHTEST), links)
     handed_on, moves = [], []
     for last in range(p.shape[1] - 1, 0, -1):
         link, flow = links[:, last, :last], flows[:, last, :last]  # (B, last)
