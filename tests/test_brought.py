@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from amalgam.brought import refuse_changed, refuse_emptied, refuse_misplaced, refuse_strays
+from amalgam.brought import beside, copied_weights, refuse_changed, refuse_emptied, refuse_misplaced, refuse_strays
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
 from amalgam.params import Params
 from amalgam.params_file import load_params
+from amalgam.places import brought_file
 from conftest import ROOT
 
 TEACHER = """
@@ -73,10 +74,49 @@ def test_before_anything_was_copied_nothing_can_have_changed(params: Params, tmp
     refuse_changed(params)
 
 
-@pytest.mark.parametrize("named", ["data", "data/photos.zip", "./models/flowers.pth", "outputs", "fetched/photos", "models/../data/train"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        "data",
+        "data/photos.zip",
+        "file://{root}/data/photos.zip",
+        "./models/flowers.pth",
+        "models/taskA/trees/mine.pth",
+        "outputs",
+        "outputs/students/taskA/best.safetensors",
+        "fetched/photos",
+        "models/../data/train",
+    ],
+)
 def test_what_lies_where_the_pipeline_would_remove_it_is_refused(named: str, root: Path) -> None:
-    with pytest.raises(UserError, match=r"^folder\.fetch\.path: .* lies in \w+/, which the pipeline empties; move it elsewhere"):
-        refuse_emptied(named, "folder.fetch.path")
+    with pytest.raises(UserError, match=r"^folder\.fetch\.path: .* lies in \w+/, which the pipeline empties; copy it elsewhere"):
+        refuse_emptied(named.replace("{root}", str(root)), "folder.fetch.path")
+
+
+def test_the_home_of_nobody_is_refused_by_name(root: Path) -> None:
+    for look in (lambda: refuse_emptied("~nobody-here/x.zip", "folder.fetch.path"), lambda: brought_file("~nobody-here/x.zip")):
+        with pytest.raises(UserError, match=r"~nobody-here/x\.zip begins with the home of someone who has none here"):
+            look()
+
+
+def test_weights_that_no_stage_has_copied_yet_are_missed_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fetched/weights/taskA").mkdir(parents=True)
+    (tmp_path / "fetched/weights/taskA/supplied.json").write_text("null")
+    with pytest.raises(
+        UserError, match=r"fetched/weights/taskA was copied from no file, params\.yaml says new\.pth; run dvc repro weights"
+    ):
+        copied_weights("taskA", "new.pth")
+
+
+def test_what_lies_beside_a_student_counts_too(params: Params, tmp_path: Path) -> None:
+    """A student.json that says how it sees images, copied there after it was guessed."""
+    about = tmp_path / "fetched/checkpoints/taskA/checkpoint.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"beside": beside(tmp_path / "given.pth")}))
+    refuse_changed(params)
+    (tmp_path / "student.json").write_text("{}")
+    with pytest.raises(UserError, match=r"evaluate\.checkpoint\.taskA: .*/student\.json has changed since it was copied"):
+        refuse_changed(params)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +127,6 @@ def test_what_lies_where_the_pipeline_would_remove_it_is_refused(named: str, roo
         "/elsewhere/data",
         "https://data/x.zip",
         "fetched/models/weights/A/x.pth",
-        "outputs/students/taskA/best.safetensors",
         "models/taskA/trees/weights.safetensors",
     ],
 )

@@ -306,6 +306,29 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
         whole_file(tmp_path / "absent" / "file", b"")
 
 
+def test_an_experiment_that_dvc_has_is_trained_anew_when_it_is_forced(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a temporary copy it leaves nothing in the workspace's dvc.lock. One that came to nothing, as its disk was full, goes on."""
+    monkeypatch.setenv("DVC_EXP_NAME", "brave-newt")
+    (root / "out").mkdir()
+    (root / "out" / "best").write_text("weights")
+    with checkpoint("mine") as own:
+        own.keep({"network": torch.ones(2)})
+        finish(own, root / "out")
+        mark = own.sessions.mark
+    monkeypatch.setenv("DVC_EXP_NAME", "calm-heron")
+    with checkpoint("mine") as own:
+        assert own.sessions.mark == mark
+    for command in (
+        "init -q",
+        "-c user.name=me -c user.email=me commit -q --allow-empty -m x",
+        "update-ref refs/exps/ab/cdef/brave-newt HEAD",
+    ):
+        subprocess.run(["git", *command.split()], cwd=root, check=True)
+    with checkpoint("mine") as own:
+        assert own.last() is None
+        assert own.sessions.mark != mark
+
+
 def test_no_lock_file_no_result(tmp_path: Path) -> None:
     assert committed(tmp_path / "dvc.lock") == set()
 

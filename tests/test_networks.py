@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import tempfile
+import zipfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -249,3 +250,16 @@ def test_damaged_weights_are_named_whatever_is_damaged(data: st.DataObject) -> N
 def test_statistics_are_those_of_the_weights() -> None:
     assert pretrained_statistics("ResNet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert pretrained_statistics("timm/tf_efficientnet_lite0") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_weights_that_would_grow_as_they_are_read_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1).expand(10**14)}, tmp_path / "expanded.pth")
+    with pytest.raises(UserError, match=r"expanded\.pth is damaged: a is larger than what the file holds of it"):
+        read_state(tmp_path / "expanded.pth")
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "plain.pth")
+    assert read_state(tmp_path / "plain.pth")["a"].shape == (1000,)
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(UserError, match=r"packed\.pth is damaged, or no file of plain weights .* is compressed"):
+        read_state(tmp_path / "packed.pth")

@@ -11,6 +11,7 @@ import yaml
 from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides
 
+from amalgam.errors import without_passwords
 from amalgam.notes import arguments, changed_settings, repeat, run_name, run_note, told
 from amalgam.params_file import load_params
 from amalgam.student_settings import StudentSettings
@@ -40,6 +41,29 @@ def test_no_password_is_told() -> None:
     now = "gdrive:\n  fetch:\n    data: https://me:secret@example.org/images.zip\n"
     assert arguments(now, then) == ["gdrive.fetch.data=https://example.org/images.zip"]
     assert changed_settings(now, then) == {"gdrive.fetch.data": "https://example.org/images.zip"}
+
+
+@pytest.mark.parametrize(
+    ("told", "rest"),
+    [
+        ("https://user:p@ss@host/x.zip", "https://host/x.zip"),
+        ("https://host/x.zip?id=7&X-Amz-Signature=abc&part=1", "https://host/x.zip?id=7&X-Amz-Signature=…&part=1"),
+        ("http://host/?access_token=abc and more", "http://host/?access_token=… and more"),
+        ("https://drive.google.com/uc?id=abc", "https://drive.google.com/uc?id=abc"),
+        ("file:///home/me@work/x.zip", "file:///home/me@work/x.zip"),
+    ],
+)
+def test_what_opens_a_place_is_told_nobody(told: str, rest: str) -> None:
+    assert without_passwords(told) == rest
+
+
+@pytest.mark.parametrize("committed", ["classes: [+1]\n", "a: 1\na: 2\n", "a: [1\n"])
+def test_settings_of_the_commit_that_would_be_refused_stop_nothing(committed: str) -> None:
+    """The present ones are right; what has changed is told as a patch."""
+    now = "classes: ['+1']\n"
+    assert changed_settings(now, committed) == {}
+    assert arguments(now, committed) is None
+    assert repeat("abc", now, committed).startswith("git checkout abc\ngit apply <<'END'\n")
 
 
 def test_what_is_told_of_a_run_does_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -69,6 +69,19 @@ def test_students_of_other_images_are_not_compared_but_can_be_crowned_by_hand(cl
     assert "the champion stays" in consider(client, trained(client, 98.0, data="others"))
 
 
+def test_a_champion_that_was_crowned_over_a_better_one_stays(client: MlflowClient) -> None:
+    """Someone chose it against the rule: a small network for a phone, say. One that was crowned over a worse one is held to the rule."""
+    small = trained(client, 90.0)
+    consider(client, small)
+    consider(client, trained(client, 92.0))
+    crown_by_hand(client, "taskA", small.run_id)
+    newer = trained(client, 95.0)
+    said = consider(client, newer)
+    assert said == f"taskA: the champion stays, version 3, crowned by hand; to crown this one: make crown TASK=taskA RUN={newer.run_id}"
+    crown_by_hand(client, "taskA", newer.run_id)
+    assert "new champion, version 5" in consider(client, trained(client, 96.0))
+
+
 def test_a_student_without_validation_accuracy_is_crowned_by_hand_alone(client: MlflowClient) -> None:
     unknown = trained(client, None)
     assert f"by which champions are made; to crown this one: make crown TASK=taskA RUN={unknown.run_id}" in consider(client, unknown)

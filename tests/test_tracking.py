@@ -272,7 +272,10 @@ def test_a_deleted_experiment_says_how_to_restore_it(root: Path) -> None:
         one_run()
 
 
-def test_four_trainings_at_once_on_an_absent_database_all_succeed(root: Path) -> None:
+@pytest.mark.parametrize("uri", [None, "sqlite:///{root}/runs.db"])
+def test_four_trainings_at_once_on_an_absent_database_all_succeed(uri: str | None, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("{root}", str(root)))
     with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
         run_ids = list(pool.map(one_run, ["taskA", "taskB", "taskA", "taskB"]))
     assert len(set(run_ids)) == 4

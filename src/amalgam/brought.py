@@ -17,23 +17,26 @@ from amalgam.places import (
     SUPPLIED_TEACHERS,
     SUPPLIED_WEIGHTS,
     brought_file,
+    expanded,
     repository_root,
 )
 
 EMPTIED = (str(DATA), str(MODELS), OUTPUTS, FETCHED)
+TEACHERS_FILES = ("weights.safetensors", "program.pt2")  # in a teacher's folder below models/
 NAMED = 5  # stray files, in a message
 
 
 def refuse_emptied(named: str, what: str) -> None:
     """Raise UserError where a setting names what lies in a folder of the pipeline's: DVC removes from it what the pipeline did not make.
 
-    What the pipeline made itself may be named: weights that were fetched, teachers, students.
+    Weights that the pipeline fetched, and its teachers, may be named. Not so its students: a training that starts from one would replace
+    it by its own result.
     """
-    path = (repository_root() / Path(named).expanduser()).resolve()
+    path = (repository_root() / expanded(named.removeprefix("file://"), what)).resolve()
     parts = path.relative_to(repository_root()).parts if path.is_relative_to(repository_root()) else ()
-    of_the_pipeline = parts[:2] in (("fetched", "models"), ("outputs", "students")) or (parts[:1] == ("models",) and len(parts) == 4)
+    of_the_pipeline = parts[:2] == ("fetched", "models") or (parts[:1] == ("models",) and len(parts) == 4 and parts[3] in TEACHERS_FILES)
     if parts[:1] and parts[0] in EMPTIED and not of_the_pipeline:
-        raise UserError(f"{what}: {path} lies in {parts[0]}/, which the pipeline empties; move it elsewhere, to photos/ say, and name that")
+        raise UserError(f"{what}: {path} lies in {parts[0]}/, which the pipeline empties; copy it elsewhere, to photos/ say, and name that")
 
 
 def refuse_misplaced(params: Params) -> None:
@@ -63,11 +66,20 @@ def refuse_changed(params: Params) -> None:
     for what, named, about, kept in _copied(params):
         copied: dict[str, Any] | None = read_json(about) if about.is_file() else None
         path = brought_file(named)
-        if copied and copied["file"] == path.name and path.is_file() and sha256_of_file(path) != copied[kept]:
+        if not copied or copied["file"] != path.name or not path.is_file():
+            continue
+        changed = [path] if sha256_of_file(path) != copied[kept] else []
+        changed += [path.with_name(name) for name, before in copied.get("beside", {}).items() if beside(path)[name] != before]
+        if changed:
             raise UserError(
-                f"{what}: {path} has changed since it was copied, which DVC cannot see; to use the new file: "
+                f"{what}: {changed[0]} has changed since it was copied, which DVC cannot see; to use the new file: "
                 "dvc repro --force --single-item weights, then the same command again"
             )
+
+
+def beside(weights: Path) -> dict[str, str | None]:
+    """The sha256 of what lies beside a student's weights and says more of them; None where it is missing."""
+    return {name: sha256_of_file(path) if (path := weights.with_name(name)).is_file() else None for name in ("student.json", "run.json")}
 
 
 def copied_weights(task: str, named: str | None) -> Path | None:
@@ -75,7 +87,7 @@ def copied_weights(task: str, named: str | None) -> Path | None:
     if named is None:
         return None
     folder, path = SUPPLIED_WEIGHTS / task, brought_file(named)
-    if (copied := read_json(folder / "supplied.json")["file"]) != path.name:
+    if (copied := (read_json(folder / "supplied.json") or {}).get("file", "no file")) != path.name:
         raise UserError(f"{folder} was copied from {copied}, params.yaml says {named}; run dvc repro weights")
     return folder / "weights.safetensors"
 

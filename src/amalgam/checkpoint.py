@@ -9,6 +9,8 @@
 
 import hashlib
 import json
+import os
+import subprocess
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +40,7 @@ class Sessions:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)  # a tag of its run in MLflow
     began: tuple[int, ...] = ()  # milliseconds since 1970, one a session
     result: str | None = None  # DVC's hash of the finished training's folder
+    experiment: str | None = None  # DVC's name of the experiment that finished it, if it was one
 
     @classmethod
     def read(cls, path: Path) -> "Sessions":
@@ -93,7 +96,7 @@ def checkpoint(key: str) -> Iterator[Checkpoint]:
     folder = repository_root() / STORE / KIND / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        if (folder / SESSIONS).exists() and Sessions.read(folder / SESSIONS).result in committed(DVC_LOCK):
+        if (folder / SESSIONS).exists() and is_taken(Sessions.read(folder / SESSIONS), committed(DVC_LOCK)):
             remove(folder)  # that training is done, and this is another
         yield Checkpoint(folder)
 
@@ -103,16 +106,31 @@ def finish(own: Checkpoint, result: Path) -> None:
 
     Of other finished trainings, those are removed that DVC has taken, and the oldest.
     """
-    own.write(result=dvc_hash(result))
+    own.write(result=dvc_hash(result), experiment=os.environ.get("DVC_EXP_NAME"))
     kept, taken = 1, committed(DVC_LOCK)
     for folder in by_age(path for path in entries(KIND) if path != own.folder):
         with held(folder) as free:
-            other = Sessions.read(folder / SESSIONS).result if free and (folder / SESSIONS).exists() else None
-            if other is None:  # another process trains it, goes on with it later, or has just removed it
+            other = Sessions.read(folder / SESSIONS) if free and (folder / SESSIONS).exists() else Sessions()
+            if other.result is None:  # another process trains it, goes on with it later, or has just removed it
                 continue
             kept += 1
-            if other in taken or kept > KEPT_FINISHED:
+            if is_taken(other, taken) or kept > KEPT_FINISHED:
                 remove(folder)
+
+
+def is_taken(sessions: Sessions, results: set[str]) -> bool:
+    """Whether DVC has the result of a finished training: among the workspace's ``results``, or in an experiment that is there."""
+    return sessions.result is not None and (sessions.result in results or (sessions.experiment in experiments()))
+
+
+def experiments() -> set[str | None]:
+    """The names of DVC's experiments: an experiment in a temporary copy leaves nothing in this workspace's dvc.lock."""
+    command = ["git", "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps/*/*/*"]
+    try:
+        found = subprocess.run(command, cwd=repository_root(), capture_output=True, encoding="utf-8", check=False)
+    except FileNotFoundError:
+        return set()
+    return set(found.stdout.split())
 
 
 def by_age(folders: Iterable[Path]) -> list[Path]:

@@ -2,7 +2,8 @@
 
 import re
 
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")  # in an address
+CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]+@")  # in an address: all before the last @ of its host
+SECRETS = re.compile(r"([?&][\w.-]*(?:token|sig|secret|passw|credential|key)[\w.-]*=)[^&#\s'\"]+", re.IGNORECASE)  # in its query
 
 
 class UserError(ValueError):
@@ -10,5 +11,5 @@ class UserError(ValueError):
 
 
 def without_passwords(text: object) -> str:
-    """What ``text`` says, its addresses without the name and password that they may hold: others read messages and notes."""
-    return CREDENTIALS.sub("", str(text))
+    """What ``text`` says, its addresses without the name, password, key or token that they may hold: others read messages and notes."""
+    return SECRETS.sub(r"\1…", CREDENTIALS.sub("", str(text)))

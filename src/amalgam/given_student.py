@@ -5,7 +5,7 @@
     fetched/checkpoints/<task>/weights.safetensors
     fetched/checkpoints/<task>/checkpoint.json      file, place in the repository, sha256, architecture, resolution; classes,
                                                     preprocessing, what chose the epoch and the split's hash, where a
-                                                    student.json and a run.json beside the file said so
+                                                    student.json and a run.json beside the file said so, and their sha256
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from amalgam.brought import beside
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
@@ -49,6 +50,7 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
         "sha256": sha256_of_file(path),
         "architecture": architecture,
         "resolution": resolution,
+        "beside": beside(path),
     }
     write_json(folder / MANIFEST, entry | {"split": split} | told)
 

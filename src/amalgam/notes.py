@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from amalgam.errors import without_passwords
+from amalgam.errors import UserError, without_passwords
 from amalgam.params_file import PARAMS_FILE, read_yaml
 from amalgam.places import repository_relative
 from amalgam.student_settings import StudentSettings
@@ -50,16 +50,22 @@ def run_name(settings: StudentSettings, changed: Mapping[str, str], task: str) -
 
 
 def changed_settings(now: str, then: str) -> dict[str, str]:
-    """The dotted keys whose value in the YAML text ``now`` is another than in ``then``, with the value as DVC's ``-S`` takes it."""
-    return {".".join(path): _argument(value) for path, value in _changed(_read(now), _read(then)).items()}
+    """The dotted keys whose value in the YAML text ``now`` is another than in ``then``, with the value as DVC's ``-S`` takes it.
+
+    None are known where ``then`` was refused: what a commit holds beside the present file must not stop a training.
+    """
+    before = _readable(then)
+    return {} if before is None else {".".join(path): _argument(value) for path, value in _changed(_read(now), before).items()}
 
 
 def arguments(now: str, then: str) -> list[str] | None:
     """What DVC's ``-S`` is to be given to make the YAML text ``now`` of ``then``: ``key=value``, ``+new=value``, ``~removed``.
 
-    None where a key is none that it can name, one with a plus sign or an umlaut, say.
+    None where a key is none that it can name, one with a plus sign or an umlaut, say, or ``then`` was refused.
     """
-    before, after = _read(then), _read(now)
+    before, after = _readable(then), _read(now)
+    if before is None:
+        return None
     removed, known, changed = _removed(before, after), _flat(before), _changed(after, before)
     if not all(KEY.fullmatch(key) for path in [*removed, *changed] for key in path):
         return None
@@ -69,6 +75,13 @@ def arguments(now: str, then: str) -> list[str] | None:
 
 def _read(text: str) -> dict[str, Any]:
     return read_yaml(text, str(PARAMS_FILE))[0]
+
+
+def _readable(text: str) -> dict[str, Any] | None:
+    try:
+        return _read(text)
+    except UserError:
+        return None
 
 
 def _changed(after: Mapping[str, Any], before: Mapping[str, Any]) -> dict[KeyPath, Any]:

@@ -42,7 +42,7 @@ def code_is_dirty() -> bool:
 
 
 def committed_params() -> str | None:
-    """params.yaml as the commit holds it."""
+    """params.yaml as the commit holds it; None where it does not, or nobody could read it."""
     return _git("show", f"{code_commit()}:./{PARAMS_FILE}")
 
 
@@ -67,9 +67,9 @@ def commands_that_repeat(by_hand: str | None = None) -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git answers in the current folder, which is the experiment's own copy of the repository; None if it fails."""
+    """What git answers in the current folder, which is the experiment's own copy of the repository; None if it fails, or is no text."""
     try:
-        found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        found = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", check=False)
+    except (FileNotFoundError, UnicodeDecodeError):
         return None
     return found.stdout if found.returncode == 0 else None

@@ -34,8 +34,16 @@ def check_root() -> None:
 
 def brought_file(named: str) -> Path:
     """The file that a setting names: below ``fetched/``, what this run of the pipeline fetched; else relative to the repository's root."""
-    path = Path(named).expanduser()
+    path = expanded(named, named)
     return path if path.parts[:1] == (FETCHED,) else repository_root() / path
+
+
+def expanded(named: str, what: str) -> Path:
+    """``named`` with its ~ filled in. Raises UserError, naming ``what``, where nobody has that name."""
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{what}: {named} begins with the home of someone who has none here; write the path out") from error
 
 
 def repository_relative(path: Path) -> str:

@@ -1,6 +1,7 @@
 """State dicts: a network's weights by name, from files that others wrote; PyTorch's files, written whole."""
 
 import pickle
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def read_state(path: Path) -> State:
     if not path.is_file():
         raise UserError(f"the weights {path} do not exist; correct the path (a relative one counts from the repository root)")
     try:
-        found: Any = load_file(path) if path.suffix == ".safetensors" else _pickled(path)
+        found: Any = load_file(path) if path.suffix == ".safetensors" else read_plain(path, [Namespace])
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is damaged, or holds more than weights, a whole network say, which could run code; {REMEDY}") from error
     except Exception as error:  # damage makes PyTorch's reader raise whatever its place leads to
@@ -40,13 +41,30 @@ def read_state(path: Path) -> State:
         raise UserError(f"{path} holds no state dict: names with a tensor each; {REMEDY}")
     while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in found)), None):
         found = {name.removeprefix(prefix): value for name, value in found.items()}
+    if inflated := [name for name, value in found.items() if is_inflated(value)]:
+        raise UserError(f"{path} is damaged: {inflated[0]} is larger than what the file holds of it; {REMEDY}")
     return {name: value.clone() for name, value in found.items()}  # names may share memory
 
 
-def _pickled(path: Path) -> Any:
-    """Of a class, a command line's settings alone, which torchvision's and timm's own trainings keep beside the weights: plain values."""
-    with torch.serialization.safe_globals([Namespace]):
+def read_plain(path: Path, classes: list[Any]) -> Any:
+    """What ``torch.save`` wrote, of no other ``classes`` than tensors and plain values.
+
+    A command line's settings (``Namespace``) are of these: torchvision's and timm's own trainings keep them beside the weights. Raises
+    whatever damage makes PyTorch's reader raise, and ValueError for a file that would grow as it is read.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+            is_script = any(name.endswith("/constants.pkl") for name in archive.namelist())  # which PyTorch's reader refuses, and says so
+        if packed and not is_script:
+            raise ValueError(f"{packed[0]} is compressed, which torch.save does not do")
+    with torch.serialization.safe_globals(classes):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def is_inflated(tensor: Tensor) -> bool:
+    """Whether it says more than its memory holds, as one that was expanded: a small file could ask for any amount."""
+    return tensor.layout == torch.strided and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def write_whole(value: object, path: Path) -> None:

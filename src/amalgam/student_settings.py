@@ -105,8 +105,8 @@ class StudentSettings(Section):
     label_smoothing: float = Field(
         ge=0,
         lt=1,
-        description="Share of a label that is spread over all classes, from 0 to below 1. Raise it, to 0.1 say, when over-fitting. Where no "
-        "label is learnt from (alpha 1, or label_fraction 0) it has no effect.",
+        description="Share of a label that is spread over all classes, from 0 to below 1. Raise it, to 0.1 say, when over-fitting. Where "
+        "no label is learnt from (alpha 1, or label_fraction 0) it has no effect.",
     )
     mixup: float = Field(
         ge=0,

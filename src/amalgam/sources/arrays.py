@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from amalgam.errors import UserError
-from amalgam.states import first_line
+from amalgam.states import first_line, is_inflated, read_plain
 
 COLOURS = 3
 
@@ -30,8 +30,7 @@ def read_images(path: Path, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArr
     Raises UserError if it is damaged, could run code, or can be read in more than one way.
     """
     try:
-        with torch.serialization.safe_globals(_array_parts()):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        found = read_plain(path, _array_parts())
     except Exception as error:  # damage makes PyTorch's reader raise whatever its place leads to
         raise UserError(
             f"{name} is damaged, or holds more than arrays and numbers, which could run code and is not read ({first_line(error)})"
@@ -45,6 +44,8 @@ def read_images(path: Path, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArr
 
 
 def _as_array(values: Any, name: str) -> npt.NDArray[Any]:
+    if isinstance(values, torch.Tensor) and is_inflated(values):
+        raise UserError(f"{name} is damaged: its data is larger than what the file holds of it")
     array = values.numpy() if isinstance(values, torch.Tensor) else values
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
         raise UserError(f"{name}: data is neither an array nor a tensor of numbers; save the images as one array N x H x W x 3")

@@ -16,6 +16,7 @@ from amalgam.tracking.store import fluent, store_lock
 
 ALIAS = "champion"
 SELECTED_ON_TAG = "selected_on"  # of a run: what chose the epoch, where not the validation images
+STAYS_TAG = "crowned_over_a_better_one"  # of a version: someone chose it against the rule, which therefore is not for it
 PREVIOUS_TAG = "previous_version"  # of a version: the one that it took over from
 DATA_TAG = "amalgam.data"  # of a run; equal where validation accuracies can be compared
 
@@ -83,7 +84,7 @@ def consider(client: MlflowClient, candidate: Candidate) -> str:
             return (
                 f"{candidate.task}: not compared with the champion (version {present.version}), which {what}; to crown this one: {by_hand}"
             )
-        if "val_accuracy" not in present.tags:
+        if "val_accuracy" not in present.tags or STAYS_TAG in present.tags:
             return f"{candidate.task}: the champion stays, version {present.version}, crowned by hand; to crown this one: {by_hand}"
         before = float(present.tags["val_accuracy"])
         if candidate.val_accuracy <= before:
@@ -107,12 +108,20 @@ def crown(client: MlflowClient, candidate: Candidate, present: ModelVersion | No
         tags |= {"val_accuracy": f"{candidate.val_accuracy:g}"}
     if present is not None:
         tags |= {PREVIOUS_TAG: str(present.version), "previous_run": present.run_id}
+        if is_better(present, candidate):
+            tags |= {STAYS_TAG: "true"}
     with fluent(client):  # it looks for the model's place without the client
         version = client.create_model_version(
             name, source=f"models:/{model_id}", run_id=candidate.run_id, model_id=model_id, description=why, tags=tags
         )
     client.set_registered_model_alias(name, ALIAS, version.version)
     return f"{candidate.task}: new champion, version {version.version}: {why}"
+
+
+def is_better(present: ModelVersion, candidate: Candidate) -> bool:
+    """Whether it is known to be better, on the same images, than the candidate."""
+    known = candidate.val_accuracy is not None and "val_accuracy" in present.tags and present.tags.get("data") == candidate.data
+    return known and float(present.tags["val_accuracy"]) > (candidate.val_accuracy or 0)
 
 
 def crown_by_hand(client: MlflowClient, task: str, run_id: str) -> str:

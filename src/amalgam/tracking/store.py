@@ -22,6 +22,7 @@ if not sys.stderr.isatty():  # its bar is for a terminal, not for a log
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
+from alembic.util import CommandError
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -49,16 +50,21 @@ def connect() -> MlflowClient:
 
     Raises UserError if the store does not answer: of a server within seconds, of a database when MLflow gives it up, after two minutes.
     """
-    uri = tracking_uri()
-    if uri:
-        return _reached(uri)
     for noisy in ("alembic", "mlflow.store"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     root = repository_root()
-    database = root / "mlflow.db"
-    with store_lock():
-        client = _reached(f"{SQLITE}{database}")
-        relocate(database, root / ARTIFACTS)
+    own = root / "mlflow.db"
+    uri = tracking_uri() or f"{SQLITE}{own}"
+    if not uri.startswith("sqlite"):
+        return _reached(uri)
+    place = Path(uri.partition(SQLITE)[2])
+    if not place.parent.is_dir():
+        return _reached(uri)  # which says so
+    # Two processes, of two repositories too, that create one database at once would leave it half made.
+    with store_lock() if place == own else FileLock(f"{place}.lock"):
+        client = _reached(uri)
+        if place == own:
+            relocate(own, root / ARTIFACTS)
     return client
 
 
@@ -108,7 +114,7 @@ def answering(uri: str) -> Iterator[None]:
     """Raise UserError where the block finds that the store refuses what it is asked, or is away, or no store at all."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError, ImportError) as error:  # the last: of a database whose driver is not installed
+    except (MlflowException, SQLAlchemyError, CommandError, ImportError) as error:  # the last: of a database whose driver is not installed
         place = without_passwords(uri.removeprefix(SQLITE))
         raise UserError(
             f"the MLflow store {place} does not answer ({without_passwords(error)}); correct {URI_VARIABLE}, or start or mend the store"
