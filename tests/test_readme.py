@@ -208,7 +208,7 @@ FIRST_SEED = ("--seeds", "0")
         ("A", *PRETRAINED),
         ("A", *PRETRAINED, *FIRST_SEED),
         ("A", *LONGER),
-        ("B", *LONGER, "--seeds", "3"),
+        ("B", *LONGER),
         ("A", *UNSEEN),
         ("A", *SEEN),
         ("A", *SPECIALISTS),
