@@ -55,11 +55,9 @@ def connect() -> MlflowClient:
     root = repository_root()
     own = root / "mlflow.db"
     uri = tracking_uri() or f"{SQLITE}{own}"
-    if not uri.startswith("sqlite"):
-        return _reached(uri)
-    place = Path(uri.partition(SQLITE)[2])
-    if not place.parent.is_dir():
-        return _reached(uri)  # which says so
+    place = Path(uri.removeprefix(SQLITE).partition("?")[0])
+    if not uri.startswith(SQLITE) or not place.parent.is_dir():
+        return _reached(uri)  # which says so, where there is no such folder
     # Two processes, of two repositories too, that create one database at once would leave it half made.
     with store_lock() if place == own else FileLock(f"{place}.lock"):
         client = _reached(uri)
