@@ -21,7 +21,6 @@ rest is run, then it is told. ``--jobs 2`` runs two trainings at a time, each on
 
 import argparse
 import os
-import subprocess
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -31,10 +30,11 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 from benchmarks.comparison import gain, right_images, with_spread
+from benchmarks.measured import commit
 from benchmarks.protocol import FITTED, RATES, ROOT, SCORE, UNROUTED, Job, Protocol, Settings, results
-from benchmarks.rows import IMAGES, START, combine, images_of, is_fitted, start_weights, train_and_test, tuned
+from benchmarks.refusals import refuse_contradictions, refuse_incomparable, refuse_uncommitted_settings
+from benchmarks.rows import combine, is_fitted, train_and_test, tuned
 
-from amalgam.contradictions import contradiction
 from amalgam.cores import available_cores
 from amalgam.errors import UserError
 from amalgam.provenance import THREADS_VARIABLE, configure_execution
@@ -43,9 +43,15 @@ from amalgam.stage import run_stage
 Result = TypeVar("Result")
 
 
+def begin() -> None:
+    """What a process does first: it learns which commit's code it has read, whatever is committed while it trains."""
+    configure_execution()
+    commit()
+
+
 def work(do: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> list[Result]:
     os.environ.setdefault(THREADS_VARIABLE, str(max(available_cores() // processes, 1)))
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=configure_execution) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=begin) as pool:
         return list(pool.map(do, jobs))
 
 
@@ -54,7 +60,7 @@ def tune(protocol: Protocol, task: str, processes: int, rows: dict[str, Settings
     grid, seed = protocol.grid, protocol.seeds(task)[0]
     jobs = [Job(protocol, task, row, settings | point, seed) for row, settings in rows.items() for point in grid]
     refuse_contradictions(jobs)
-    refuse_other_images(jobs)
+    refuse_incomparable(jobs)
     work(tuned, [job for job in jobs if "validation" not in results().get(job.key, {})], processes)
     known = results()
     scores = [known[job.key].get(SCORE, known[job.key]["validation"]) for job in jobs]
@@ -97,42 +103,6 @@ def table(protocol: Protocol, task: str, rows: dict[str, Settings], seeds: list[
     return "\n".join(lines)
 
 
-def refuse_uncommitted_settings() -> None:
-    """An experiment's settings stay in params.yaml; what the protocol does not say would be theirs."""
-    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "params.yaml"], cwd=ROOT, check=False).returncode == 1:
-        raise UserError("params.yaml holds settings that are not committed; set them back: git checkout params.yaml")
-
-
-def refuse_contradictions(jobs: list[Job]) -> None:
-    """Raise UserError if a row's settings contradict each other or suit the task's teachers ill: the pipeline would refuse them."""
-    for job in {job.row: job for job in jobs}.values():
-        if problem := contradiction(job.protocol.parameters(job.seed).folder.tasks[job.task], job.settings):
-            raise UserError(f"{job.protocol.file.name}, {job.row}, {job.task}: {problem}")
-
-
-def refuse_other_images(jobs: list[Job]) -> None:
-    """Raise UserError if one of these was trained or tested on other images than the archive's, or started from another file of weights.
-
-    A row that is new is compared with the others of its task, image by image: it may not be tested on other images than they.
-    """
-    known = results()
-    for job in jobs:
-        settings, before = job.settings, known.get(job.key, {})
-        which, weights = f"{job.row} of {job.task}, seed {job.seed},", start_weights(settings)
-        if weights and before.get(START, weights) != weights:
-            raise UserError(
-                f"{which} started from another {settings.student_weights} than is here now; bring that back, or rename this one"
-            )
-        tested = {entry["test_images"] for entry in known.values() if entry.get("task") == job.task and "test_images" in entry}
-        here = images_of(job) if tested or before.keys() & IMAGES else {}
-        elsewhere = f"other images than {job.protocol.archive} holds; keep results of another archive in another copy of this repository, "
-        elsewhere += "without benchmarks/accuracy.results.json"
-        if any(before.get(name, found) != found for name, found in here.items()):
-            raise UserError(f"{which} was trained or tested on {elsewhere}")
-        if tested - set(here.values()):
-            raise UserError(f"{which} would be compared with rows that were tested on {elsewhere}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["tune", "run", "combine", "table"])
@@ -163,11 +133,11 @@ def main() -> None:
     elif arguments.command == "run":
         jobs = protocol.jobs(task, rows, seeds)
         refuse_contradictions(jobs)
-        refuse_other_images(jobs)
+        refuse_incomparable(jobs)
         failed = [why for why in work(train_and_test, [job for job in jobs if not job.is_tested], arguments.jobs) if why]
     elif arguments.command == "combine":
         jobs = [job for job in protocol.jobs(task, rows, seeds) if job.is_tested and is_fitted(job)]
-        refuse_other_images(jobs)
+        refuse_incomparable(jobs)
         work(combine, [job for job in jobs if FITTED not in results()[job.key]], arguments.jobs)
     if arguments.command != "tune":
         print(table(protocol, task, rows, seeds), flush=True)

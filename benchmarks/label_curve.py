@@ -4,11 +4,12 @@
     python benchmarks/label_curve.py --task A docs/few_labels_taskA.png
 
 Draws, from benchmarks/accuracy.results.json, the lines that ``curves`` of benchmarks/labels.yaml and, broken, of benchmarks/pretrained.yaml
-names: mean and range over the seeds; a point of fewer seeds than the protocol's is hollow. The teachers by themselves are the horizontal
-lines.
+names: mean and range over the seeds; a point of fewer seeds than the protocol's is hollow, and seeds other than the first one's are named.
+The teachers by themselves, with the first one's seeds, are the horizontal lines. The picture holds what it draws as text, under ``DRAWN``.
 """
 
 import argparse
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from matplotlib.axes import Axes
 LINES = {"oracle-routed": "--", "unrouted": ":", "unrouted, joint": "-."}  # of the teachers
 LABELS = Protocol.named("labels")
 COLOURS = ("tab:blue", "tab:orange")  # of labels alone, and with teachers
+DRAWN = "Description"  # of the picture's texts, the one that says which accuracies it shows
 NEAR = 2.5  # points: the text of a line so close below another one stands below it
 PLACES = {0: 0, 0.1: 1, 0.25: 2, 1: 3}  # of the shares on the axis
 
@@ -75,9 +77,16 @@ def write_numbers(axes: Axes, lines: dict[str, Curve], style: Style) -> None:
             axes.annotate(f"{mean:.1f}", (PLACES[share], mean), textcoords="offset points", xytext=offset, **look)
 
 
+def curves(protocol: Protocol, task: str) -> dict[str, Curve]:
+    """Its lines by their names, of what has been run."""
+    seeds = protocol.seeds(task)
+    which = "" if seeds == LABELS.seeds(task) else f" (seeds {', '.join(map(str, seeds))})"
+    return {f"{name}{which}": curve(protocol, task, rows) for name, rows in protocol.values["curves"].items()}
+
+
 def draw_protocol(axes: Axes, protocol: Protocol, task: str, style: Style) -> None:
     """Its lines, of those that have been run."""
-    lines = {name: curve(protocol, task, rows) for name, rows in protocol.values["curves"].items()}
+    lines = curves(protocol, task)
     for colour, (name, found) in zip(COLOURS, lines.items(), strict=True):
         if found:
             draw_curve(axes, found, len(protocol.seeds(task)), label=name, color=colour, linestyle=style.line)
@@ -86,21 +95,25 @@ def draw_protocol(axes: Axes, protocol: Protocol, task: str, style: Style) -> No
 
 def draw_teachers(axes: Axes, task: str) -> None:
     """What they reach without a student: told which of them knows the image, and not told."""
-    every = [LABELS.known_teachers(task, seed) for seed in LABELS.seeds(task)]
     above = np.inf
-    for name, style in sorted(LINES.items(), key=lambda line: -mean_of(every, line[0])):
-        if np.isnan(mean := mean_of(every, name)):
-            continue
-        axes.axhline(mean, color="grey", linestyle=style, linewidth=1)
+    for name, mean in sorted(teachers(task).items(), key=lambda line: -line[1]):
+        axes.axhline(mean, color="grey", linestyle=LINES[name], linewidth=1)
         share = axes.get_yaxis_transform()  # x as a share of the axis
         offset = (0, 3 if above - mean > NEAR else -10)
         axes.annotate(f"teachers, {name}: {mean:.1f}", (0.01, mean), xycoords=share, xytext=offset, textcoords="offset points", fontsize=8)
         above = mean
 
 
-def mean_of(every: list[dict[str, Any]], name: str) -> float:
-    """Of all seeds; not a number if one lacks it."""
-    return float(np.mean([known.get(name, np.nan) for known in every]))
+def teachers(task: str) -> dict[str, float]:
+    """The mean over the seeds of what they reach in each way that has been measured with every seed."""
+    every = [LABELS.known_teachers(task, seed) for seed in LABELS.seeds(task)]
+    return {name: float(np.mean([known[name] for known in every])) for name in LINES if all(name in known for known in every)}
+
+
+def drawn(task: str) -> str:
+    """All accuracies that the picture shows."""
+    lines = {name: found for file in STYLES for name, found in curves(Protocol.named(file), task).items()}
+    return json.dumps(lines | {f"teachers, {name}": mean for name, mean in teachers(task).items()})
 
 
 def main() -> None:
@@ -117,7 +130,7 @@ def main() -> None:
     axes.set_xticks(list(PLACES.values()), [f"{100 * share:g} %" for share in PLACES])
     axes.set(xlabel="training images whose label the student may use", ylabel="test accuracy, %", title=f"Task {arguments.task}")
     axes.legend(loc="lower right", fontsize=9)
-    figure.savefig(arguments.picture, dpi=110)
+    figure.savefig(arguments.picture, dpi=110, metadata={DRAWN: drawn(task)})
 
 
 if __name__ == "__main__":

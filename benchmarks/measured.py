@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,12 @@ def keep(file: Path, entry: Entry, *names: str) -> None:
     whole_file(file, (json.dumps([*entries.values()], indent=2, ensure_ascii=False) + "\n").encode())
 
 
+@cache
 def commit() -> str | None:
-    """The one whose code runs, + after it where code or protocols differ from it; None outside of a git repository."""
+    """The one whose code ran when this was first asked, + after it where code or protocols differed from it.
+
+    None outside of a git repository.
+    """
     asked = (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "src", "benchmarks/*.py", "benchmarks/*.yaml"])
     head, changed = (subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout for words in asked)
     return head.strip() + "+" * bool(changed) or None

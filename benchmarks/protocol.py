@@ -1,7 +1,7 @@
 """A table of accuracies as its protocol has it: rows, settings, seeds; what was chosen; and what has been run."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,6 +122,11 @@ class Protocol:
             raise SystemExit(f"no choice for {', '.join(sorted(lacking))} of {task}; tune them first, and commit {self.choice_file.name}")
         return [Job(self, task, row, settings | points[row], seed) for seed in seeds for row, settings in rows.items()]
 
+    def every_job(self, task: str) -> list["Job"]:
+        """One a row and seed of those whose settings are chosen."""
+        rows = {row: settings for row, settings in self.rows.items() if self.choice(task, row) is not None}
+        return self.jobs(task, rows, self.seeds(task))
+
     def parameters(self, seed: int) -> Params:
         shipped = load_params(ROOT / "params.yaml")
         own = {} if self.is_finetuned else self.teacher
@@ -180,6 +185,10 @@ class Job:
     @property
     def settings(self) -> StudentSettings:
         return self.protocol.student_settings(self.seed, self.protocol.common | self.own)
+
+    def of_every_seed(self) -> list["Job"]:
+        """The same row with each of the protocol's seeds."""
+        return [replace(self, seed=seed) for seed in self.protocol.seeds(self.task)]
 
     @property
     def folder(self) -> Path:

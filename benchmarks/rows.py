@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from benchmarks.apart import TEACHERS, part
 from benchmarks.arithmetic import arithmetic
-from benchmarks.comparison import packed, refuse_other_arithmetic, refuse_other_teachers, right_images
+from benchmarks.comparison import packed, right_images
 from benchmarks.measured import commit
 from benchmarks.protocol import FITTED, RATES, ROOT, SCORE, Job, Protocol, record, results
+from benchmarks.same_teachers import refuse_other_arithmetic, refuse_other_teachers
 from benchmarks.specialists import finetune
 from filelock import FileLock
 
@@ -47,6 +48,7 @@ MOST_BYTES = 50_000_000_000
 START = "student_weights_sha256"  # of an entry whose student starts from a file of weights
 IMAGES = ("training_images", "test_images")  # of an entry, what identifies them
 MACHINE = "machine.json"  # beside teachers: what the results say of the machine that trained them
+SHIPPED = "shipped"  # of an entry: the settings that its protocol does not say, as params.yaml had them
 MADE = ("seconds", "machine", "date", "commit", "training_images", START)  # of an entry, as far as it was written down
 
 
@@ -159,7 +161,13 @@ def train(job: Job) -> float:
     metrics, made = read_json(done / "metrics.json")[job.task], read_json(done / "student.json")
     accuracy = float(metrics["val_accuracy"])
     chosen_by = {SCORE: metrics["val_score"]} if "val_score" in metrics else {}
-    record(job.key, about(job) | {"validation": accuracy} | chosen_by | {name: made[name] for name in MADE if name in made})
+    record(
+        job.key,
+        about(job)
+        | {"validation": accuracy, SHIPPED: shipped_settings(job)}
+        | chosen_by
+        | {name: made[name] for name in MADE if name in made},
+    )
     print(f"{job.task} {job.row} {job.own} seed {job.seed}: validation {accuracy} %", flush=True)
     return accuracy
 
@@ -189,6 +197,17 @@ def start_weights(settings: StudentSettings) -> str | None:
     """The sha256 of the file of weights that a student starts from; None without one, or where it is not to be had."""
     weights = architecture(settings).weights
     return sha256_of_file(weights) if weights and weights.is_file() else None
+
+
+def shipped_settings(job: Job) -> dict[str, Any]:
+    """By name, what the protocol leaves to params.yaml: settings of the student, of the images and, if it has any, of its teachers."""
+    params, said = job.protocol.parameters(job.seed), {"seed"} | job.protocol.common.keys() | job.own.keys()
+    student = {name: value for name, value in job.settings.model_dump(mode="json").items() if name not in said}
+    images = {"val_fraction": params.val_fraction, "augmentation": params.folder.augmentation.model_dump(mode="json")}
+    theirs = (
+        {} if job.is_alone or job.protocol.is_finetuned else params.teacher.model_dump(mode="json", exclude={"seed", *job.protocol.teacher})
+    )
+    return student | images | {f"teacher.{name}": value for name, value in theirs.items()}
 
 
 def about(job: Job) -> dict[str, Any]:

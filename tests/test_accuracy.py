@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 import yaml
 from benchmarks import coverage
-from benchmarks.accuracy import refuse_contradictions
 from benchmarks.protocol import Protocol
+from benchmarks.refusals import refuse_contradictions
 from benchmarks.rows import architecture
 
+from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
 from amalgam.models import save_weights
 from amalgam.networks import build_network
 from amalgam.params_file import load_params
+from amalgam.teachers import OwnImages
 from conftest import ROOT, Repository, make_repository, write_images
 
 COMMON = {"student_resolution": 32, "batch_size": 16, "num_epochs": 1, "views": 1, "optimizer": "sgd"}
@@ -145,6 +147,63 @@ def test_an_entry_says_which_code_and_images_made_it(bench: Repository) -> None:
     assert [found["commit"] for found in of_row(bench, "more")] == [f"{head}+"]
 
 
+MEANWHILE = """
+import subprocess
+from benchmarks.accuracy import work
+from benchmarks.measured import commit
+def commit_and_tell(_):
+    subprocess.run(["git", "commit", "-q", "--allow-empty", "-m", "meanwhile"], check=True)
+    return commit()
+if __name__ == "__main__":
+    print(*work(commit_and_tell, [1, 2], 1))
+"""
+
+
+def test_an_entry_names_the_commit_of_the_code_that_was_read_when_its_process_began(bench: Repository) -> None:
+    head = bench.run("git", "rev-parse", "HEAD").stdout.strip()
+    (bench.root / "meanwhile.py").write_text(MEANWHILE)
+    assert bench.run("python", "meanwhile.py", PYTHONPATH="src:.").stdout.split() == [head, head]
+    assert bench.run("git", "rev-parse", "HEAD").stdout.strip() != head
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"weight_decay": 0.3}, "weight_decay 0.05, params.yaml says 0.3"),
+        ({"val_fraction": 0.3}, "val_fraction 0.2, params.yaml says 0.3"),
+        ({"teacher__lr": 0.02}, "teacher.lr 0.002, params.yaml says 0.02"),
+    ],
+)
+def test_a_row_has_the_same_shipped_settings_with_every_seed(change: dict[str, Any], told: str, bench: Repository) -> None:
+    """What the protocol says itself may change in params.yaml."""
+    more = ROWS | {"more": ROWS["stacked"] | {"batch_size": 8}}
+    accuracy(bench, "run", "--rows", "more", "--seeds", "0", rows=more)
+    bench.set_params(batch_size=4, **change)
+    bench.commit("other settings")
+    said = accuracy(bench, "run", "--rows", "more", "--seeds", "1", rows=more, check=False)
+    assert f"more of taskA: seed 0 was trained with {told}; set it back, or say it in the protocol" in said
+    assert [found["seed"] for found in of_row(bench, "more")] == [0]
+
+
+@pytest.mark.parametrize("sees_theirs", [False, True])
+def test_teachers_may_learn_from_a_part_of_the_images_that_the_student_sees_or_does_not(sees_theirs: bool, bench: Repository) -> None:
+    rows = {"apart": ROWS["stacked"]}
+    apart: Any = {"teachers_share": 0.25} | ({"student_sees_the_teachers": True} if sees_theirs else {})
+    accuracy(bench, "run", "--seeds", "0", rows=rows, **apart)
+    (found,) = of_row(bench, "apart")
+    assert found["seed"] == 0
+    (place,) = (place.parent for place in (bench.root / ".amalgam/accuracy").glob("*/seed0/prepared/taskA/teachers"))
+    theirs, others = PreparedSplit.read(place / "teachers"), PreparedSplit.read(place / "trainval")
+    assert found["training_images"] == (theirs if sees_theirs else others).content
+    learnt_from = {len(split.training_rows) / 4: {split.names[row] for row in split.training_rows} for split in (theirs, others)}
+    assert [*learnt_from] == [2, 6], "of eight a class"
+    assert learnt_from[2].isdisjoint(learnt_from[6])
+    label_sets = LabelSets.read(place / "teachers")
+    for name in label_sets.teachers:
+        manifest = json.loads((place.parents[1] / "models" / "taskA" / name / "manifest.json").read_text())
+        assert manifest["images"] == OwnImages.of(name, label_sets, theirs).content
+
+
 def test_what_was_run_is_not_run_again(bench: Repository) -> None:
     before = entries(bench)
     shutil.rmtree(bench.root / ".amalgam/accuracy")
@@ -214,6 +273,9 @@ def test_a_student_starts_from_the_file_of_weights_that_the_results_know(bench: 
     assert [found["student_weights_sha256"] for found in of_row(bench, "given")] == [sha256_of_file(weights)]
     save_weights(build_network(network, 5).state_dict(), weights)
     said = accuracy(bench, "run", "--seeds", "0", rows=given, check=False)
+    assert "given of taskA, seed 0, started from another start.safetensors than is here now" in said
+    other = given | {"other": given["given"] | {"batch_size": 8}}
+    said = accuracy(bench, "run", "--rows", "other", "--seeds", "1", rows=other, check=False)
     assert "given of taskA, seed 0, started from another start.safetensors than is here now" in said
     weights.unlink()
     accuracy(bench, "run", "--seeds", "0", rows=given)

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from benchmarks.comparison import gain, interval, packed, refuse_other_teachers, right_images, t_interval, with_spread
+from benchmarks.comparison import gain, interval, packed, right_images, t_interval, with_spread
 from benchmarks.measured import commit, keep, measured
+from benchmarks.same_teachers import refuse_other_teachers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -273,13 +274,28 @@ def prose(text: str) -> str:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/experiments.md"])
 def test_every_interval_of_the_text_is_one_of_the_differences(page: str, stated: list[differences.Difference]) -> None:
-    """A difference may be told from either of its sides."""
-    pairs = [pair for found in stated for pair in (found.bootstrap[1:], found.student) if pair]
-    known = {(round(low, 1), round(high, 1)) for low, high in pairs} | {(round(-high, 1), round(-low, 1)) for low, high in pairs}
-    text = prose((ROOT / page).read_text().partition(BY_HAND)[0])
-    told = [
-        (found[0], *map(float, (value.replace("−", "-") for value in found.groups())))
-        for found in re.finditer(f"{NUMBER} … {NUMBER}", text)
-    ]
+    """A difference may be told from either of its sides: its mean, the interval, and by Student's t another interval."""
+    known = {told for found in stated for limits in (found.bootstrap[1:], found.student) if limits for told in both_sides(found, *limits)}
+    told = list(intervals(prose((ROOT / page).read_text().partition(BY_HAND)[0])))
     assert len(told) > 10
-    assert [words for words, low, high in told if (low, high) not in known] == [], f"{page} states intervals that no difference has"
+    assert [words for words, *numbers in told if (*numbers,) not in known] == [], f"{page} states intervals that no difference has"
+
+
+def both_sides(found: differences.Difference, low: float, high: float) -> list[tuple[float, ...]]:
+    mean = found.bootstrap[0]
+    return [tuple(round(value, 1) for value in side) for side in ((mean, low, high), (-mean, -high, -low))]
+
+
+def intervals(text: str) -> Iterable[tuple[str, float, float, float]]:
+    """The words of each "mean (low … high" or "mean, low … high", and the numbers; of an interval without a mean it is the last one's."""
+    mean = float("nan")
+    for found in re.finditer(rf"(?:{NUMBER}(?: points?)?(?: less| more| better)? ?[(,] ?)?{NUMBER} … {NUMBER}", text):
+        numbers = [float(value.replace("−", "-")) for value in found.groups() if value is not None]
+        mean = numbers[0] if len(numbers) == 3 else mean
+        low, high = numbers[-2:]
+        yield found[0], mean, low, high
+
+
+def test_an_interval_is_read_with_the_mean_before_it() -> None:
+    text = "gains 2.3 points (0.2 … 4.5; by Student's t −1.6 … 6.2; 2.7, 6.1 and 2.2 each), or nothing (−0.4, −2.6 … +1.7)"
+    assert [numbers for _, *numbers in intervals(text)] == [[2.3, 0.2, 4.5], [2.3, -1.6, 6.2], [-0.4, -2.6, 1.7]]
