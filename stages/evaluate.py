@@ -27,7 +27,7 @@ from amalgam.evaluation import Evaluation, Judged, predict, write_evaluation
 from amalgam.files import read_json, sha256_of_file
 from amalgam.given_student import copy_checkpoint, described, load_checkpoint
 from amalgam.models import Classifier
-from amalgam.one_off import in_pipeline, new_folder, prepared
+from amalgam.one_off import check_images, in_pipeline, new_folder, prepared
 from amalgam.params import EvaluationSettings, Params
 from amalgam.params_file import load_params
 from amalgam.places import EVALUATION, MODELS, PREPARED, STUDENTS, SUPPLIED_CHECKPOINTS, brought_file
@@ -55,17 +55,20 @@ def evaluate(task: str, student: Classifier, judged: Judged, folder: Path) -> No
 
 
 def fitted_to(teachers: dict[str, dict[str, Any]], task: str, judged: Judged, label_sets: LabelSets) -> FittedTarget | None:
-    """What the student was taught by, if that was fitted, and to the answers of these ``teachers`` (their identities).
+    """What the student was taught by, if that was fitted, and to the answers of these ``teachers`` (their identities), in this order.
 
     Raises UserError if the pipeline's own student was taught by others.
     """
     if judged.training is None:
         return None
     taught_by = read_json(judged.training / MANIFEST).get("taught_by")
-    others = f"{judged.training} was taught by other teachers than {MODELS / task} holds, or by these as they saw other pixels"
-    if judged.checkpoint is None and taught_by and taught_by != teachers:
+    same = bool(taught_by) and [*taught_by.items()] == [*teachers.items()]
+    others = (
+        f"{judged.training} was taught by other teachers than {MODELS / task} holds, by these in another order, or as they saw other pixels"
+    )
+    if judged.checkpoint is None and taught_by and not same:
         raise UserError(f"{others}; run dvc repro")
-    found = read_fitted(judged.training, label_sets) if taught_by == teachers else None
+    found = read_fitted(judged.training, label_sets) if same else None
     if found is None and (judged.training / FITTED).exists():
         print(f"{others}: what they reach without a student, put together as it was taught, is left out", flush=True)
     return found
@@ -158,6 +161,7 @@ def by_hand(params: Params, named: str | None, checkpoint: str | None, resolutio
                 found[task] = given_student(task, copy, brought_file(checkpoint))
             else:
                 found[task] = trained_student(task)
+            check_images(PREPARED / task / "trainval", MODELS / task)
         folder = new_folder("evaluation", suffix)
         for task, (student, judged) in found.items():
             evaluate(task, student, judged, folder / task)

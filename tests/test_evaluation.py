@@ -15,6 +15,7 @@ from amalgam.controls import Controls
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.evaluation import Evaluation, Judged, Predictions, write_evaluation
 from amalgam.history import Epoch, write_history
+from amalgam.lettering import drawable
 from amalgam.plots import save_confusion_matrix, save_matrix, save_samples
 from amalgam.validation import Validation
 
@@ -97,6 +98,36 @@ def test_teachers_and_classes_are_drawn_whatever_their_number(teachers: int, cla
     save_matrix(values, [f"teacher {i}" for i in range(teachers)], [f"class {i}" for i in range(classes)], "title", tmp_path / "m.png")
     with Image.open(tmp_path / "m.png") as picture:
         assert picture.size[0] < 3000
+
+
+@pytest.mark.parametrize("teachers", [1, 3])
+@pytest.mark.parametrize("classes", [2, 27, 100])
+@pytest.mark.parametrize("letters", [24, 45, 100])
+def test_long_names_have_room(letters: int, classes: int, teachers: int, tmp_path: Path) -> None:
+    """Matplotlib warns, which is an error here, where the names leave none to the cells."""
+    names, wide = [f"{number} {'W' * letters}" for number in range(classes)], tmp_path / "wide.png"
+    counts = 80 * np.eye(classes, dtype=np.int64)
+    save_confusion_matrix(counts, names, "title", wide)
+    save_confusion_matrix(counts, [str(number) for number in range(classes)], "title", tmp_path / "short.png")
+    save_matrix(np.full((teachers, classes), 50.0), ["T" * letters] * teachers, names, "title", tmp_path / "matrix.png")
+    with Image.open(wide) as long, Image.open(tmp_path / "short.png") as short:
+        assert 0 < long.size[0] - short.size[0] < 700
+
+
+def test_names_whose_letters_no_font_has_are_shown_by_their_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once is said which; matplotlib would warn of each letter in each picture, which is an error here."""
+    unknown = "\N{LINEAR B SYLLABLE B008 A}"
+    names = ["oak", f"{unknown}b", "fir"]
+    assert drawable(names) == ["oak", "(2)", "fir"]
+    for picture in ("one", "two"):
+        save_confusion_matrix(np.eye(3, dtype=np.int64), names, "title", tmp_path / f"{picture}.png")
+    assert capsys.readouterr().err.count(f"no font here has {unknown} of {unknown}b: pictures show its place among the names") == 1
+
+
+def test_a_long_name_is_shown_without_its_middle() -> None:
+    shown = drawable(["x" * 40, f"Chevrolet {'y' * 40} Cab 2012"])
+    assert shown == ["x" * 40, f"Chevrolet {'y' * 16}…yyyy Cab 2012"]
+    assert len(shown[1]) == 40
 
 
 def test_a_scale_says_what_cells_too_small_for_it_do_not(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from amalgam.views import Selected, draw_view
 
 @pytest.mark.parametrize(("side", "images"), [(8, 256), (64, 256), (91, 253), (224, 41), (1024, 2), (2000, 1)])
 def test_a_network_is_given_no_more_pixels_at_once_than_memory_is_meant_for(side: int, images: int) -> None:
-    assert images_at_a_time("ResNet18", (side, side), "cpu") == images
+    """Whether it sees so many, or they are stored with so many."""
+    for stored, seen in ((side, side), (side, 8), (8, side)):
+        assert images_at_a_time("ResNet18", (stored, stored), (seen, seen), "cpu") == images
 
 
 @pytest.mark.parametrize(("device", "images"), [("cpu", [32, 512, 256]), ("cuda", [256, 256, 256])])
 def test_a_network_is_given_as_many_images_at_once_as_it_is_fast_with(device: str, images: list[int]) -> None:
-    assert [images_at_a_time(network, (32, 32), device) for network in ("ReferenceCNN", "MobileNetV3", "EfficientNet")] == images
+    assert [images_at_a_time(network, (32, 32), (32, 32), device) for network in ("ReferenceCNN", "MobileNetV3", "EfficientNet")] == images
 
 
 def test_rows_are_the_same_from_an_array_a_selection_and_a_tensor() -> None:

@@ -251,7 +251,8 @@ def test_a_trainings_last_weights_are_known_and_not_taken_for_the_student_that_i
     best, last, foreign = (tmp_path / name for name in ("best.safetensors", "last.safetensors", "foreign.pth"))
     for file in (best, last, foreign):
         file.write_bytes(file.name.encode())
-    told = {"weights_sha256": sha256_of_file(best), "last_sha256": sha256_of_file(last), "architecture": "MobileNetV3"}
+    made_of = {"architecture": "MobileNetV3", "classes": ["oak", "elm"], "preprocessing": {"size": [64, 64]}}
+    told = {"weights_sha256": sha256_of_file(best), "last_sha256": sha256_of_file(last)} | made_of
     (tmp_path / "student.json").write_text(json.dumps(told))
     assert [is_chosen(sha256_of_file(file), tmp_path) for file in (best, last, foreign)] == [True, False, False]
     assert [own_manifest(file) for file in (best, last, foreign)] == [told, told, {}]
@@ -289,13 +290,23 @@ def test_what_a_fitted_target_makes_of_other_teachers_is_left_out(finished: Repo
     assert "left out" not in shown
     assert finished.run("python", "stages/evaluate.py", "--task", "A").returncode == 0
 
+    student = finished.root / weights.replace("best.safetensors", "student.json")
+    own = read(student)
+    assert len(own["taught_by"]) > 1
+    student.write_text(json.dumps(own | {"taught_by": dict(reversed(own["taught_by"].items()))}))
+    shown, found = evaluated()
+    assert "by these in another order" in shown, "what was fitted belongs to their answers side by side"
+    assert found["unrouted_teachers_fitted"] is None
+    student.write_text(json.dumps(own))
+
     manifest = next((finished.root / "models/taskA").glob("*/manifest.json"))
     changed = read(manifest)
     changed["preprocessing"]["mean"][0] += 0.1  # the same weights, shown other pixels
     manifest.unlink()  # it may be a link into DVC's cache
     manifest.write_text(json.dumps(changed))
     shown, found = evaluated()
-    assert "was taught by other teachers than models/taskA holds, or by these as they saw other pixels: what they reach" in shown
+    told = "was taught by other teachers than models/taskA holds, by these in another order, or as they saw other pixels: what they reach"
+    assert told in shown
     assert found["unrouted_teachers_fitted"] is None
     refused = finished.run("python", "stages/evaluate.py", "--task", "A", check=False)
     assert refused.returncode != 0

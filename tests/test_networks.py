@@ -263,3 +263,11 @@ def test_weights_that_would_grow_as_they_are_read_are_refused(tmp_path: Path) ->
             packed.writestr(name, plain.read(name))
     with pytest.raises(UserError, match=r"packed\.pth is damaged, or no file of plain weights .* is compressed"):
         read_state(tmp_path / "packed.pth")
+
+
+def test_a_model_of_timms_without_a_classifier_is_refused_by_name() -> None:
+    """Timm's configuration of some encoders names none."""
+    with pytest.raises(
+        UserError, match="architecture timm/qwen3_vit_88m_enc: this model of timm's has no classifier to put new classes into"
+    ):
+        build_network("timm/qwen3_vit_88m_enc", 3)

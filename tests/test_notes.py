@@ -201,6 +201,13 @@ def test_the_note_holds_results_and_commands() -> None:
     assert "changes that no commit holds" in tested
 
 
+def test_names_are_no_markup() -> None:
+    confusion = [["actual", "a|b", "*star*"], ["a|b", "9", "1"], ["*star*", "0", "7"]]
+    note = run_note("taskA", "ResNet18", {}, FOUND | {"teacher_accuracy": {"my_old_one": 75.8}}, confusion, "dvc exp run", False)
+    assert "| actual \\ predicted | a\\|b | \\*star\\* |\n|---|---|---|\n| **a\\|b** | 9 | 1 |\n| **\\*star\\*** | · | 7 |" in note
+    assert "| teacher my\\_old\\_one, on its own classes | 75.8 |" in note
+
+
 def test_a_note_too_long_for_mlflow_keeps_whole_commands_or_says_where_they_stand() -> None:
     """MLflow would cut its end off."""
     few, many = "dvc exp run -S alpha=0.5", "\n".join(f"dvc exp run -S +folder.supplied.taskA.x{n}.resolution=224" for n in range(200))

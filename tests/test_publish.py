@@ -266,6 +266,39 @@ def test_a_champion_that_was_evaluated_later_is_compared_with_then(tracked: Repo
     assert run.data.tags["mcnemar.against"] == f"champion version {version.version}, run {other}"
 
 
+def test_what_an_earlier_evaluation_told_and_this_one_does_not_know_is_no_number(
+    tracked: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The champion was judged on other test images than these; when it has been judged on them too, there is a number again."""
+    monkeypatch.chdir(tracked.root)
+    monkeypatch.setenv("DVC_ROOT", str(tracked.root))
+    mlflow, evaluation = client(tracked), tracked.root / "outputs/evaluation/taskA"
+    assert publish_evaluation(tracked.root / "outputs/students/taskA", evaluation) == []  # this finds the store where it lies now
+    other = mlflow.create_run(mlflow.get_experiment_by_name("taskA").experiment_id).info.run_id
+    version = mlflow.create_model_version("amalgam-taskA", f"models:/{model_of(mlflow, run_id(tracked))}", other)
+    mlflow.set_registered_model_alias("amalgam-taskA", "champion", version.version)
+    mlflow.log_artifacts(other, str(evaluation), "evaluation")
+
+    def told(**changes: object) -> Run:
+        write_json(evaluation / "results.json", read_json(evaluation / "results.json") | changes)
+        fitted = {"unrouted_teachers_fitted": 71.0} if changes["test_images"] == 1 else {}
+        numbers = read_json(evaluation / "metrics.json")["taskA"] | {"unrouted_teachers_fitted": None} | fitted
+        write_json(evaluation / "metrics.json", {"taskA": {name: value for name, value in numbers.items() if value is not None}})
+        assert publish_evaluation(tracked.root / "outputs/students/taskA", evaluation) == []
+        return mlflow.get_run(run_id(tracked))
+
+    before = told(test_images=1)
+    assert [before.data.metrics[name] for name in ("mcnemar_p", "unrouted_teachers_fitted")] == [1, 71]
+    after = told(test_images=2, test_content="others")
+    assert all(np.isnan(after.data.metrics[name]) for name in ("mcnemar_p", "unrouted_teachers_fitted"))
+    assert "mcnemar.against" not in after.data.tags
+    assert after.data.metrics["test_accuracy"] == before.data.metrics["test_accuracy"]
+    mlflow.log_artifacts(other, str(evaluation), "evaluation")
+    again = told(test_images=2)
+    assert again.data.metrics["mcnemar_p"] == 1
+    assert again.data.tags["mcnemar.against"].startswith("champion")
+
+
 def test_a_student_of_other_images_is_not_judged_by_hand(finished: Repository) -> None:
     finished.set_params(data_seed=7)
     finished.repro("preprocess")
@@ -278,7 +311,13 @@ def test_a_student_of_other_images_is_not_judged_by_hand(finished: Repository) -
     assert "best.safetensors was trained on other images, or another split, than the pipeline has now" in told.stderr
     shutil.copyfile(finished.root / own[1], finished.root / "copy.safetensors")
     shutil.copyfile(finished.root / "outputs/students/taskA/student.json", finished.root / "student.json")
-    finished.run("python", "stages/evaluate.py", "--task", "A", "--checkpoint", "copy.safetensors", PYTHONPATH="src")
+    bare = ("python", "stages/evaluate.py", "--task", "A", "--checkpoint", "copy.safetensors")
+    told = finished.run(*bare, check=False, PYTHONPATH="src")
+    assert told.returncode == 1, "nor are teachers, who may know what are test images now"
+    assert re.search("teacher models/taskA/.* was trained on other images, or another split, than are prepared; run dvc repro", told.stderr)
+    assert not list((finished.root / "runs").glob("*_evaluation*"))
+    finished.repro("models.dvc")
+    finished.run(*bare, PYTHONPATH="src")
 
 
 def test_a_moved_stores_pictures_and_champions_open(tracked: Repository, tmp_path: Path) -> None:

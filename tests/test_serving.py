@@ -105,6 +105,14 @@ def test_it_answers_as_the_student_does(student: Classifier, served: ServedStude
     assert set(found["probabilities"][0]) == set(CLASSES)
 
 
+def test_each_answer_stands_under_its_images_index(served: ServedStudent) -> None:
+    """As in a table that was sorted or filtered: pandas joins columns by their index."""
+    images = pd.DataFrame({"image": [random_image(24, 20, seed) for seed in range(4)]})
+    whole, part = served.predict(images), served.predict(images.loc[[3, 1]])
+    assert [*part.index] == [3, 1]
+    assert part["class"].to_dict() == whole["class"].loc[[3, 1]].to_dict()
+
+
 def test_one_process_exports_several_students_of_the_same_sizes(tmp_path: Path) -> None:
     """What the first export computes for itself is not taken for the second's, nor for live images."""
     network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, len(CLASSES)))

@@ -31,11 +31,12 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.history import read_history
 from amalgam.inference import predict_logits
+from amalgam.lettering import drawable
 from amalgam.metrics import Reliability, accuracy_interval, agreement, reliability, shared_class_accuracy, split_errors
 from amalgam.models import Classifier
 from amalgam.places import repository_relative
 from amalgam.plots import save_confusion_matrix, save_learning_curve, save_matrix, save_reliability, save_samples
-from amalgam.students import MANIFEST, own_manifest
+from amalgam.students import MANIFEST, is_chosen, own_manifest
 from amalgam.validation import validated
 from amalgam.whole import whole_folder
 
@@ -176,7 +177,8 @@ def draw(evaluation: Evaluation, folder: Path) -> None:
     save_confusion_matrix(predictions.confusion, predictions.classes, f"{title}; rows in percent", normalized, in_percent=True)
     save_reliability(predictions.reliability, task, folder / "reliability.png")
     if training is not None:
-        best_epoch = read_json(training / MANIFEST)["best_epoch"]
+        chosen = is_chosen(sha256_of_file(evaluation.student.weights), training)
+        best_epoch = read_json(training / MANIFEST)["best_epoch"] if chosen else None  # the last epoch's weights are of no chosen one
         save_learning_curve(read_history(training / "history.csv"), best_epoch, f"{task}: training", folder / "learning_curve.png")
     teachers, classes, covering = list(label_sets.teachers), label_sets.classes, label_sets.covering()
     known = np.where(covering, 100.0, np.nan)
@@ -190,13 +192,14 @@ def draw_samples(predictions: Predictions, label_sets: LabelSets, split: Prepare
     """Some test images, always the same ones, with their actual class, the teachers that know it, and the predicted class."""
     count = min(SAMPLES, len(predictions.labels))
     rows = np.sort(np.random.default_rng(0).choice(len(predictions.labels), count, replace=False))
-    titles = []
+    titles, predicted, shown, covering = [], predictions.predicted, drawable(predictions.classes), label_sets.covering()
+    teachers = drawable(list(label_sets.teachers))
     for row in rows:
-        actual, guess = predictions.classes[predictions.labels[row]], predictions.classes[predictions.predicted[row]]
-        knowing = [(str(number), name) for number, (name, known) in enumerate(label_sets.teachers.items(), start=1) if actual in known]
-        numbers, names = (", ".join(words) for words in zip(*knowing, strict=True))
-        titles.append(f"True: {actual}\n(Teacher {numbers}: {names})\nPred: {guess} {'✓' if guess == actual else '✗'}")
-    save_samples(split.images[rows], titles, (predictions.labels == predictions.predicted)[rows], path)
+        actual, guess = predictions.labels[row], predicted[row]
+        knowing = np.flatnonzero(covering[:, actual])
+        numbers, names = ", ".join(str(number + 1) for number in knowing), ", ".join(teachers[number] for number in knowing)
+        titles.append(f"True: {shown[actual]}\n(Teacher {numbers}: {names})\nPred: {shown[guess]} {'✓' if guess == actual else '✗'}")
+    save_samples(split.images[rows], titles, (predictions.labels == predicted)[rows], path)
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from amalgam.errors import UserError
+
 
 def new_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[Any]]":
     """An array in a new .npy file, memory-mapped, whose space the disk has set aside: a full one is an OSError here, and no crash while the
@@ -63,6 +65,17 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file that anyone may have written says. Raises UserError if it is no JSON object."""
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged, or no JSON ({error}); restore it, or move it away") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object; restore it, or move it away")
+    return found
 
 
 def sha256_of_file(path: Path) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from amalgam.brought import beside
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.files import read_json, read_object, sha256_of_file, write_json
 from amalgam.inference import device
 from amalgam.models import Classifier, save_weights
 from amalgam.networks import build_network, load_whole
@@ -25,10 +25,12 @@ from amalgam.preprocessing import Preprocessing, channel_statistics, three
 from amalgam.record import FILE as RECORD
 from amalgam.states import State, read_state
 from amalgam.student_settings import STUDENTS
+from amalgam.students import MANIFEST as STUDENT
 from amalgam.students import own_manifest
 
 MANIFEST = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
+NEEDED = ("architecture", "classes", "preprocessing")  # of a student.json, to use the weights
 
 
 def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder: Path) -> None:
@@ -37,13 +39,16 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
     Raises UserError, naming the setting ``what``, unless it is one of ``classes`` classes.
     """
     state, own = read_state(path), own_manifest(path)
+    if lacking := [name for name in NEEDED if own and not own.get(name)]:
+        manifest = path.with_name(STUDENT)
+        raise UserError(f"{manifest} lacks {', '.join(lacking)}; restore it, or move it away to have the bare weights taken")
     architecture = own["architecture"] if own else recognised(state, classes, f"{what}: {path}")
     check_fit(architecture, classes, state, f"{what}: {path}")
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(state, folder / WEIGHTS)
     told = {name: own.get(name) for name in ("classes", "preprocessing", "selected_on")}
     record = path.with_name(RECORD)
-    split = read_json(record)["data"]["content"] if own and record.is_file() and not told["selected_on"] else None
+    split = trained_on(record) if own and record.is_file() and not told["selected_on"] else None
     entry = {
         "file": path.name,
         "place": repository_relative(path),
@@ -55,6 +60,14 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
     write_json(folder / MANIFEST, entry | {"split": split} | told)
 
 
+def trained_on(record: Path) -> str:
+    """The hash of the images and their split that a run.json names. Raises UserError if it names none."""
+    data = read_object(record).get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("content"), str):
+        raise UserError(f"{record} does not say which images the student learnt from; restore it, or move it away")
+    return str(data["content"])
+
+
 def recognised(state: State, classes: int, what: str) -> str:
     """The reference's student that has these weights. Raises UserError if none has."""
     problems = []
@@ -62,10 +75,10 @@ def recognised(state: State, classes: int, what: str) -> str:
         try:
             check_fit(architecture, classes, state, architecture)
         except UserError as error:
-            problems.append(str(error))
+            problems.append(str(error).removeprefix(f"{architecture}: not the weights of "))
         else:
             return architecture
-    reasons = "; ".join(problem.replace("not the weights of ", "").replace(": ", ", ", 1) for problem in problems)
+    reasons = "; ".join(problems)
     raise UserError(
         f"{what} is none of the students of {classes} classes ({reasons}), and no student.json beside it says what it is; "
         "name a file of one of them, or copy its student.json beside it"

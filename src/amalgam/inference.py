@@ -15,7 +15,7 @@ from amalgam.views import Rows, Selected, View, plain_view
 ROWS_AT_A_TIME = 4096  # brought to a GPU
 IMAGES_AT_A_TIME = {"ReferenceCNN": 32, "MobileNetV3": 512}  # with which a CPU is fastest, where it is not with the others'
 OTHERS_AT_A_TIME = 256
-MOST_PIXELS = 1 << 21  # of a network's input at a time, so that memory does not grow with its side
+MOST_PIXELS = 1 << 21  # of images, and of a network's input, at a time, so that memory does not grow with their sides
 
 Stored = npt.NDArray[Any] | Selected | torch.Tensor  # on disk, in memory, or on the GPU
 
@@ -64,10 +64,13 @@ def view_images(images: Stored, view: View, rows: Rows) -> torch.Tensor:
     return view.apply(take_rows(images, rows), rows)
 
 
-def images_at_a_time(architecture: str, size: tuple[int, int], device: str) -> int:
-    """How many images of a (height, width) a network is given at once on a device of torch's type, where nothing has to be learnt."""
+def images_at_a_time(architecture: str, stored: tuple[int, int], size: tuple[int, int], device: str) -> int:
+    """How many images a network is given at once on a device of torch's type, where nothing has to be learnt.
+
+    They are ``stored`` with one (height, width), and brought to the network's ``size``.
+    """
     most = IMAGES_AT_A_TIME.get(architecture, OTHERS_AT_A_TIME) if device == "cpu" else OTHERS_AT_A_TIME
-    return min(max(MOST_PIXELS // math.prod(size), 1), most)
+    return min(max(MOST_PIXELS // max(math.prod(stored), math.prod(size)), 1), most)
 
 
 @torch.inference_mode()
@@ -79,7 +82,8 @@ def predict_logits(
     own = rows[team.share(len(rows))]
     logits = torch.empty((len(own), len(classifier.classes)), device=device())
     classifier.network.eval()
-    step = images_at_a_time(classifier.architecture, classifier.preprocessing.size, device().type)
+    height, width = images.shape[1:3]
+    step = images_at_a_time(classifier.architecture, (height, width), classifier.preprocessing.size, device().type)
     for start in range(0, len(own), step):
         place = slice(start, start + step)
         logits[place] = classifier.logits(view_images(images, view, own[place]))

@@ -94,10 +94,14 @@ class Student(nn.Module):
 def _backbone(architecture: str, num_classes: int) -> tuple[Any, tuple[str, ...]]:
     """An untrained network and the names of its heads, of which some have several; timm's know ``num_classes``, the others ImageNet's."""
     if not architecture.startswith(TIMM):
+        if architecture not in BACKBONES:
+            raise UserError(f"architecture {architecture} is unknown here; these are known: {', '.join(BACKBONES)}, {TIMM}<name>")
         known = BACKBONES[architecture]
         return known.build(), (known.head,)
     backbone = _timm_model(architecture, num_classes)
     named = backbone.default_cfg["classifier"]
+    if not named:
+        raise UserError(f"architecture {architecture}: this model of timm's has no classifier to put new classes into; choose another")
     return backbone, (named,) if isinstance(named, str) else tuple(named)
 
 

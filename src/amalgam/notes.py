@@ -18,6 +18,7 @@ NAMED = frozenset(
 )
 MATRIX_UP_TO = 20  # classes; beyond, a table would be wider than the page
 UNQUOTED = re.compile(r"[\w./:+*%@?|-]+( [\w./:+*%@?|-]+)*", re.ASCII)  # what DVC's -S takes as it is
+MARKUP = re.compile(r"[\\|*_`<~\[]")  # of Markdown, in the middle of a line
 KEY = re.compile(r"[a-zA-Z_$][\w$-]*", re.ASCII)  # that it can name
 LONGEST_NOTE = 8000  # characters that MLflow keeps; it would cut off the rest, and a half command repeats something else
 COMMANDS = "repeat.sh"  # the artifact that holds the commands too
@@ -173,7 +174,7 @@ def run_note(
             rows.append(("teachers, not told, put together as the student was taught", f"{fitted:g}"))
         doubts = found["teacher_doubts"]
         for name, accuracy in found["teacher_accuracy"].items():
-            rows.append((f"teacher {name}, on its own classes" + (f" ({doubts[name]})" if name in doubts else ""), f"{accuracy:g}"))
+            rows.append((f"teacher {_cell(name)}, on its own classes" + (f" ({doubts[name]})" if name in doubts else ""), f"{accuracy:g}"))
     table = "\n".join(["| accuracy in percent | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
     remark = "\n\nThe code had changes that no commit holds: the commands repeat it only with them." if dirty else ""
     matrix = f"\n\nTest images by class:\n\n{_confusion_table(confusion)}" if confusion else ""
@@ -183,9 +184,14 @@ def run_note(
     return head + next((rest for rest in shorter if len(head + rest) <= LONGEST_NOTE), elsewhere)
 
 
+def _cell(text: str) -> str:
+    """As a cell of a Markdown table shows it as it is."""
+    return MARKUP.sub(r"\\\g<0>", text)
+
+
 def _confusion_table(confusion: Sequence[Sequence[str]]) -> str:
     """The matrix of counts; of many classes, what is most often taken for what."""
-    (_, *classes), *rows = confusion
+    (_, *classes), *rows = ((_cell(first), *map(_cell, others)) for first, *others in confusion)
     if len(classes) <= MATRIX_UP_TO:
         lines = [f"| **{actual}** | {' | '.join(count if count != '0' else '·' for count in counts)} |" for actual, *counts in rows]
         return "\n".join([f"| actual \\ predicted | {' | '.join(classes)} |", "|---" * (len(classes) + 1) + "|", *lines])

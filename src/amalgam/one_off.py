@@ -82,11 +82,24 @@ def check_brought(params: Params) -> None:
 def check_made(task: str, folder: Path, models: Path, params: Params) -> None:
     """Raises UserError unless the images in ``folder`` were prepared, and the teachers in ``models`` trained on them, as ``params`` say."""
     check_prepared(task, folder, params)
+    check_images(folder, models)
+    for name in LabelSets.read(folder).teachers:
+        check_recipe(models / name, params)
+        check_supplied(models / name, params.source_block.supplied.get(task, {}).get(name))
+
+
+def check_images(folder: Path, models: Path) -> None:
+    """Raises UserError if a teacher in ``models`` was trained on other images than those of its classes in ``folder``: it may have learnt
+    test images."""
     if not models.is_dir():
         raise UserError(f"{models} is missing; dvc repro models.dvc makes it")
     label_sets, split = prepared(folder)
     for name in label_sets.teachers:
-        check_teacher(models / name, OwnImages.of(name, label_sets, split), params.source_block.supplied.get(task, {}).get(name), params)
+        images = read_json(models / name / "manifest.json").get("images")
+        if images not in (None, OwnImages.of(name, label_sets, split).content):
+            raise UserError(
+                f"teacher {models / name} was trained on other images, or another split, than are prepared; run dvc repro models.dvc"
+            )
 
 
 def check_prepared(task: str, folder: Path, params: Params) -> None:
@@ -103,13 +116,10 @@ def check_prepared(task: str, folder: Path, params: Params) -> None:
         )
 
 
-def check_teacher(teacher: Path, own: OwnImages, given: SuppliedTeacher | None, params: Params) -> None:
-    """Raises UserError if it was trained on other images than its ``own`` or otherwise than ``params`` say, or is not the one ``given``."""
-    manifest = read_json(teacher / "manifest.json")
-    if manifest.get("images") not in (None, own.content):
-        raise UserError(f"teacher {teacher} was trained on other images, or another split, than are prepared; run dvc repro models.dvc")
-    check_recipe(teacher, params)
-    if given and (path := brought_file(given.weights)).is_file() and sha256_of_file(path) != manifest.get("file_sha256"):
+def check_supplied(teacher: Path, given: SuppliedTeacher | None) -> None:
+    """Raises UserError if it is not the one ``given``."""
+    known = read_json(teacher / "manifest.json").get("file_sha256")
+    if given and (path := brought_file(given.weights)).is_file() and sha256_of_file(path) != known:
         raise UserError(
             f"teacher {teacher} is not what {path} holds; run dvc repro --force --single-item weights, then dvc repro models.dvc"
         )

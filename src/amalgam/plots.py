@@ -13,33 +13,38 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from amalgam.lettering import drawable, inches, use_fonts
 from amalgam.metrics import Reliability
 
+use_fonts()
 matplotlib.rcParams["text.parse_math"] = False  # a class may have a dollar sign in its name
 SAMPLES_A_ROW = 5
 TITLE_WIDTH = 26  # characters above a sample
 DARKEST = 125  # percent that the end of the colours would stand for: a hundred is no black
 WRITTEN_UP_TO = 30  # classes; beyond, counts in the cells could not be read
 NAMED_UP_TO = 130  # classes; beyond, nor could their names, and the picture grows no more
+FEW, MANY = 9, 6  # points of their names, where counts are written and where not
+SHORTEST = 1.0  # inches for names, however short
 
 
 def save_confusion_matrix(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str, path: Path, in_percent: bool = False) -> None:
     """Draw counts (C, C), actual × predicted, coloured by the share of each actual class; the cells say counts, or percent of the row."""
-    few = len(classes) <= WRITTEN_UP_TO
-    side = _inches(len(classes))
+    few, names = len(classes) <= WRITTEN_UP_TO, drawable(classes)
+    side = 1.5 + _cells(len(classes)) + _room(names, FEW if few else MANY)
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", interpolation="nearest", vmin=0, vmax=1)
     if len(classes) <= NAMED_UP_TO:
-        axes.set_xticks(range(len(classes)), list(classes), rotation="vertical")
-        axes.set_yticks(range(len(classes)), list(classes))
+        axes.set_xticks(range(len(classes)), names, rotation="vertical")
+        axes.set_yticks(range(len(classes)), names)
     if few:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 text = f"{100 * shares[row, column]:.0f}" if in_percent else str(count)
                 axes.text(column, row, text, ha="center", va="center", color=_ink(shares[row, column]), fontsize=8)
-    axes.tick_params(labelsize=9 if few else 6)
-    axes.set(xlabel="predicted", ylabel="actual", title=title)
+    axes.tick_params(labelsize=FEW if few else MANY)
+    axes.set(xlabel="predicted", ylabel="actual")
+    figure.suptitle(title)
     _save(figure, path)
 
 
@@ -47,21 +52,22 @@ def save_matrix(
     values: npt.NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], title: str, path: Path, written: bool = True
 ) -> None:
     """Draw shares in percent (rows, columns), the larger the darker; NaN stays white. A scale says what cells too small for it do not."""
-    few = len(columns) <= WRITTEN_UP_TO
-    height = 1.8 + 0.35 * min(len(rows), NAMED_UP_TO)
-    figure, axes = plt.subplots(figsize=(_inches(len(columns)), height), layout="constrained")
+    few, above, beside = len(columns) <= WRITTEN_UP_TO, drawable(columns), drawable(rows)
+    width = 1.5 + _cells(len(columns)) + _room(beside, FEW)
+    height = 0.8 + 0.35 * min(len(rows), NAMED_UP_TO) + _room(above, FEW if few else MANY)
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     drawn = axes.imshow(values, cmap="Blues", vmin=0, vmax=DARKEST, aspect="auto")
     if written and not few:
         figure.colorbar(drawn, ax=axes, ticks=range(0, 101, 20), boundaries=range(101), label="%")
     if len(columns) <= NAMED_UP_TO:
-        axes.set_xticks(range(len(columns)), list(columns), rotation="vertical", fontsize=9 if few else 6)
+        axes.set_xticks(range(len(columns)), above, rotation="vertical", fontsize=FEW if few else MANY)
     if len(rows) <= NAMED_UP_TO:
-        axes.set_yticks(range(len(rows)), list(rows), fontsize=9)
+        axes.set_yticks(range(len(rows)), beside, fontsize=FEW)
     if written and few:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=_ink(value / DARKEST), fontsize=8)
-    axes.set_title(title)
+    figure.suptitle(title)
     _save(figure, path)
 
 
@@ -84,9 +90,14 @@ def save_samples(images: npt.NDArray[np.uint8], titles: Sequence[str], right: np
     _save(figure, path)
 
 
-def _inches(classes: int) -> float:
-    """A picture's side for so many classes along it."""
-    return 2.5 + (0.42 if classes <= WRITTEN_UP_TO else 0.16) * min(classes, NAMED_UP_TO)
+def _cells(classes: int) -> float:
+    """Inches for so many classes side by side."""
+    return (0.42 if classes <= WRITTEN_UP_TO else 0.16) * min(classes, NAMED_UP_TO)
+
+
+def _room(names: Sequence[str], points: int) -> float:
+    """Inches for the longest of the names, where they are written at all."""
+    return max(inches(names, points), SHORTEST) if len(names) <= NAMED_UP_TO else SHORTEST
 
 
 def _ink(darkness: float) -> str:

@@ -21,7 +21,7 @@ import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.files import read_object, sha256_of_file, write_json
 from amalgam.hardware import on_gpu
 from amalgam.history import write_history
 from amalgam.inference import device
@@ -90,17 +90,23 @@ def write_student(student: Classifier, result: Fit, task: str, details: dict[str
 
 
 def own_manifest(weights: Path) -> dict[str, Any]:
-    """What the student.json beside a file of weights says, if it is about this very file, chosen or last; else nothing."""
-    beside, own = weights.with_name(MANIFEST), sha256_of_file(weights)
-    found: dict[str, Any] = read_json(beside) if beside.is_file() else {}
+    """What the student.json beside a file of weights says, if it is about this very file, chosen or last; else nothing.
+
+    Raises UserError if it is damaged.
+    """
+    found, own = _manifest(weights.parent), sha256_of_file(weights)
     return found if is_chosen(own, weights.parent) or own == found.get("last_sha256") else {}
 
 
 def is_chosen(weights_sha256: str, folder: Path) -> bool:
     """Whether weights are those that the training in ``folder`` chose, in whichever of its files; not so without such a training."""
-    manifest = folder / MANIFEST
-    found = read_json(manifest) if manifest.is_file() else {}
+    found = _manifest(folder)
     return weights_sha256 in (found.get("weights_sha256"), *found.get("exported", {}).values())
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What its student.json says; nothing where there is none. Raises UserError if it is damaged."""
+    return read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
 
 
 def load_student(folder: Path, label_sets: LabelSets) -> Classifier:

@@ -35,7 +35,7 @@ class ServedStudent:
         self.size = size
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
-        """For each row of column ``image``: its most probable class, that class's probability, and all classes' probabilities.
+        """For each row of column ``image``, under its index: the most probable class, its probability, and all classes' probabilities.
 
         An image is uint8 pixels (height, width, 3), as an array or nested lists, or a PNG or JPEG file, as bytes or in base64.
         Raises ValueError that names the row if one is neither.
@@ -50,7 +50,8 @@ class ServedStudent:
                 "class": best,
                 "probability": [share[name] for share, name in zip(shares, best, strict=True)],
                 "probabilities": shares,
-            }
+            },
+            index=model_input.index,
         )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shlex
 import sys
 import tempfile
@@ -35,6 +36,8 @@ RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files na
 FILES = ("best.safetensors", "last.safetensors", MANIFEST, "history.csv")
 MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy")
 RIVAL_METRIC = "mcnemar_p"
+RIVAL_TAG = "mcnemar.against"
+FITTED_METRIC = "unrouted_teachers_fitted"
 PREDICTIONS = "predictions.csv"
 RESULTS = "results.json"
 P = ParamSpec("P")
@@ -116,14 +119,15 @@ def publish_evaluation(student: Path, evaluation: Path) -> list[str]:
     mark = fingerprint(files={file.name: sha256_of_file(file) for file in files})
     tracker = Tracker(client, run.info.run_id)
     if run.data.tags.get(EVALUATION_TAG) == mark:
-        if RIVAL_METRIC not in run.data.metrics:  # then there was none, or it was not evaluated yet
+        if math.isnan(run.data.metrics.get(RIVAL_METRIC, math.nan)):  # then there was none, or it was not evaluated yet
             tracker.metrics(_against_rival(tracker, record.task, evaluation))
         return []
     for path in files:
         tracker.file(path, "evaluation")
     client.log_inputs(tracker.run_id, datasets=[_dataset(record, "test", "testing")])
     tracker.note(_note(record, student, evaluation, run))
-    tracker.metrics(_numbers(record.task, evaluation) | _against_rival(tracker, record.task, evaluation))
+    found = _numbers(record.task, evaluation) | _against_rival(tracker, record.task, evaluation)
+    tracker.metrics(_outdated(client, run, found) | found)
     tracker.tags({EVALUATION_TAG: mark})
     return []
 
@@ -251,6 +255,13 @@ def _note(record: RunRecord, student: Path, evaluation: Path | None, run: Run) -
     return note + (f"\nWritten anew on {restored} from the student's files: run {record.run_id} was not here.\n" if restored else "")
 
 
+def _outdated(client: MlflowClient, run: Run, found: dict[str, float]) -> dict[str, float]:
+    """What an earlier evaluation told the run, and the present one does not know: no number from now on."""
+    if RIVAL_METRIC not in found and RIVAL_TAG in run.data.tags:
+        client.delete_tag(run.info.run_id, RIVAL_TAG)
+    return {name: math.nan for name in (RIVAL_METRIC, FITTED_METRIC) if name in run.data.metrics and name not in found}
+
+
 def _confusion(evaluation: Path) -> list[list[str]]:
     with (evaluation / "confusion_matrix.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.reader(file))
@@ -272,7 +283,7 @@ def _against_rival(tracker: Tracker, task: str, evaluation: Path) -> dict[str, f
             right = _right(theirs)
         except (MlflowException, OSError):  # it was never evaluated, or its files are gone
             return {}
-    tracker.tags({"mcnemar.against": f"champion version {other.version}, run {other.run_id}"})
+    tracker.tags({RIVAL_TAG: f"champion version {other.version}, run {other.run_id}"})
     return {RIVAL_METRIC: mcnemar(_right(evaluation), right)}
 
 

@@ -1,0 +1,52 @@
+"""A file of weights that is evaluated in place of the trained student, and what lies beside it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from amalgam.errors import UserError
+from amalgam.files import sha256_of_file
+from amalgam.given_student import copy_checkpoint
+from amalgam.models import save_weights
+from amalgam.networks import build_network
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ('{"weights_sha256": ', "is damaged, or no JSON"),
+        ("[1]", "holds no JSON object"),
+        ('{"weights_sha256": "OWN", "architecture": "MobileNetV3", "classes": ["a"]}', "lacks preprocessing; restore it, or move it away"),
+        ('{"weights_sha256": "OWN"}', "lacks architecture, classes, preprocessing"),
+    ],
+)
+def test_what_is_no_students_manifest_is_refused_by_name(said: str, message: str, tmp_path: Path) -> None:
+    save_weights(build_network("MobileNetV3", 3).state_dict(), tmp_path / "best.safetensors")
+    (tmp_path / "student.json").write_text(said.replace("OWN", sha256_of_file(tmp_path / "best.safetensors")))
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'student.json'} {message}")):
+        copy_checkpoint(tmp_path / "best.safetensors", 3, 64, "--checkpoint", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_students_record_says_what_it_learnt_from_or_is_refused(tmp_path: Path) -> None:
+    best = tmp_path / "best.safetensors"
+    save_weights(build_network("MobileNetV3", 3).state_dict(), best)
+    made_of = {"architecture": "MobileNetV3", "classes": ["a", "b", "c"], "preprocessing": {"size": [64, 64]}}
+    (tmp_path / "student.json").write_text(json.dumps({"weights_sha256": sha256_of_file(best)} | made_of))
+    for record in ("{}", '{"data": []}', '{"data": {"content": 1}}'):
+        (tmp_path / "run.json").write_text(record)
+        with pytest.raises(UserError, match=r"run\.json does not say which images the student learnt from"):
+            copy_checkpoint(best, 3, 64, "--checkpoint", tmp_path / "copy")
+    (tmp_path / "student.json").write_text(json.dumps({"weights_sha256": sha256_of_file(best)} | made_of | {"architecture": "Foo"}))
+    with pytest.raises(UserError, match="architecture Foo is unknown here; these are known: MobileNetV3, EfficientNet, ResNet18, timm/"):
+        copy_checkpoint(best, 3, 64, "--checkpoint", tmp_path / "copy")
+
+
+def test_why_weights_are_no_students_is_told_once_a_student(tmp_path: Path) -> None:
+    save_weights(build_network("MobileNetV3", 4).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(
+        UserError, match=r"3 classes \(MobileNetV3: it has classifier\.\S+ of \(4.*; EfficientNet: it lacks .*; ResNet18: it "
+    ):
+        copy_checkpoint(tmp_path / "w.safetensors", 3, 64, "--checkpoint", tmp_path / "copy")
