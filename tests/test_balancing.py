@@ -125,3 +125,20 @@ def test_balanced_logits_are_standardised_over_all_classes() -> None:
     powers = np.exp((combined - combined.mean(1, keepdims=True)) / combined.std(1, ddof=1, keepdims=True) / 2)
     p = powers / powers.sum(1, keepdims=True)
     np.testing.assert_allclose(found.losses, 4 * (p * np.log(4 * p)).sum(1), rtol=1e-4)
+
+
+def test_the_fit_is_drawn_to_no_weights_as_strongly_as_is_said() -> None:
+    """Two images that mirror each other, 0.8 to 0.2: without a penalty their weights would grow without end; by hand, with 0.25, the
+    fourth power of the odds."""
+    logits = torch.tensor([[0.8, 0.2], [0.2, 0.8]]).log()
+    found = torch.softmax(fit_balancing(logits.numpy(), LabelBlocks([[0, 1]], 2))(logits), 1)
+    sure = 0.8**4 / (0.8**4 + 0.2**4)
+    torch.testing.assert_close(found, torch.tensor([[sure, 1 - sure], [1 - sure, sure]]), atol=1e-5, rtol=0)
+
+
+def test_a_sure_teachers_logits_are_fitted_in_double_precision() -> None:
+    loudness = np.array([1e5] * 3 + [1] * 3)
+    logits = (np.random.default_rng(0).normal(0, 1, (40, 6)) * loudness).astype(np.float32)
+    blocks = LabelBlocks([[0, 1, 2], [3, 4, 5]], 6)
+    single, double = (fit_balancing(values, blocks).weight for values in (logits, logits.astype(np.float64)))
+    torch.testing.assert_close(single, double, rtol=0, atol=1e-6)

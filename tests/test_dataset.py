@@ -288,3 +288,11 @@ def test_the_content_hash_sees_pixels_labels_and_split(raw: tuple[RawSplit, list
 )
 def test_classes_that_a_task_does_without_are_named(available: str, said: str) -> None:
     assert left_out(LabelSets(("a", "b"), {"one": ("a", "b")}), list(available)) == said
+
+
+def test_which_labels_may_be_used_is_drawn_by_the_seed_and_not_as_the_validation_images_are() -> None:
+    labels = np.repeat(np.arange(2), 40)
+    shown = [np.flatnonzero(visible_labels(labels, ("a", "b"), 0.25, seed) >= 0).tolist() for seed in (0, 1)]
+    held_out = [np.flatnonzero(validation_mask(labels, ("a", "b"), 0.25, seed)).tolist() for seed in (0, 1)]
+    assert shown[0] != shown[1]
+    assert not {tuple(rows) for rows in shown} & {tuple(rows) for rows in held_out}

@@ -67,6 +67,14 @@ def test_the_files_hold_what_they_promise(tmp_path: Path) -> None:
     assert results["interval_95"] == [40.93, 92.85], "Wilson's, of 6 in 8"
     confidence = math.exp(3) / (math.exp(3) + 2)
     assert results["expected_calibration_error"] == pytest.approx(100 * (confidence - 0.75), abs=0.01)
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["taskX"] == {
+        "test_accuracy": 75.0,
+        "test_loss": pytest.approx(math.log(math.exp(3) + 2) - 3 * 6 / 8, abs=1e-6),
+        "test_ece": pytest.approx(100 * (confidence - 0.75), abs=0.01),
+        "oracle_routed_teachers": 80.0,
+        "unrouted_teachers": 60.0,
+        "unrouted_teachers_joint": 70.0,
+    }
     with (tmp_path / "out" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert (rows[1]["image"], rows[1]["actual"], rows[1]["predicted"]) == ("test/1.png", "a", "b")

@@ -45,6 +45,27 @@ def test_balancing_is_fitted_on_all_images_and_on_no_label(split: PreparedSplit,
     np.testing.assert_allclose(fitted(targets, subset, "balanced"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
 
 
+def test_stacking_takes_as_many_views_as_the_labelled_images_leave_room_for(
+    split: PreparedSplit, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 24 images in all, twelve with a label are two views of them."""
+    monkeypatch.setattr(fitting, "MOST_FITTED", 24)
+    targets = stored(split, teachers, tmp_path / "targets")
+    subset = TrainingSubset.of(split, SETS, targets, replace(TEACHING, label_fraction=0.5, target="stacked"))
+    visible = np.flatnonzero(subset.labels >= 0)
+    assert len(visible) == 12
+    logits = np.concatenate([targets.logits(view)[visible] for view in (0, 1)])
+    expected = fit_stacking(logits, np.tile(subset.labels[visible], 2), views=2)
+    np.testing.assert_allclose(fitted(targets, subset, "stacked"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+
+
+def test_balancing_is_fitted_on_all_images_where_some_have_a_label_too(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+    targets = stored(split, teachers, tmp_path / "targets")
+    subset = TrainingSubset.of(split, SETS, targets, replace(TEACHING, label_fraction=0.5, target="balanced"))
+    expected = fit_balancing(all_logits(targets), LabelBlocks.of(SETS))
+    np.testing.assert_allclose(fitted(targets, subset, "balanced"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
+
+
 @pytest.mark.parametrize("target", FITTED_TARGETS)
 def test_a_target_is_fitted_to_a_sample_of_many_images(
     target: Target, split: PreparedSplit, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

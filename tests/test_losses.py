@@ -167,6 +167,15 @@ def test_agreement_and_weights_say_which_teacher() -> None:
     assert found.agreement[1, 1]
 
 
+@pytest.mark.parametrize("target", ["blocks", "joint"])
+def test_a_student_that_says_the_same_of_all_classes_has_a_finite_gradient(target: Target) -> None:
+    """Standardised, its logits have no spread to be divided by."""
+    student, (teacher, active) = torch.zeros((B, 6), requires_grad=True), example([[0, 1, 2], [3, 4, 5]], 0)
+    distilled(student, teacher, active, (6, [[0, 1, 2], [3, 4, 5]]), target, standardize=True).losses.mean().backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
 def test_the_label_loss_of_an_image_without_label_is_zero() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [5.0, 1.0]])
     expected = (math.log(1 + math.exp(-2)) + math.log(2)) / 3

@@ -37,6 +37,16 @@ def test_with_one_teacher_of_all_classes_the_objectives_are_those_of_torchdistil
     torch.testing.assert_close(ours("dist"), DISTLoss(**where, tau=temperature)(*io), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [100.0, 1000.0])
+def test_relations_between_nearly_equal_probabilities_are_torchdistills(temperature: float) -> None:
+    """The guard against a division by nothing is far below the spread that such a temperature leaves."""
+    student, teacher, active = student_logits(6, 1), student_logits(6, 2), torch.ones(B, 1, dtype=torch.bool)
+    io = {"s": {"output": student}}, {"t": {"output": teacher}}
+    where = {"student_module_path": "s", "student_module_io": "output", "teacher_module_path": "t", "teacher_module_io": "output"}
+    ours = distilled(student, teacher, active, (6, [list(range(6))]), "mean", "dist", temperature).losses.mean()
+    torch.testing.assert_close(ours, DISTLoss(**where, tau=temperature)(*io), atol=1e-4, rtol=1e-4)
+
+
 def test_the_divergence_agrees_with_double_precision_by_hand() -> None:
     """T² once, mean over images, KL(teacher ‖ student)."""
     random, temperature = np.random.default_rng(0), 3.0

@@ -134,3 +134,25 @@ def test_of_two_sure_teachers_an_epoch_without_labels_agrees_with_the_surer_one(
     rules = SelectionRules(0.0, TargetRules(target, 1.0, False, 1.0), 0)
     logits = torch.tensor([[18.0, 0.0, 0.0, 25.0], [25.0, 0.0, 18.0, 0.0]])
     assert teachers_consensus(logits, sets, rules).argmax(1).tolist() == [3, 0]
+
+
+def test_a_part_of_the_labels_chooses_and_agreement_without_any_has_a_margin(
+    split: PreparedSplit, teachers: Teachers, tmp_path: Path
+) -> None:
+    """The best epoch by the visible labels, the latest in no question; without labels Agresti and Coull's error of the agreement."""
+    targets, rows = stored(split, teachers, tmp_path / "targets"), split.validation_rows
+    student, labels = new_student(Architecture("MobileNetV3", 32, False), SETS, split, 0), split.labels[rows]
+    predicted = predict_logits(student, split.images, rows).argmax(1)
+
+    def found(fraction: float, latest: bool) -> Validation:
+        rules = SelectionRules(fraction, TargetRules("mean", 1.0, False, 1.0), VIEWS.data_seed, latest)
+        result = validate(student, split.images, split, SETS, rules, agreed_classes(targets, SETS, rules))
+        assert result is not None
+        return result
+
+    visible = visible_labels(labels, SETS.classes, 0.5, VIEWS.data_seed) >= 0
+    assert found(0.5, latest=False).score == pytest.approx((predicted == labels)[visible].mean())
+    none = found(0.0, latest=True)
+    assert none.score is not None
+    likely = (round(none.score * len(rows)) + 2) / (len(rows) + 4)
+    assert none.error == pytest.approx(math.sqrt(likely * (1 - likely) / (len(rows) + 4)))

@@ -13,7 +13,7 @@ from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
 from amalgam.history import Epoch, write_history
 from amalgam.models import Classifier
-from amalgam.preprocessing import Preprocessing
+from amalgam.preprocessing import Preprocessing, channel_statistics
 from amalgam.selection import scored
 from amalgam.students import Architecture, check_trains, load_student, new_student, student_metrics, write_student
 from amalgam.trainer import Fit
@@ -125,3 +125,9 @@ def test_what_chose_the_epoch_is_no_figure_of_its_own_where_it_is_the_accuracy()
 def test_what_chose_the_epoch_without_all_labels_is_among_the_metrics(chosen_by: float | None, more: dict[str, float]) -> None:
     result = Fit(1, {}, {}, [record(1, 0.5, 0.5, Validation(0.7, 0.625, chosen_by))])
     assert student_metrics(result) == {"train_accuracy": 50.0, "val_accuracy": 62.5, "val_loss": 0.7} | more
+
+
+def test_a_student_from_scratch_sees_images_by_the_training_images_statistics() -> None:
+    split = colour_split(12, 20, 4)
+    student = new_student(Architecture("MobileNetV3", 32, pretrained=False), SETS, split, 0)
+    assert (student.preprocessing.mean, student.preprocessing.std) == channel_statistics(split.images, split.training_rows)

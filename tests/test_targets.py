@@ -90,6 +90,20 @@ def test_whatever_determines_a_views_logits_is_in_its_key(split: PreparedSplit, 
         assert entries() > before, f"change {number} went unnoticed"
 
 
+@pytest.mark.parametrize("changed", ["execution_record", "code_hash"])
+def test_logits_of_another_execution_or_code_are_not_taken(
+    changed: str, split: PreparedSplit, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def entries() -> int:
+        return len(list((tmp_path / ".amalgam" / "views").glob("*/logits.npy")))
+
+    stored(split, teachers, tmp_path / "targets")
+    before = entries()
+    monkeypatch.setattr(f"amalgam.targets.{changed}", lambda *_: "another")
+    stored(split, teachers, tmp_path / "again")
+    assert entries() == 2 * before
+
+
 def test_the_targets_say_how_each_teacher_saw_the_images(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     """A training's checkpoint is told apart by what they say: the same weights, seen otherwise, are another teacher."""
     cold, sha256 = teachers["cold"]

@@ -14,9 +14,11 @@ from amalgam.batches import Batch, mixed_images
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.models import Classifier
+from amalgam.optimization import Optimization
 from amalgam.preprocessing import channel_statistics
 from amalgam.teachers import OwnImages, Recipe, label_shares, load_teachers, provide_teacher, train_teacher
-from amalgam.trainer import Fit
+from amalgam.trainer import Fit, fit
+from amalgam.views import View, draw_view
 from conftest import SETS, colour_split
 
 RECIPE = Recipe(
@@ -147,3 +149,41 @@ def test_mixing_keeps_the_share_of_image_and_label() -> None:
     plain, nothing = mixed_images(lambda rows: images[rows], rows, 0.0, np.random.default_rng(0), slice(0, 2))
     assert nothing is None
     assert torch.equal(plain, images)
+
+
+def test_a_validation_image_chooses_the_epoch_and_teaches_nothing(split: PreparedSplit) -> None:
+    """With wrong validation labels the weights of each epoch are the same, and another one is kept, and stands in the teacher."""
+    own = OwnImages.of("cold", SETS, split)
+    lies = replace(own, labels=np.where(own.validation, 1 - own.labels, own.labels))
+    (_, honest), (teacher, misled) = train_teacher(own, RECIPE), train_teacher(lies, RECIPE)
+    torch.testing.assert_close(honest.last, misled.last, rtol=0, atol=0)
+    for one, other in zip(honest.history, misled.history, strict=True):
+        assert one.validation is not None
+        assert other.validation is not None
+        assert one.validation.accuracy + other.validation.accuracy == pytest.approx(1)
+    assert [honest.best_epoch, misled.best_epoch] == [2, 1]
+    torch.testing.assert_close(teacher.network.state_dict(), misled.best, rtol=0, atol=0)
+
+
+def test_each_epoch_sees_a_view_of_its_own_as_the_recipe_has_it(split: PreparedSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[Any, ...]] = []
+
+    def watched(*how: Any) -> View:
+        drawn.append(how)
+        return draw_view(*how)
+
+    monkeypatch.setattr("amalgam.teachers.draw_view", watched)
+    train_teacher(OwnImages.of("cold", SETS, split), RECIPE)
+    assert drawn == [(24, 0, 0, 1, True), (24, 1, 0, 1, True)]
+
+
+def test_a_teacher_is_optimised_as_the_recipe_has_it(split: PreparedSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[Optimization] = []
+
+    def watched(classifier: Classifier, how: Optimization, *rest: Any) -> Fit:
+        used.append(how)
+        return fit(classifier, how, *rest)
+
+    monkeypatch.setattr("amalgam.teachers.fit", watched)
+    train_teacher(OwnImages.of("cold", SETS, split), RECIPE)
+    assert used == [Optimization("adamw", 0.003, 0.05, "one_cycle", 2)]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -447,3 +448,87 @@ def test_score_by_hand() -> None:
     found = validated(np.log(np.array([[0.5, 0.5], [0.75, 0.25]], dtype=np.float32)), np.array([0, 1]))
     assert found.loss == pytest.approx(-(math.log(0.5) + math.log(0.25)) / 2)
     assert found.accuracy == 0.5
+
+
+def test_each_steps_gradient_is_its_own() -> None:
+    """The mean logit's gradient by the bias is one at each of two steps; Nesterov's momentum makes them 1 + 0.9 and 1.9 · 0.9 + 1 long."""
+    classifier = toy()
+    bias = classifier.network.get_parameter("head.bias")
+    before = bias[0].item()
+    fit(
+        classifier,
+        Optimization("sgd", 0.1, 0.0, "step", 1),
+        2,
+        lambda epoch: islice(batches(epoch), 2),
+        lambda logits, _: StepLoss({"first": logits[:, 0].mean()}),
+        lambda _: None,
+    )
+    assert before - bias[0].item() == pytest.approx(0.1 * (1.9 + 2.71), rel=1e-4)
+
+
+def test_an_epoch_trains_though_validation_left_the_network_evaluating() -> None:
+    classifier, training = toy(), []
+
+    def watched(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        training.append(classifier.network.training)
+        return cross_entropy(logits, batch)
+
+    def validate(current: Classifier) -> Validation:
+        current.network.eval()
+        return Validation(0.5, 0.5)
+
+    fit(classifier, replace(HOW, epochs=2), 5, batches, watched, validate)
+    assert training == [True] * 10
+
+
+def test_statistics_that_are_not_finite_end_the_training_too() -> None:
+    """Batch normalisation's, say, which no loss shows while the network trains."""
+    classifier = toy()
+    classifier.network.register_buffer("seen", torch.zeros(1))
+
+    def spoiled(logits: torch.Tensor, batch: Batch) -> StepLoss:
+        classifier.network.get_buffer("seen").fill_(math.inf)
+        return cross_entropy(logits, batch)
+
+    with pytest.raises(DivergedError, match="the weights are no longer finite after epoch 1"):
+        fit(classifier, HOW, 5, batches, spoiled, lambda _: None)
+
+
+def test_an_epoch_is_compared_with_the_best_one_not_with_the_kept_one() -> None:
+    """Of 0.8 ± 0.1 the third epoch cannot be told, and is kept; the fourth is nearer to that one than to the best."""
+    assert run([Validation(0.9, 0.5, score, 0.1) for score in (0.5, 0.8, 0.75, 0.68)])[0].best_epoch == 3
+
+
+def test_weight_decay_shrinks_every_weight_and_bias() -> None:
+    """AdamW's, of a loss that is always nothing: by lr times the decay."""
+    classifier = toy()
+    before = {name: value.clone() for name, value in classifier.network.state_dict().items()}
+    fit(
+        classifier,
+        Optimization("adamw", 0.1, 0.5, "step", 1),
+        1,
+        lambda epoch: islice(batches(epoch), 1),
+        lambda logits, _: StepLoss({"nothing": 0 * logits.sum()}),
+        lambda _: None,
+    )
+    torch.testing.assert_close(classifier.network.state_dict(), {name: 0.95 * value for name, value in before.items()})
+
+
+def test_a_part_of_an_epoch_may_warm_up() -> None:
+    """0.6 epochs of three steps are two, rounded."""
+    rates = learning_rates(Optimization("sgd", 0.3, 0, "step", 2, scheduler_step=2, warmup_epochs=0.6), 3)
+    np.testing.assert_allclose(rates, [0.1, 0.2] + [0.3] * 4)
+
+
+def test_one_cycle_begins_and_ends_as_its_paper_has_it() -> None:
+    """A twenty-fifth of the peak, as PyTorch has it, and a ten-thousandth of that."""
+    rates = learning_rates(Optimization("adamw", 0.1, 0, "one_cycle", 10), 10)
+    assert [rates[0], rates[-1]] == pytest.approx([0.1 / 25, 0.1 / 25 / 1e4])
+
+
+def test_shares_of_mixed_images_are_drawn_from_the_beta_distribution() -> None:
+    """Beta(s, s) has variance 1 / (4 (2 s + 1))."""
+    random, blank = np.random.default_rng(0), torch.zeros(2, 1, 1, 3)
+    for strength in (0.1, 2.0):
+        mixtures = [mixed_images(lambda _: blank, np.arange(2), strength, random, slice(0, 2))[1] for _ in range(2000)]
+        assert np.var([mixture.share for mixture in mixtures if mixture]) == pytest.approx(1 / (4 * (2 * strength + 1)), abs=0.01)

@@ -69,6 +69,13 @@ def test_shifts_and_mirrors_have_the_promised_distribution(crop: int, flip: bool
         np.testing.assert_allclose(np.corrcoef(drawn), np.eye(len(drawn)), atol=0.03)
 
 
+def test_what_is_zoomed_says_nothing_of_the_shift() -> None:
+    """Drawn with the same numbers, they would go together."""
+    view = draw_view(20_000, 1, 7, 3, True, 0.5, 0.2)
+    assert view.strong is not None
+    assert abs(np.corrcoef(view.strong.side[:10_000], view.shift_y[::2])[0, 1]) < 0.03
+
+
 def test_seeds_and_views_differ() -> None:
     shifts = {draw_view(50, index, seed, 4, True).shift_y.tobytes() for index in range(5) for seed in range(5)}
     assert len(shifts) == 25
