@@ -154,6 +154,22 @@ def test_without_labels_and_validation_images_the_last_epoch_is_kept(
     assert (fit.best_epoch, fit.best_record.validation) == (2, None)
 
 
+def test_the_labels_that_choose_are_those_of_the_data_seed(
+    split: PreparedSplit, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those that teach are, whatever the student's seed."""
+    made: list[selection.SelectionRules] = []
+
+    def watched(*arguments: Any) -> selection.SelectionRules:
+        made.append(selection.SelectionRules(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr("amalgam.distilling.SelectionRules", watched)
+    trained(split, stored(split, teachers, tmp_path / "targets"), epochs=1, label_fraction=0.5)
+    assert [rules.data_seed for rules in made] == [VIEWS.data_seed]
+    assert TEACHING.seed != VIEWS.data_seed
+
+
 def test_labels_alone_need_no_stored_answer(split: PreparedSplit) -> None:
     _, fit = trained(split, StoredTargets(Path("nowhere"), VIEWS, "covering"), alpha=0.0)
     assert fit.best_record.validation is not None

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from amalgam.losses import label_loss
 from amalgam.target_names import Objective, Target
@@ -181,6 +182,12 @@ def test_the_label_loss_of_an_image_without_label_is_zero() -> None:
     expected = (math.log(1 + math.exp(-2)) + math.log(2)) / 3
     assert label_loss(logits, torch.tensor([0, 1, -1]), 0.0).item() == pytest.approx(expected, abs=1e-6)
     assert label_loss(logits, torch.tensor([-1, -1, -1]), 0.1).item() == 0
+
+
+def test_labels_are_smoothed_beside_images_without_one_too() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [5.0, 1.0]])
+    expected = functional.cross_entropy(logits[:2], torch.tensor([0, 1]), label_smoothing=0.2, reduction="sum") / 3
+    torch.testing.assert_close(label_loss(logits, torch.tensor([0, 1, -1]), 0.2), expected)
 
 
 def test_label_smoothing_is_torchs() -> None:
