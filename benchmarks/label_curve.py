@@ -129,7 +129,7 @@ def main() -> None:
     axes.set_xlim(-0.4, max(PLACES.values()) + 0.4)
     axes.set_xticks(list(PLACES.values()), [f"{100 * share:g} %" for share in PLACES])
     axes.set(xlabel="training images whose label the student may use", ylabel="test accuracy, %", title=f"Task {arguments.task}")
-    axes.legend(loc="lower right", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(arguments.picture, dpi=110, metadata={DRAWN: drawn(task)})
 
 

@@ -392,6 +392,7 @@ def test_the_reference_protocol_chooses_by_the_test_images_and_says_so(finished:
     folder = only_run(finished, "_taskA")
     student, metrics = read(folder / "student.json"), read(folder / "metrics.json")["taskA"]
     assert student["selected_on"] == "test images (optimistic)"
+    assert "val_score" not in (folder / "history.csv").read_text(), "no fewer labels than all choose, and no margin"
     with (folder / "history.csv").open() as file:
         assert metrics["val_accuracy"] == max(float(row["val_accuracy"]) for row in csv.DictReader(file)), "however few images choose"
     assert (student["settings"]["target"], student["settings"]["views"], student["settings"]["alpha"]) == ("mean", 0, 0.1)

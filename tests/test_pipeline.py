@@ -530,7 +530,7 @@ def test_teachers_alone_and_a_heap_of_images(finished: Repository) -> None:
     for task in ("taskA", "taskB"):
         assert "val_accuracy" not in read(finished, f"outputs/students/{task}/metrics.json")[task]
         assert read(finished, f"outputs/students/{task}/metrics.json")[task]["best_epoch"] == 2
-        assert read(finished, f"outputs/evaluation/{task}/results.json")["overall_accuracy"] >= 0
+        assert read(finished, f"outputs/evaluation/{task}/results.json")["test_images"] == 16
         assert [run.info.status for run in runs_of(finished, task)] == ["FINISHED"]
 
 

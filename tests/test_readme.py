@@ -208,6 +208,7 @@ FIRST_SEED = ("--seeds", "0")
         ("B", *FEW_LABELS),
         ("A", *PRETRAINED),
         ("A", *PRETRAINED, *FIRST_SEED),
+        ("B", *PRETRAINED),
         ("A", *LONGER),
         ("B", *LONGER),
         ("A", *UNSEEN),

@@ -140,13 +140,15 @@ def test_targets_of_other_views_than_a_training_asks_for_are_refused(split: Prep
 def test_targets_of_another_teacher_than_the_one_at_hand_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets")
     targets.check_made_by(tmp_path / "models")
-    for name, (_, sha256) in teachers.items():
+    for name, (teacher, sha256) in teachers.items():
         (tmp_path / "models" / name).mkdir(parents=True)
-        (tmp_path / "models" / name / "manifest.json").write_text(json.dumps({"weights_sha256": sha256}))
+        own = teacher.identity(sha256) | {"origin": "trained"}
+        (tmp_path / "models" / name / "manifest.json").write_text(json.dumps(own))
     targets.check_made_by(tmp_path / "models")
-    (tmp_path / "models" / name / "manifest.json").write_text(json.dumps({"weights_sha256": "another"}))
-    with pytest.raises(UserError, match=f"targets holds what another {name} said than the teacher in .*models/{name}; run dvc repro"):
-        targets.check_made_by(tmp_path / "models")
+    for changed in ({"weights_sha256": "another"}, {"preprocessing": own["preprocessing"] | {"mean": [0.1, 0.2, 0.3]}}):
+        (tmp_path / "models" / name / "manifest.json").write_text(json.dumps(own | changed))
+        with pytest.raises(UserError, match=f"targets holds what another {name} said than the teacher in .*models/{name}; run dvc repro"):
+            targets.check_made_by(tmp_path / "models")
 
 
 def test_the_student_is_shown_no_view_on_which_a_teacher_of_the_same_seed_was_trained() -> None:

@@ -16,9 +16,9 @@ from amalgam.errors import UserError
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.preprocessing import channel_statistics
-from amalgam.teachers import OwnImages, Recipe, label_shares, load_teachers, provide_teacher, train_teacher
+from amalgam.teachers import OwnImages, Recipe, label_shares, load_teachers, provide_teacher, teacher_key, train_teacher
 from amalgam.trainer import Fit, fit
-from amalgam.views import View, draw_view
+from amalgam.views import Selected, View, draw_view
 from conftest import SETS, colour_split
 
 RECIPE = Recipe(
@@ -187,3 +187,21 @@ def test_a_teacher_is_optimised_as_the_recipe_has_it(split: PreparedSplit, monke
     monkeypatch.setattr("amalgam.teachers.fit", watched)
     train_teacher(OwnImages.of("cold", SETS, split), RECIPE)
     assert used == [Optimization("adamw", 0.003, 0.05, "one_cycle", 2)]
+
+
+def test_whatever_determines_a_teacher_is_in_its_key(split: PreparedSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = OwnImages.of("cold", SETS, split)
+    others = (
+        own,
+        replace(own, images=Selected(255 - own.images[np.arange(len(own.labels))], np.arange(len(own.labels)))),
+        replace(own, validation=np.roll(own.validation, 1)),
+        replace(own, labels=1 - own.labels),
+        replace(own, classes=("green", "blue")),
+    )
+    keys = [teacher_key(images, RECIPE) for images in others] + [teacher_key(own, replace(RECIPE, seed=7))]
+    for name in ("execution_record", "code_hash"):
+        with monkeypatch.context() as changed:
+            changed.setattr(f"amalgam.teachers.{name}", lambda *_: {"another": 1})
+            keys.append(teacher_key(own, RECIPE))
+    assert len(set(keys)) == len(keys)
+    assert teacher_key(OwnImages.of("cold", SETS, split), RECIPE) == keys[0]

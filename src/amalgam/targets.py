@@ -94,7 +94,8 @@ class StoredTargets:
         """Raises UserError unless it was these teachers that were asked; those that are not at hand in ``models`` are not looked at."""
         for name, classifier in self.classifiers.items():
             manifest = models / name / "manifest.json"
-            if manifest.is_file() and read_json(manifest)["weights_sha256"] != classifier["weights_sha256"]:
+            known = read_json(manifest) if manifest.is_file() else classifier
+            if any(known.get(entry) != value for entry, value in classifier.items()):
                 raise UserError(f"{self.folder} holds what another {name} said than the teacher in {manifest.parent}; run dvc repro")
 
     @property
