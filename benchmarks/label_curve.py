@@ -28,6 +28,7 @@ LINES = {"oracle-routed": "--", "unrouted": ":", "unrouted, joint": "-."}  # of 
 LABELS = Protocol.named("labels")
 COLOURS = ("tab:blue", "tab:orange")  # of labels alone, and with teachers
 DRAWN = "Description"  # of the picture's texts, the one that says which accuracies it shows
+CLOSE = 4  # points: of two so close at a share, the upper one's number stands above it and the lower one's below
 NEAR = 2.5  # points: the text of a line so close below another one stands below it
 PLACES = {0: 0, 0.1: 1, 0.25: 2, 1: 3}  # of the shares on the axis
 
@@ -66,14 +67,18 @@ def draw_curve(axes: Axes, found: Curve, seeds: int, **look: Any) -> None:
         axes.plot(PLACES[share], np.mean(found[share]), marker="o", markerfacecolor="none", color=look["color"])
 
 
-def write_numbers(axes: Axes, lines: dict[str, Curve], style: Style) -> None:
-    """Each point's mean: above the point if no other of the ``lines`` is higher there, else below."""
-    means = {name: {share: float(np.mean(values)) for share, values in found.items()} for name, found in lines.items()}
-    for colour, found in zip(COLOURS, means.values(), strict=True):
-        for share, mean in found.items():
-            highest = max(other[share] for other in means.values() if share in other)
-            offset = (style.aside, 7 if mean == highest else -9)
-            look: dict[str, Any] = {"fontsize": 8, "color": colour, "ha": style.alignment}
+def write_numbers(axes: Axes, lines: dict[str, Curve], style: Style, others: list[Curve]) -> None:
+    """Each point's mean: below the point if one of the ``lines`` is higher there, else above; unless one of all ``others`` is close."""
+    for colour, found in zip(COLOURS, lines.values(), strict=True):
+        for share, values in found.items():
+            mean = float(np.mean(values))
+            gaps = [float(np.mean(other[share])) - mean for other in others if share in other]
+            is_lower = any(np.mean(other[share]) > mean for other in lines.values() if share in other)
+            is_close = {side: any(0 < side * gap < CLOSE for gap in gaps) for side in (1, -1)}
+            is_below = is_close[1] or (is_lower and not is_close[-1])
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.3}
+            look: dict[str, Any] = {"fontsize": 8, "color": colour, "ha": style.alignment, "bbox": box}
+            offset = (style.aside, -9 if is_below else 7)
             axes.annotate(f"{mean:.1f}", (PLACES[share], mean), textcoords="offset points", xytext=offset, **look)
 
 
@@ -90,7 +95,7 @@ def draw_protocol(axes: Axes, protocol: Protocol, task: str, style: Style) -> No
     for colour, (name, found) in zip(COLOURS, lines.items(), strict=True):
         if found:
             draw_curve(axes, found, len(protocol.seeds(task)), label=name, color=colour, linestyle=style.line)
-    write_numbers(axes, lines, style)
+    write_numbers(axes, lines, style, [found for file in STYLES for found in curves(Protocol.named(file), task).values()])
 
 
 def draw_teachers(axes: Axes, task: str) -> None:
@@ -129,7 +134,7 @@ def main() -> None:
     axes.set_xlim(-0.4, max(PLACES.values()) + 0.4)
     axes.set_xticks(list(PLACES.values()), [f"{100 * share:g} %" for share in PLACES])
     axes.set(xlabel="training images whose label the student may use", ylabel="test accuracy, %", title=f"Task {arguments.task}")
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, handlelength=4)
     figure.savefig(arguments.picture, dpi=110, metadata={DRAWN: drawn(task)})
 
 

@@ -1,7 +1,7 @@
 """A table of accuracies as its protocol has it: rows, settings, seeds; what was chosen; and what has been run."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,13 +53,14 @@ class Protocol:
         return rows
 
     def seeds(self, task: str) -> list[int]:
-        """The same for every task, or each task's own."""
-        given: list[int] | dict[str, list[int]] = self.values["seeds"]
-        if isinstance(given, list):
-            return given
-        if task not in given:
+        """The same for every task, or each task's own. Raises UserError if there are none for this one."""
+        if not (named := self.named_seeds(task)):
             raise UserError(f"{self.file.name} names no seeds for {task}; add some, or name them with --seeds")
-        return given[task]
+        return named
+
+    def named_seeds(self, task: str) -> list[int]:
+        given: list[int] | dict[str, list[int]] = self.values["seeds"]
+        return given if isinstance(given, list) else given.get(task, [])
 
     @property
     def grid(self) -> list[Settings]:
@@ -122,10 +123,9 @@ class Protocol:
             raise SystemExit(f"no choice for {', '.join(sorted(lacking))} of {task}; tune them first, and commit {self.choice_file.name}")
         return [Job(self, task, row, settings | points[row], seed) for seed in seeds for row, settings in rows.items()]
 
-    def every_job(self, task: str) -> list["Job"]:
-        """One a row and seed of those whose settings are chosen."""
-        rows = {row: settings for row, settings in self.rows.items() if self.choice(task, row) is not None}
-        return self.jobs(task, rows, self.seeds(task))
+    def every_job(self, task: str, seeds: list[int]) -> list["Job"]:
+        """One a seed and row, of the rows whose settings are chosen."""
+        return self.jobs(task, {row: settings for row, settings in self.rows.items() if self.choice(task, row) is not None}, seeds)
 
     def parameters(self, seed: int) -> Params:
         shipped = load_params(ROOT / "params.yaml")
@@ -185,10 +185,6 @@ class Job:
     @property
     def settings(self) -> StudentSettings:
         return self.protocol.student_settings(self.seed, self.protocol.common | self.own)
-
-    def of_every_seed(self) -> list["Job"]:
-        """The same row with each of the protocol's seeds."""
-        return [replace(self, seed=seed) for seed in self.protocol.seeds(self.task)]
 
     @property
     def folder(self) -> Path:

@@ -1,6 +1,7 @@
 """What the benchmark of accuracies refuses: what would make one table of things that are not to be compared."""
 
 import subprocess
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.protocol import ROOT, Job, results
@@ -27,15 +28,16 @@ def refuse_incomparable(jobs: list[Job]) -> None:
     """Raise UserError if one of these would stand beside trainings of other settings, weights to start from, or images."""
     known = results()
     for job in jobs:
-        refuse_other_settings(job, known)
-        refuse_other_weights(job, known)
+        seeds = sorted({*job.protocol.named_seeds(job.task), *(other.seed for other in jobs)})
+        refuse_other_settings(job, seeds, known)
+        refuse_other_weights(job, seeds, known)
         refuse_other_images(job, known)
 
 
-def refuse_other_settings(job: Job, known: dict[str, Any]) -> None:
+def refuse_other_settings(job: Job, seeds: list[int], known: dict[str, Any]) -> None:
     """Raise UserError if a seed of the job's row was trained with another value of a setting that the protocol leaves to params.yaml."""
-    here = shipped_settings(job)
-    for other in job.of_every_seed():
+    here = shipped_settings(job, job.settings.model_dump(mode="json"))
+    for other in (replace(job, seed=seed) for seed in seeds):
         before = known.get(other.key, {}).get(SHIPPED, {})
         for name in sorted(here.keys() & before.keys()):
             if here[name] != before[name]:
@@ -45,10 +47,10 @@ def refuse_other_settings(job: Job, known: dict[str, Any]) -> None:
                 )
 
 
-def refuse_other_weights(job: Job, known: dict[str, Any]) -> None:
+def refuse_other_weights(job: Job, seeds: list[int], known: dict[str, Any]) -> None:
     """Raise UserError if a row of the protocol started from another file of that name."""
     name, weights = job.settings.student_weights, start_weights(job.settings)
-    for other in [job, *job.protocol.every_job(job.task)] if weights else []:
+    for other in [job, *job.protocol.every_job(job.task, seeds)] if weights else []:
         before = known.get(other.key, {}).get(START)
         if before not in (None, weights) and other.settings.student_weights == name:
             raise UserError(

@@ -49,6 +49,7 @@ START = "student_weights_sha256"  # of an entry whose student starts from a file
 IMAGES = ("training_images", "test_images")  # of an entry, what identifies them
 MACHINE = "machine.json"  # beside teachers: what the results say of the machine that trained them
 SHIPPED = "shipped"  # of an entry: the settings that its protocol does not say, as params.yaml had them
+OF_TEACHERS = {"target", "objective", "temperature", "standardize_logits", "confidence_temperature", "stored_teachers"}
 MADE = ("seconds", "machine", "date", "commit", "training_images", START)  # of an entry, as far as it was written down
 
 
@@ -164,7 +165,7 @@ def train(job: Job) -> float:
     record(
         job.key,
         about(job)
-        | {"validation": accuracy, SHIPPED: shipped_settings(job)}
+        | {"validation": accuracy, SHIPPED: shipped_settings(job, made["settings"])}
         | chosen_by
         | {name: made[name] for name in MADE if name in made},
     )
@@ -199,15 +200,20 @@ def start_weights(settings: StudentSettings) -> str | None:
     return sha256_of_file(weights) if weights and weights.is_file() else None
 
 
-def shipped_settings(job: Job) -> dict[str, Any]:
-    """By name, what the protocol leaves to params.yaml: settings of the student, of the images and, if it has any, of its teachers."""
+def shipped_settings(job: Job, student: dict[str, Any]) -> dict[str, Any]:
+    """By name, what the protocol leaves to params.yaml: of the ``student``'s settings, of images and, if it has any, of its teachers.
+
+    What has no effect on the row is left out.
+    """
     params, said = job.protocol.parameters(job.seed), {"seed"} | job.protocol.common.keys() | job.own.keys()
-    student = {name: value for name, value in job.settings.model_dump(mode="json").items() if name not in said}
+    idle = {"run"} | (OF_TEACHERS if job.is_alone else set())
+    idle |= set() if student["scheduler"] == "step" else {"scheduler_step", "scheduler_gamma"}
+    idle |= set() if student["target"] == "confidence" else {"confidence_temperature"}
+    found = {name: value for name, value in student.items() if name not in said | idle}
     images = {"val_fraction": params.val_fraction, "augmentation": params.folder.augmentation.model_dump(mode="json")}
-    theirs = (
-        {} if job.is_alone or job.protocol.is_finetuned else params.teacher.model_dump(mode="json", exclude={"seed", *job.protocol.teacher})
-    )
-    return student | images | {f"teacher.{name}": value for name, value in theirs.items()}
+    own = {"seed", *job.protocol.teacher}
+    theirs = {} if job.is_alone or job.protocol.is_finetuned else params.teacher.model_dump(mode="json", exclude=own)
+    return found | images | {f"teacher.{name}": value for name, value in theirs.items()}
 
 
 def about(job: Job) -> dict[str, Any]:

@@ -180,9 +180,39 @@ def test_a_row_has_the_same_shipped_settings_with_every_seed(change: dict[str, A
     accuracy(bench, "run", "--rows", "more", "--seeds", "0", rows=more)
     bench.set_params(batch_size=4, **change)
     bench.commit("other settings")
-    said = accuracy(bench, "run", "--rows", "more", "--seeds", "1", rows=more, check=False)
-    assert f"more of taskA: seed 0 was trained with {told}; set it back, or say it in the protocol" in said
+    for seed in ("1", "0", "7"):
+        said = accuracy(bench, "run", "--rows", "more", "--seeds", seed, rows=more, check=False)
+        assert f"more of taskA: seed 0 was trained with {told}; set it back, or say it in the protocol" in said
     assert [found["seed"] for found in of_row(bench, "more")] == [0]
+
+
+def test_a_shipped_setting_without_effect_on_a_row_may_be_another(bench: Repository) -> None:
+    """Of labels alone whatever teachers teach; of all what belongs to another schedule or target, and the run's name."""
+    of_any = {"run": "x", "scheduler_step": 7, "scheduler_gamma": 0.3, "confidence_temperature": 0.5}
+    of_teachers = {"target": "joint", "temperature": 3.0, "objective": "dist", "teacher__lr": 0.02}
+    for row, idle in (("stacked", of_any), ("alone", of_any | of_teachers)):
+        bench.set_params(**idle)
+        bench.commit("other settings")
+        accuracy(bench, "run", "--rows", row)
+
+
+def test_seeds_that_are_named_need_none_in_the_protocol(bench: Repository) -> None:
+    told = accuracy(bench, "run", "--rows", "alone", "--seeds", "0", seeds={"taskB": [1]})
+    assert "| alone |" in told
+
+
+def test_an_entry_holds_the_settings_of_the_training_not_those_of_the_day_of_its_writing(bench: Repository) -> None:
+    """As where a break came between the two."""
+    (before,) = (found for found in of_row(bench, "alone") if found["seed"] == 0)
+    known = {key: found for key, found in entries(bench).items() if found != before}
+    (bench.root / RESULTS).write_text(json.dumps(known))
+    bench.set_params(weight_decay=0.3)
+    bench.commit("another setting")
+    said = accuracy(bench, "run", "--rows", "alone", "--seeds", "0", check=False)
+    assert "alone of taskA: seed 1 was trained with weight_decay 0.05, params.yaml says 0.3" in said
+    (bench.root / RESULTS).write_text(json.dumps({key: found for key, found in known.items() if found.get("row") != "alone"}))
+    accuracy(bench, "run", "--rows", "alone", "--seeds", "0")
+    assert [found["shipped"]["weight_decay"] for found in of_row(bench, "alone")] == [0.05]
 
 
 @pytest.mark.parametrize("sees_theirs", [False, True])

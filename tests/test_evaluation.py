@@ -125,11 +125,15 @@ def test_long_names_have_room(letters: int, classes: int, teachers: int, tmp_pat
 def test_names_whose_letters_no_font_has_are_shown_by_their_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Once is said which; matplotlib would warn of each letter in each picture, which is an error here."""
     unknown = "\N{LINEAR B SYLLABLE B008 A}"
-    names = ["oak", f"{unknown}b", "fir"]
-    assert drawable(names) == ["oak", "(2)", "fir"]
+    names = ["oak", f"{unknown}b", "fir", unknown]
+    assert drawable(names) == ["oak", "(2)", "fir", "(4)"]
     for picture in ("one", "two"):
-        save_confusion_matrix(np.eye(3, dtype=np.int64), names, "title", tmp_path / f"{picture}.png")
-    assert capsys.readouterr().err.count(f"no font here has {unknown} of {unknown}b: pictures show its place among the names") == 1
+        save_confusion_matrix(np.eye(4, dtype=np.int64), names, "title", tmp_path / f"{picture}.png")
+    save_confusion_matrix(np.eye(200, dtype=np.int64), [f"{unknown}{number}" for number in range(200)], "title", tmp_path / "unnamed.png")
+    assert capsys.readouterr().err.splitlines() == [
+        f"no font here has all letters of {unknown}b and 1 more: pictures show their places among the names, the tables have them; "
+        "install a font with these letters, Noto Sans CJK say"
+    ]
 
 
 def test_a_long_name_is_shown_without_its_middle() -> None:

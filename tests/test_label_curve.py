@@ -24,10 +24,13 @@ def test_a_line_leads_over_a_share_that_was_not_run_and_not_to_one_that_lacks_se
 
 
 def test_the_higher_number_stands_above_and_the_lower_one_below() -> None:
+    """Of the same protocol; of two that are close whatever theirs."""
     figure, axes = plt.subplots()
-    write_numbers(axes, {"alone": {0.1: [40.0, 44.0], 1: [72.0]}, "taught": {0.1: [70.0], 1: [71.0]}}, STYLES["labels"])
+    lines = {"alone": {0.1: [40.0, 44.0], 1: [72.0]}, "taught": {0.1: [70.0], 1: [71.0]}}
+    others = [*lines.values(), {0.1: [71.5], 0.25: [60.0]}]
+    write_numbers(axes, lines, STYLES["labels"], others)
     above = {text.get_text(): text.xyann[1] > 0 for text in axes.texts}  # type: ignore[attr-defined]
-    assert above == {"42.0": False, "72.0": True, "70.0": True, "71.0": False}
+    assert above == {"42.0": False, "72.0": True, "70.0": False, "71.0": False}
     plt.close(figure)
 
 

@@ -206,6 +206,9 @@ def test_names_are_no_markup() -> None:
     note = run_note("taskA", "ResNet18", {}, FOUND | {"teacher_accuracy": {"my_old_one": 75.8}}, confusion, "dvc exp run", False)
     assert "| actual \\ predicted | a\\|b | \\*star\\* |\n|---|---|---|\n| **a\\|b** | 9 | 1 |\n| **\\*star\\*** | · | 7 |" in note
     assert "| teacher my\\_old\\_one, on its own classes | 75.8 |" in note
+    odd = r"\ | * _ ` < ~ ["
+    note = run_note("taskA", "ResNet18", {}, FOUND, [["actual", odd], [odd, "9"]], "dvc exp run", False)
+    assert r"| **\\ \| \* \_ \` \< \~ \[** | 9 |" in note
 
 
 def test_a_note_too_long_for_mlflow_keeps_whole_commands_or_says_where_they_stand() -> None:

@@ -287,10 +287,13 @@ def test_what_an_earlier_evaluation_told_and_this_one_does_not_know_is_no_number
         assert publish_evaluation(tracked.root / "outputs/students/taskA", evaluation) == []
         return mlflow.get_run(run_id(tracked))
 
-    before = told(test_images=1)
-    assert [before.data.metrics[name] for name in ("mcnemar_p", "unrouted_teachers_fitted")] == [1, 71]
-    after = told(test_images=2, test_content="others")
-    assert all(np.isnan(after.data.metrics[name]) for name in ("mcnemar_p", "unrouted_teachers_fitted"))
+    teachers = read_json(evaluation / "results.json")["teacher_accuracy"]
+    before = told(test_images=1, teacher_accuracy=teachers | {"old+one": 50.0})
+    gone = ("mcnemar_p", "unrouted_teachers_fitted", "teacher_accuracy/old_one")
+    assert [before.data.metrics[name] for name in gone] == [1, 71, 50]
+    after = told(test_images=2, test_content="others", teacher_accuracy=teachers | {"new+one": 60.0})
+    assert all(np.isnan(after.data.metrics[name]) for name in gone)
+    assert [after.data.metrics[f"teacher_accuracy/{name}"] for name in (*teachers, "new_one")] == [*teachers.values(), 60]
     assert "mcnemar.against" not in after.data.tags
     assert after.data.metrics["test_accuracy"] == before.data.metrics["test_accuracy"]
     mlflow.log_artifacts(other, str(evaluation), "evaluation")

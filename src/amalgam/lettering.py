@@ -50,19 +50,21 @@ def letters() -> frozenset[int]:
 
 def drawable(names: Sequence[str]) -> list[str]:
     """Names as a picture shows them: a long one without its middle; one with a letter that no font here has by its place, from 1."""
-    return [_shortened(name) if _is_drawable(name) else f"({place})" for place, name in enumerate(names, start=1)]
+    unknown = tuple(name for name in names if not letters().issuperset(map(ord, name)))
+    _tell(unknown)
+    return [f"({place})" if name in unknown else _shortened(name) for place, name in enumerate(names, start=1)]
 
 
 @cache
-def _is_drawable(name: str) -> bool:
-    """Says so, once a name, if it is not."""
-    if lacking := "".join(sorted({letter for letter in name if ord(letter) not in letters()})):
+def _tell(unknown: tuple[str, ...]) -> None:
+    """Say once of the same names that no font here can write them."""
+    if unknown:
+        others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         print(
-            f"no font here has {lacking} of {name}: pictures show its place among the names, the tables have it; install a font with these "
-            "letters, Noto Sans CJK say",
+            f"no font here has all letters of {unknown[0]}{others}: pictures show their places among the names, the tables have them; "
+            "install a font with these letters, Noto Sans CJK say",
             file=sys.stderr,
         )
-    return not lacking
 
 
 def _shortened(name: str) -> str:

@@ -29,12 +29,12 @@ SHORTEST = 1.0  # inches for names, however short
 
 def save_confusion_matrix(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str, path: Path, in_percent: bool = False) -> None:
     """Draw counts (C, C), actual × predicted, coloured by the share of each actual class; the cells say counts, or percent of the row."""
-    few, names = len(classes) <= WRITTEN_UP_TO, drawable(classes)
+    few, names = len(classes) <= WRITTEN_UP_TO, _written(classes)
     side = 1.5 + _cells(len(classes)) + _room(names, FEW if few else MANY)
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", interpolation="nearest", vmin=0, vmax=1)
-    if len(classes) <= NAMED_UP_TO:
+    if names:
         axes.set_xticks(range(len(classes)), names, rotation="vertical")
         axes.set_yticks(range(len(classes)), names)
     if few:
@@ -52,16 +52,16 @@ def save_matrix(
     values: npt.NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], title: str, path: Path, written: bool = True
 ) -> None:
     """Draw shares in percent (rows, columns), the larger the darker; NaN stays white. A scale says what cells too small for it do not."""
-    few, above, beside = len(columns) <= WRITTEN_UP_TO, drawable(columns), drawable(rows)
+    few, above, beside = len(columns) <= WRITTEN_UP_TO, _written(columns), _written(rows)
     width = 1.5 + _cells(len(columns)) + _room(beside, FEW)
     height = 0.8 + 0.35 * min(len(rows), NAMED_UP_TO) + _room(above, FEW if few else MANY)
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     drawn = axes.imshow(values, cmap="Blues", vmin=0, vmax=DARKEST, aspect="auto")
     if written and not few:
         figure.colorbar(drawn, ax=axes, ticks=range(0, 101, 20), boundaries=range(101), label="%")
-    if len(columns) <= NAMED_UP_TO:
+    if above:
         axes.set_xticks(range(len(columns)), above, rotation="vertical", fontsize=FEW if few else MANY)
-    if len(rows) <= NAMED_UP_TO:
+    if beside:
         axes.set_yticks(range(len(rows)), beside, fontsize=FEW)
     if written and few:
         for (row, column), value in np.ndenumerate(values):
@@ -95,9 +95,14 @@ def _cells(classes: int) -> float:
     return (0.42 if classes <= WRITTEN_UP_TO else 0.16) * min(classes, NAMED_UP_TO)
 
 
+def _written(names: Sequence[str]) -> list[str]:
+    """As the picture shows them; none where there are too many."""
+    return drawable(names) if len(names) <= NAMED_UP_TO else []
+
+
 def _room(names: Sequence[str], points: int) -> float:
-    """Inches for the longest of the names, where they are written at all."""
-    return max(inches(names, points), SHORTEST) if len(names) <= NAMED_UP_TO else SHORTEST
+    """Inches for the longest of the names that are written."""
+    return max(inches(names, points), SHORTEST)
 
 
 def _ink(darkness: float) -> str:

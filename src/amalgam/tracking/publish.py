@@ -26,7 +26,7 @@ from amalgam.provenance import fingerprint
 from amalgam.record import RunRecord
 from amalgam.students import MANIFEST, is_chosen
 from amalgam.tracking.registry import DATA_TAG, SELECTED_ON_TAG, Candidate, consider, rival
-from amalgam.tracking.run import Tracker
+from amalgam.tracking.run import Tracker, distinct
 from amalgam.tracking.store import connect, experiment, store_lock
 
 TRAINING_TAG = "amalgam.training"  # complete: all of it is there
@@ -35,6 +35,7 @@ BEGUN_TAG = "amalgam.evaluation_begun"  # the same, before it is there
 RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files name
 FILES = ("best.safetensors", "last.safetensors", MANIFEST, "history.csv")
 MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy")
+OF_TEACHERS = "teacher_accuracy/"
 RIVAL_METRIC = "mcnemar_p"
 RIVAL_TAG = "mcnemar.against"
 FITTED_METRIC = "unrouted_teachers_fitted"
@@ -185,7 +186,7 @@ def _numbers(task: str, evaluation: Path) -> dict[str, float]:
     numbers |= {f"test_accuracy/{name}": value for name, value in found["per_class_accuracy"].items()}
     numbers |= {name: found[name] for name in MORE_METRICS if found[name] is not None}
     numbers |= dict(zip(("test_accuracy_low", "test_accuracy_high"), found["interval_95"], strict=True))
-    return numbers | {f"teacher_accuracy/{name}": value for name, value in found["teacher_accuracy"].items()}
+    return numbers | {f"{OF_TEACHERS}{name}": value for name, value in found["teacher_accuracy"].items()}
 
 
 def data_key(record: RunRecord) -> str:
@@ -259,7 +260,8 @@ def _outdated(client: MlflowClient, run: Run, found: dict[str, float]) -> dict[s
     """What an earlier evaluation told the run, and the present one does not know: no number from now on."""
     if RIVAL_METRIC not in found and RIVAL_TAG in run.data.tags:
         client.delete_tag(run.info.run_id, RIVAL_TAG)
-    return {name: math.nan for name in (RIVAL_METRIC, FITTED_METRIC) if name in run.data.metrics and name not in found}
+    optional = [name for name in run.data.metrics if name in (RIVAL_METRIC, FITTED_METRIC, *MORE_METRICS) or name.startswith(OF_TEACHERS)]
+    return dict.fromkeys(set(optional) - {*distinct(found)}, math.nan)
 
 
 def _confusion(evaluation: Path) -> list[list[str]]:
