@@ -1,6 +1,5 @@
 """Training on stored targets: the student sees exactly what the teachers saw, and no label that it may not see."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
