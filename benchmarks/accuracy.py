@@ -10,8 +10,9 @@
 without a choice, unless the grid is a single point. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none. Each
 training's validation accuracy, and which test images it got right, go into accuracy.results.json: ``table`` reads nothing else, and a
 training that stands in two tables is run once. A training is known by its seed and by what the protocol says of it; after a change of
-the shipped settings, or of the code, it is not run again by itself. Settings that are not committed are refused, and so are images
-other than those that the results were trained and tested on, or another file of weights to start from. What was computed is kept under
+the shipped settings, or of the code, it is not run again by itself, and a further seed of a row that was trained with other shipped ones
+is refused. So are settings that are not committed, images other than those that the results were trained and tested on, and another file
+of weights to start from. What was computed is kept under
 .amalgam/accuracy and not computed again, a training that was broken off goes on after its last whole epoch, and what the results hold is
 not run again; teachers made twice are the same on the same kind of machine alone, so what learns from a seed's teachers is finished where
 it was begun: with other teachers a row is refused, before any is trained if the results say how their machine computes

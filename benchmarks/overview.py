@@ -2,8 +2,8 @@
 
     PYTHONPATH=src:. python -m benchmarks.overview
 
-Reads what benchmarks/accuracy.py has run. A cell of fewer seeds than the protocol's gives each one's accuracy and says which they are; so
-does one of other seeds than the first table's.
+Reads what benchmarks/accuracy.py has run. A cell of fewer seeds than the protocol's gives each one's accuracy and says which they are;
+one of other seeds than the first table's says which these are.
 """
 
 from collections.abc import Iterable

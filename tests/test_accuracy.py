@@ -193,7 +193,7 @@ def test_a_shipped_setting_without_effect_on_a_row_may_be_another(bench: Reposit
     for row, idle in (("stacked", of_any), ("alone", of_any | of_teachers)):
         bench.set_params(**idle)
         bench.commit("other settings")
-        accuracy(bench, "run", "--rows", row)
+        assert f"| {row} |" in accuracy(bench, "run", "--rows", row)
 
 
 def test_seeds_that_are_named_need_none_in_the_protocol(bench: Repository) -> None:

@@ -38,9 +38,13 @@ def test_stacking_is_fitted_on_visible_labels_alone(split: PreparedSplit, teache
     np.testing.assert_allclose(fitted(targets, subset, "stacked"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
 
 
-def test_balancing_is_fitted_on_all_images_and_on_no_label(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("label_fraction", [0.0, 0.5])
+def test_balancing_is_fitted_on_all_images_and_on_no_label(
+    label_fraction: float, split: PreparedSplit, teachers: Teachers, tmp_path: Path
+) -> None:
+    """Also where some have one."""
     targets = stored(split, teachers, tmp_path / "targets")
-    subset = TrainingSubset.of(split, SETS, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
+    subset = TrainingSubset.of(split, SETS, targets, replace(TEACHING, label_fraction=label_fraction, target="balanced"))
     expected = fit_balancing(all_logits(targets), LabelBlocks.of(SETS))
     np.testing.assert_allclose(fitted(targets, subset, "balanced"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
 
@@ -57,13 +61,6 @@ def test_stacking_takes_as_many_views_as_the_labelled_images_leave_room_for(
     logits = np.concatenate([targets.logits(view)[visible] for view in (0, 1)])
     expected = fit_stacking(logits, np.tile(subset.labels[visible], 2), views=2)
     np.testing.assert_allclose(fitted(targets, subset, "stacked"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
-
-
-def test_balancing_is_fitted_on_all_images_where_some_have_a_label_too(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
-    targets = stored(split, teachers, tmp_path / "targets")
-    subset = TrainingSubset.of(split, SETS, targets, replace(TEACHING, label_fraction=0.5, target="balanced"))
-    expected = fit_balancing(all_logits(targets), LabelBlocks.of(SETS))
-    np.testing.assert_allclose(fitted(targets, subset, "balanced"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
 
 
 @pytest.mark.parametrize("target", FITTED_TARGETS)
