@@ -271,7 +271,7 @@ def combined_teachers(job: Job) -> dict[str, str]:
 
 
 def recognised(protocol: Protocol, task: str, seed: int) -> None:
-    """Record what the seed's teachers reach on the test images.
+    """Record what the seed's teachers reach on the test images; the machine that is recorded stays the one that made them first.
 
     Raises UserError if the results hold a seed of that number with other teachers.
     """
@@ -290,8 +290,9 @@ def recognised(protocol: Protocol, task: str, seed: int) -> None:
     found |= {"teacher": protocol.teacher}
     if protocol.is_finetuned and (weights := start_weights(protocol.specialist_settings(seed))):
         found |= {START: weights}
-    refuse_other_teachers(results().get(key, {}), found, seed, task)
-    record(key, found | (read_json(models / MACHINE) if (models / MACHINE).exists() else {}))
+    before = results().get(key, {})
+    refuse_other_teachers(before, found, seed, task)
+    record(key, found | (read_json(models / MACHINE) if (models / MACHINE).exists() else {}) | before)
 
 
 def train_and_test(job: Job) -> str | None:

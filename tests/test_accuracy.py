@@ -134,6 +134,16 @@ def test_teachers_of_a_machine_that_computes_otherwise_are_refused_before_any_is
     assert [len(of_row(bench, row)) for row in ("taught", "more")] == [0, 1]
 
 
+def test_teachers_that_are_made_again_are_those_of_the_machine_that_made_them_first(bench: Repository) -> None:
+    """Another processor may be told to compute alike (docs/running.md)."""
+    known = entries(bench)
+    known["teachers taskA seed 0"] |= {"machine": "a toaster"}
+    (bench.root / RESULTS).write_text(json.dumps(known))
+    accuracy(bench, "run", "--rows", "taught", "--seeds", "0", rows=ROWS | {"taught": {"target": "mean"}})
+    assert entries(bench)["teachers taskA seed 0"] == known["teachers taskA seed 0"]
+    assert len(of_row(bench, "taught")) == 1
+
+
 def test_an_entry_says_which_code_and_images_made_it(bench: Repository) -> None:
     """A plus says that the code was not the commit's."""
     head = bench.run("git", "rev-parse", "HEAD").stdout.strip()

@@ -11,8 +11,8 @@ import torch
 
 from amalgam import precision
 from amalgam.errors import UserError
-from amalgam.hardware import cpu_instructions, cpu_model, gpus, is_the_gpus, native_bfloat16, on_gpu, take_gpu
-from amalgam.inference import device
+from amalgam.hardware import SWITCHES, cpu_instructions, cpu_model, gpus, is_the_gpus, native_bfloat16, on_gpu, take_gpu
+from amalgam.inference import device, device_name
 from amalgam.precision import PRECISION, precision_of
 from amalgam.processes import processes_asked_for
 from amalgam.provenance import execution_record
@@ -76,6 +76,40 @@ def test_the_execution_record_names_processor_and_instructions() -> None:
     assert torch.cuda.is_available() or record["device"] == cpu_model()
 
 
+def test_variables_that_change_the_bits_stand_in_the_record_and_beside_the_processors_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN's limit of instructions gave a teacher other weights than the same record without it."""
+    for name in SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    plain, plain_name = execution_record(), device_name()
+    assert not plain.keys() & set(SWITCHES)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setenv("MKL_CBWR", "")
+    changed = execution_record()
+    assert changed.pop("ONEDNN_MAX_CPU_ISA") == "AVX2"
+    assert changed | {"instructions": plain["instructions"]} == plain
+    assert torch.cuda.is_available() or device_name() == f"{plain_name}, ONEDNN_MAX_CPU_ISA=AVX2"
+
+
+@pytest.mark.parametrize(
+    ("variables", "native"),
+    [
+        ({}, True),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, True),
+        ({"ONEDNN_MAX_CPU_ISA": "avx512_core"}, False),
+        ({"DNNL_MAX_CPU_ISA": "AVX2"}, False),
+        ({"ONEDNN_MAX_CPU_ISA": "ALL", "DNNL_MAX_CPU_ISA": "AVX2"}, True),
+    ],
+)
+def test_a_limit_of_instructions_may_leave_no_bfloat16(variables: dict[str, str], native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where oneDNN may not use the processor's instructions for it, it emulates them: six times slower than float32."""
+    for name in SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    assert native_bfloat16() == native
+
+
 @pytest.fixture
 def asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What was found out of this process's GPU is forgotten, before and after."""
@@ -134,7 +168,8 @@ def test_a_gpu_that_works_is_used_and_counted(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AMALGAM_PROCESSES", "2")
     record = execution_record()
     assert device().type == "cuda"
-    assert [record[name] for name in ("device", "multiprocessors", "cudnn", "processor")] == ["GeForce", 46, 91900, cpu_model()]
+    told = ("device", "multiprocessors", "cudnn", "workspace", "processor")
+    assert [record[name] for name in told] == ["GeForce", 46, 91900, ":4096:8", cpu_model()]
     with pytest.raises(UserError, match="AMALGAM_PROCESSES is 2, but there are 1 GPUs, and each process needs its own"):
         processes_asked_for()
 

@@ -1,5 +1,6 @@
 """What this machine's processor is, as far as it changes the bits of a result or the precision that is fast; and whether a GPU works."""
 
+import os
 import platform
 import sys
 import warnings
@@ -12,6 +13,14 @@ from amalgam.errors import UserError
 
 X86 = ("model name", "cpu family", "model", "stepping")
 ARM = ("CPU implementer", "CPU part", "CPU variant", "CPU revision")
+INSTRUCTION_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # oneDNN's variable, by its present name and its old one
+WITHOUT_BFLOAT16 = frozenset(("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"))  # of their values
+# Variables that tell the libraries below PyTorch and NumPy with which instructions, or with how many bits, to compute.
+SWITCHES = (
+    *INSTRUCTION_LIMITS,
+    *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+    *("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "NVIDIA_TF32_OVERRIDE"),
+)
 NO_ENGINE = "unable to find an engine"  # cuDNN's way to say that memory is full, or the GPU unknown to it
 # In what its libraries say of their own failures; and of those that may be a lack of memory.
 GPUS_WORDS = ("CUDA error", "CUDA driver error", "CUDNN_STATUS", "CUBLAS_STATUS", NO_ENGINE)
@@ -27,8 +36,12 @@ def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def native_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself (AVX512-BF16). One that only emulates it is several times slower than in float32."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    """Whether the processor multiplies bfloat16 itself (AVX512-BF16), and the environment lets it.
+
+    One that only emulates it is several times slower than in float32.
+    """
+    limit = next((value for name, value in switches().items() if name in INSTRUCTION_LIMITS), "")
+    return limit.upper() not in WITHOUT_BFLOAT16 and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 @cache
@@ -99,3 +112,8 @@ def gpu_bfloat16() -> bool:
 def cpu_instructions() -> str:
     """The vector instructions in use: a virtual machine may lack some of its processor's."""
     return torch.backends.cpu.get_cpu_capability() + (", bfloat16" if native_bfloat16() else "")
+
+
+def switches() -> dict[str, str]:
+    """Those of SWITCHES that are set: none, unless someone wants other bits than the processor's own."""
+    return {name: value for name in SWITCHES if (value := os.environ.get(name))}

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from amalgam.hardware import cpu_model, on_gpu
+from amalgam.hardware import cpu_model, on_gpu, switches
 from amalgam.models import Classifier
 from amalgam.team import SOLO, Team
 from amalgam.views import Rows, Selected, View, plain_view
@@ -25,7 +25,11 @@ def device() -> torch.device:
 
 
 def device_name() -> str:
-    return torch.cuda.get_device_name() if on_gpu() else f"{cpu_model()}, {torch.get_num_threads()} threads"
+    """The GPU, or the processor, how many of its cores compute, and the variables that tell it how."""
+    if on_gpu():
+        return torch.cuda.get_device_name()
+    told = (f"{name}={value}" for name, value in switches().items())
+    return ", ".join((cpu_model(), f"{torch.get_num_threads()} threads", *told))
 
 
 def to_gpu_if_it_fits(values: Stored) -> Stored:

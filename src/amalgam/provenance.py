@@ -29,6 +29,7 @@ NEUTRAL = frozenset(
 
 THREADS_VARIABLE = "AMALGAM_THREADS"
 LOCAL_PROCESSES_VARIABLE = "LOCAL_WORLD_SIZE"  # torchrun's: how many it started on this machine
+WORKSPACE_VARIABLE, WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"  # one of two values with which cuBLAS is deterministic
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -93,11 +94,12 @@ def thread_count() -> int:
 def execution_record(processes: int = 1) -> dict[str, str | int]:
     """Everything beside code, data and parameters that can change a bit of the weights, of what ``processes`` work out together."""
 
-    from amalgam.hardware import cpu_instructions, cpu_model, on_gpu
+    from amalgam.hardware import cpu_instructions, cpu_model, on_gpu, switches
 
     return {
         **(_gpu_record() | {"processor": cpu_model()} if on_gpu() else {"device": cpu_model()}),
         "instructions": cpu_instructions(),
+        **switches(),
         "threads": thread_count(),
         "processes": processes,
         "system": f"{platform.system()} {platform.machine()}",
@@ -112,12 +114,14 @@ def _gpu_record() -> dict[str, str | int]:
 
     kind = torch.cuda.get_device_properties(torch.cuda.current_device())
     cudnn = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
-    return {"device": torch.cuda.get_device_name(), "multiprocessors": kind.multi_processor_count, "cudnn": cudnn}
+    workspace = os.environ.get(WORKSPACE_VARIABLE, WORKSPACE)
+    counts = {"multiprocessors": kind.multi_processor_count, "cudnn": cudnn}
+    return {"device": torch.cuda.get_device_name(), "workspace": workspace} | counts
 
 
 def configure_execution() -> None:
     """Make this process follow its execution record: fixed threads, deterministic kernels, float32 in full; and let it keep its memory."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault(WORKSPACE_VARIABLE, WORKSPACE)
     import torch
 
     torch.set_num_threads(thread_count())
