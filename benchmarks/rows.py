@@ -150,7 +150,7 @@ def train(job: Job) -> float:
         how, lesson = Optimization.of(settings), Teaching.of(settings)
         combine = None
         if lesson.is_fitted:
-            combine = fitted_target(label_sets, targets, TrainingSubset.of(split, label_sets, targets, lesson), settings.target)
+            combine = fitted_target(label_sets, targets, TrainingSubset.of(split, label_sets, targets, lesson), lesson)
         hooks = Hooks(keep=own.keep, resume=saved)
         result = train_student(student, label_sets, split, targets, how, lesson, hooks, combine=combine)
         seconds = {"seconds": round(sum(record.seconds for record in result.history), 1)}
@@ -262,8 +262,8 @@ def combined_teachers(job: Job) -> dict[str, str]:
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
     settings, trainval = job.settings, PreparedSplit.read(pupils(job.protocol, folder))
     targets = stored_targets(folder, job, settings)
-    learnt_from = TrainingSubset.of(trainval, label_sets, targets, Teaching.of(settings))
-    together = fitted_target(label_sets, targets, learnt_from, settings.target)
+    lesson = Teaching.of(settings)
+    together = fitted_target(label_sets, targets, TrainingSubset.of(trainval, label_sets, targets, lesson), lesson)
     teachers = load_teachers(trained_teachers(job.protocol, folder, job.seed, job.task), label_sets).values()
     logits = np.concatenate([predict_logits(teacher, split.images, np.arange(len(split.images))) for teacher in teachers], axis=1)
     predicted: npt.NDArray[np.int64] = together(torch.from_numpy(logits).to(device())).argmax(1).cpu().numpy()

@@ -32,7 +32,7 @@ def write(task: str, params: Params, team: Team) -> None:
     settings = params.student(task)
     label_sets = LabelSets.read(PREPARED / task / "trainval")
     split = PreparedSplit.read(PREPARED / task / "trainval")
-    check_labels(task, settings, split.labels[split.training_rows])
+    check_labels(task, settings, label_sets, split.labels[split.training_rows])
     check_student(settings, label_sets.classes)
     teachers = load_hashed_teachers(MODELS / task, label_sets)
     views = ViewSettings.of(settings, params.source_block.augmentation, params.data_seed)

@@ -115,7 +115,7 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
     about: dict[str, str] = {}
     if reference:
         split, common, about = reference_protocol.applied(split, prepared(PREPARED / task / "test")[1], settings.student_resolution)
-    check_labels(task, settings, split.labels[split.training_rows])
+    check_labels(task, settings, label_sets, split.labels[split.training_rows])
     supplied = brought_file(settings.student_weights) if settings.student_weights else None
     check_student(settings, label_sets.classes, supplied)
     folder = team.first(new_folder(task, settings.run) if team.is_first else Path())

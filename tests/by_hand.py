@@ -1,6 +1,7 @@
 """Softmax, DKD and DIST in double precision, image by image and teacher by teacher, as their papers write them."""
 
 import math
+from collections import Counter
 
 import numpy as np
 
@@ -45,11 +46,20 @@ def unlike(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def dist_by_hand(pairs: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]], teachers: int) -> float:
-    """DIST inside each teacher's label set, over its images alone, in the mean over all pairs."""
+    """DIST inside each teacher's label set, over its images alone, each of which counts there by one over the number of its teachers."""
+    asked = Counter(row for row, _ in pairs)
     total = 0.0
     for i in range(teachers):
-        own = [pair for (_, teacher), pair in pairs.items() if teacher == i]
+        own = {row: pair for (row, teacher), pair in pairs.items() if teacher == i}
         if own:
-            p, q = (np.stack(part) for part in zip(*own, strict=True))
-            total += len(own) * (unlike(p, q) + (unlike(p.T, q.T) if len(own) > 1 else 0.0))
-    return total / len(pairs)
+            p, q = (np.stack(part) for part in zip(*own.values(), strict=True))
+            share = np.array([1 / asked[row] for row in own])
+            rows = sum(each * unlike(p[place : place + 1], q[place : place + 1]) for place, each in enumerate(share))
+            columns = [1 - weighted_correlation(p[:, k], q[:, k], share) for k in range(p.shape[1])] if len(own) > 1 else [0.0]
+            total += rows + share.sum() * np.mean(columns)
+    return total / len(asked)
+
+
+def weighted_correlation(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> float:
+    covariance = np.cov(a, b, aweights=weight)
+    return float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))

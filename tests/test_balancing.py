@@ -43,6 +43,15 @@ def test_the_classes_are_equally_frequent_then_and_more_images_right() -> None:
     assert after.mean() > before.mean() + 0.05
 
 
+@pytest.mark.parametrize("temperature", [0.5, 2.0, 4.0, 20.0])
+def test_the_classes_are_equally_frequent_at_the_temperature_that_the_student_learns_with(temperature: float) -> None:
+    logits, _ = shy_teacher(400, 0)
+    learnt = torch.softmax(fit_balancing(logits, HALVES, temperature)(torch.from_numpy(logits)) / temperature, 1)
+    np.testing.assert_allclose(learnt.mean(0), 0.25, rtol=1e-4)
+    other = torch.softmax(fit_balancing(logits, HALVES)(torch.from_numpy(logits)) / temperature, 1)
+    assert not np.allclose(other.mean(0), 0.25, rtol=1e-2)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 5, 200]), st.sampled_from([0.0, 0.1, 10.0, 1e3, 1e5]), st.booleans())
 def test_the_fit_converges_whatever_the_teachers_say(seed: int, images: int, loudness: float, silent: bool) -> None:

@@ -102,7 +102,7 @@ def trained(split: PreparedSplit, targets: StoredTargets, seed: int = 3, epochs:
 def fitted(split: PreparedSplit, targets: StoredTargets, teaching: Teaching) -> FittedTarget | None:
     """The target, where it is one that is fitted."""
     subset = TrainingSubset.of(split, SETS, targets, teaching)
-    return fitted_target(SETS, targets, subset, teaching.target) if teaching.is_fitted else None
+    return fitted_target(SETS, targets, subset, teaching) if teaching.is_fitted else None
 
 
 def test_a_student_repeats_bit_for_bit_and_seeds_differ(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_each_teachers_record_is_its_own(split: PreparedSplit, teachers: Teacher
 def test_a_fitted_target_is_what_the_loss_is_made_of(target: Target, split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets, teaching = stored(split, teachers, tmp_path / "targets"), replace(TEACHING, target=target, batch_size=24)
     subset = TrainingSubset.of(split, SETS, targets, teaching)
-    combine = fitted_target(SETS, targets, subset, target)
+    combine = fitted_target(SETS, targets, subset, teaching)
     batch, logits = next(view_of_epoch(split.images, targets, subset, teaching, 0)), torch.randn(24, 3)
     assert batch.teacher_logits is not None
     p, q = (torch.softmax(values.double() / 4, 1) for values in (combine(batch.teacher_logits), logits))

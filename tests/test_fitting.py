@@ -45,7 +45,7 @@ def test_balancing_is_fitted_on_all_images_and_on_no_label(
     """Also where some have one."""
     targets = stored(split, teachers, tmp_path / "targets")
     subset = TrainingSubset.of(split, SETS, targets, replace(TEACHING, label_fraction=label_fraction, target="balanced"))
-    expected = fit_balancing(all_logits(targets), LabelBlocks.of(SETS))
+    expected = fit_balancing(all_logits(targets), LabelBlocks.of(SETS), TEACHING.temperature)
     np.testing.assert_allclose(fitted(targets, subset, "balanced"), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_a_target_is_fitted_to_a_sample_of_many_images(
     chosen = sampled(np.arange(24), subset.labels)
     assert len(chosen) == len(set(chosen)) == 12
     logits = targets.logits(0)[chosen]
-    stacking, balancing = fit_stacking(logits, subset.labels[chosen]), fit_balancing(logits, LabelBlocks.of(SETS))
+    stacking, balancing = fit_stacking(logits, subset.labels[chosen]), fit_balancing(logits, LabelBlocks.of(SETS), TEACHING.temperature)
     expected = stacking if target == "stacked" else balancing
     np.testing.assert_allclose(fitted(targets, subset, target), expected(torch.from_numpy(all_logits(targets))), atol=1e-5)
 
@@ -83,7 +83,7 @@ def test_a_target_is_fitted_to_a_sample_of_many_images(
 def test_what_a_student_was_taught_by_is_kept(target: Target, split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     assert read_fitted(tmp_path, SETS) is None
     targets = stored(split, teachers, tmp_path / "targets")
-    found = fitted_target(SETS, targets, TrainingSubset.of(split, SETS, targets, TEACHING), target)
+    found = fitted_target(SETS, targets, TrainingSubset.of(split, SETS, targets, TEACHING), replace(TEACHING, target=target))
     write_fitted(found, tmp_path)
     kept = read_fitted(tmp_path, SETS)
     assert type(kept) is type(found)
@@ -109,4 +109,4 @@ def all_logits(targets: StoredTargets) -> np.ndarray:
 
 def fitted(targets: StoredTargets, subset: TrainingSubset, target: Target) -> np.ndarray:
     """What a fitted target makes of every stored answer."""
-    return fitted_target(SETS, targets, subset, target)(torch.from_numpy(all_logits(targets))).numpy()
+    return fitted_target(SETS, targets, subset, replace(TEACHING, target=target))(torch.from_numpy(all_logits(targets))).numpy()

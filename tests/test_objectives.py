@@ -113,13 +113,47 @@ def test_dkd_is_weighted_kl_where_the_parts_weigh_as_in_kl() -> None:
 @pytest.mark.parametrize("gap", [10.0, 30.0, 60.0, 200.0])
 @pytest.mark.parametrize("target", ["blocks", "mean"])
 def test_dkd_teaches_the_other_classes_however_sure_the_teacher_is(target: Target, gap: float) -> None:
-    """Teacher (gap, 2, 0, −2): the others among themselves do not depend on gap, while single precision holds their probabilities."""
+    """Teacher (gap, 2, 0, −2): the others among themselves do not depend on gap, though single precision holds no probability below
+    e⁻¹⁰⁴."""
     teacher, active, student = torch.tensor([[gap, 2.0, 0.0, -2.0]]), torch.tensor([[True]]), torch.tensor([[0.0, -1.0, 1.0, 2.0]])
     found = distilled(student, teacher, active, (4, [list(range(4))]), target, "dkd", labels=torch.tensor([0]))
     p, q = softmax(np.array([2.0, 0.0, -2.0])), softmax(np.array([-1.0, 1.0, 2.0]))
     sure = softmax(np.array([0.0, -1.0, 1.0, 2.0]))[0]
-    among = DKD_OTHERS * float(np.sum(p * np.log(p / q))) if target == "blocks" or gap < 80 else 0.0
+    among = DKD_OTHERS * float(np.sum(p * np.log(p / q)))
     assert found.losses.item() == pytest.approx(-math.log(sure) * DKD_TARGET + among, rel=1e-3)
+
+
+@pytest.mark.parametrize("target", ["mean", "confidence"])
+def test_dkd_teaches_the_other_classes_of_teachers_that_are_averaged_however_sure_they_are(target: Target) -> None:
+    """Two that share class 1 and are nothing but sure of 0; by hand, in double precision, of the mean of their distributions."""
+    teacher = torch.tensor([[300.0, 2.0, 0.0, 303.0, 1.0, -1.0]], dtype=torch.float64)
+    columns, active, student = [[0, 1, 2], [0, 1, 3]], torch.tensor([[True, True]]), torch.tensor([[0.0, -1.0, 1.0, 2.0]])
+    first, second = np.array([2.0, 0.0]) - 300, np.array([1.0, -1.0]) - 303
+    logs = np.array([np.logaddexp(first[0], second[0]), first[1], second[1]])
+    p, q = softmax(logs), softmax(np.array([-1.0, 1.0, 2.0]))
+    sure = softmax(np.array([0.0, -1.0, 1.0, 2.0]))[0]
+    expected = -math.log(sure) * DKD_TARGET + DKD_OTHERS * float(np.sum(p * np.log(p / q)))
+    found = distilled(student, teacher.float(), active, (4, columns), target, "dkd", labels=torch.tensor([0]))
+    assert found.losses.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["kl", "dkd", "dist"])
+def test_an_image_of_a_shared_class_counts_as_much_as_any_other(objective: Objective) -> None:
+    """Two teachers share class 3. The student says what they say of all images but one, of which it says the contrary; in the mean over
+    the images of each class."""
+    columns, labels = [[0, 1, 2, 3], [3, 4, 5, 6]], np.arange(140) % 7
+    active = torch.from_numpy(np.array([[label in own for own in columns] for label in labels]))
+    known = torch.from_numpy(np.random.default_rng(0).normal(0, 2, (140, 7))).float()
+    teachers = torch.cat([known[:, own] for own in columns], 1)
+
+    def cost(image: int) -> float:
+        student = known.clone()
+        student[image] = -student[image]
+        found = distilled(student, teachers, active, (7, columns), "blocks", objective, 1.0, torch.from_numpy(labels))
+        return float(found.losses.mean())
+
+    of_class = [np.mean([cost(image) for image in range(own, 140, 7)]) for own in range(7)]
+    assert of_class[3] == pytest.approx(np.mean(np.delete(of_class, 3)), rel=0.3), "and not twice as much"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -16,11 +17,14 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from amalgam.contradictions import incomparable, separate, too_few_classes, unrelated, untold
+from amalgam.contradictions import incomparable, separate, too_few_classes, untold
+from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
 from amalgam.params import Params
 from amalgam.params_file import load_params, read_yaml
+from amalgam.stage import check_labels
 from amalgam.student_settings import StudentSettings
+from amalgam.teaching import Teaching, left_untold
 from conftest import ROOT, Repository, make_repository
 
 SHIPPED = (ROOT / "params.yaml").read_text()
@@ -368,13 +372,21 @@ def test_blocks_need_no_label_where_shared_classes_connect_the_teachers(tmp_path
 
 
 def test_blocks_alone_with_labels_need_teachers_that_know_what_an_image_is_not(tmp_path: Path) -> None:
-    """The labels say which teachers are asked: of an image of 0 never those that know 9."""
+    """The labels say which teachers are asked: of an image of 0 never those that know 9. Of one without a label all are."""
     text = edited("taskB:\n", "taskB:\n  alpha: 1\n")
+    params = load(text, tmp_path)
+    label_sets, alone = (
+        LabelSets.of_task(params.digits.tasks["taskB"], [str(digit) for digit in range(10)], "digits", "taskB"),
+        params.student("taskB"),
+    )
+    every = np.arange(10)
     with pytest.raises(
-        UserError, match=r"taskB: target blocks with alpha 1 asks of an image of 0 the teachers alone .* none of them knows 5"
+        UserError, match=r"taskB: with label_fraction 1 every .* target blocks with alpha 1 asks of an image of 0 .* none of them knows 5"
     ):
-        load(text, tmp_path)
-    assert load(text.replace("  alpha: 1\n", "  alpha: 1\n  target: joint\n"), tmp_path).student("taskB").alpha == 1
+        check_labels("taskB", alone, label_sets, every)
+    check_labels("taskB", alone, label_sets, np.append(every, -1))
+    check_labels("taskB", alone.model_copy(update={"target": "joint"}), label_sets, every)
+    check_labels("taskB", alone.model_copy(update={"label_fraction": 0.5}), label_sets, every)
 
 
 def test_blocks_alone_need_every_class_beside_every_other_one() -> None:
@@ -387,10 +399,12 @@ def test_blocks_alone_need_every_class_beside_every_other_one() -> None:
 @pytest.mark.parametrize("changed", [{"standardize_logits": True}, {"objective": "dist"}])
 def test_blocks_of_free_scale_need_two_shared_classes_among_the_teachers_of_each_image(changed: dict[str, Any]) -> None:
     """The third one connects the first two, but is not asked about an image of class 1."""
-    teachers = {"a": ["1", "2", "3"], "b": ["1", "4", "5"], "c": ["2", "3", "4", "5"]}
+    label_sets = LabelSets.of_task(
+        {"a": ["1", "2", "3"], "b": ["1", "4", "5"], "c": ["2", "3", "4", "5"]}, list("12345"), "digits", "taskA"
+    )
     plain = load_params(ROOT / "params.yaml").student("taskA").model_copy(update={"alpha": 1.0})
-    assert unrelated(teachers, plain) is None
-    problem = str(unrelated(teachers, plain.model_copy(update=changed)))
+    assert left_untold(label_sets, Teaching.of(plain), np.arange(5)) is None
+    problem = str(left_untold(label_sets, Teaching.of(plain.model_copy(update=changed)), np.arange(5)))
     assert "an image of 1 the teachers alone that know it, and of these b share fewer than two classes" in problem
 
 

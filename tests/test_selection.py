@@ -94,8 +94,8 @@ def test_all_of_few_answers_right_are_not_told_from_all_but_one() -> None:
 def test_an_epoch_without_labels_is_chosen_by_the_target_that_was_fitted(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets")
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, 0)
-    subset = TrainingSubset.of(split, SETS, targets, replace(TEACHING, label_fraction=0.0, target="balanced"))
-    balancing = fitted_target(SETS, targets, subset, "balanced")
+    teaching = replace(TEACHING, label_fraction=0.0, target="balanced")
+    balancing = fitted_target(SETS, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching)
     rules = SelectionRules(0.0, TargetRules("balanced", 1.0, False, 1.0), VIEWS.data_seed)
     found = validate(student, split.images, split, SETS, rules, agreed_classes(targets, SETS, rules, balancing))
     theirs = balancing(torch.from_numpy(targets.validation_logits())).argmax(1).numpy()

@@ -17,7 +17,7 @@ from torch import Tensor
 from amalgam.blocks import Knowledge, LabelBlocks
 from amalgam.soft_targets import joint_log_probs
 
-REGULARISATION = 0.25  # ε: lower makes the plan, and so the target, more decided (docs/experiments.md)
+REGULARISATION = 0.25  # ε at temperature 1: lower makes the plan, and so the target, more decided (docs/experiments.md)
 ITERATIONS = 1_000
 TOLERANCE = 1e-9  # of each class's frequency
 
@@ -43,8 +43,12 @@ def consensus_log_probs(logits: Tensor, blocks: LabelBlocks) -> Tensor:
     return joint_log_probs(Knowledge.of_every_teacher(blocks, logits.double()))
 
 
-def fit_balancing(logits: npt.NDArray[np.floating], blocks: LabelBlocks) -> Balancing:
-    """The weights under which every class is equally frequent over images of which all teachers' logits (N, Σ|Lᵢ|) are known."""
+def fit_balancing(logits: npt.NDArray[np.floating], blocks: LabelBlocks, temperature: float = 1) -> Balancing:
+    """The weights under which every class is equally frequent over images of which all teachers' logits (N, Σ|Lᵢ|) are known.
+
+    So it is in the softmax of what ``Balancing`` gives, divided by the ``temperature``.
+    """
+    epsilon = REGULARISATION * temperature
     log_probs = consensus_log_probs(torch.from_numpy(logits).to(blocks.union.device), blocks)
     weight = torch.zeros(blocks.classes, dtype=torch.float64, device=log_probs.device, requires_grad=True)
     search = torch.optim.LBFGS([weight], max_iter=ITERATIONS, tolerance_grad=TOLERANCE, tolerance_change=0, line_search_fn="strong_wolfe")
@@ -52,7 +56,7 @@ def fit_balancing(logits: npt.NDArray[np.floating], blocks: LabelBlocks) -> Bala
     def dual() -> Tensor:
         """Convex in the weights; its gradient is each class's frequency less 1 / C."""
         search.zero_grad()
-        value = REGULARISATION * torch.logsumexp((log_probs + weight) / REGULARISATION, dim=1).mean() - weight.mean()
+        value = epsilon * torch.logsumexp((log_probs + weight) / epsilon, dim=1).mean() - weight.mean()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

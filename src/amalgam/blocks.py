@@ -31,6 +31,7 @@ class LabelBlocks:
         self.logit_columns = torch.tensor(stored, device=device)  # (n, K)
         self.sizes = self.valid.sum(1)  # (n,)
         self.one_hot = functional.one_hot(self.union, classes).float() * self.valid[..., None]  # (n, K, C)
+        self.knows, self.places = self.one_hot.any(1), self.one_hot.argmax(1)  # (n, C): whether a teacher knows a class, and as which
 
     @classmethod
     def of(cls, label_sets: LabelSets, device: torch.device | None = None) -> "LabelBlocks":
@@ -68,6 +69,11 @@ class LabelBlocks:
     def spread(self, values: Tensor) -> Tensor:
         """(B, C): the sum of the blocks (B, n, K), each entry at its class."""
         return values.flatten(1) @ self.one_hot.flatten(0, 1).to(values.dtype)
+
+    def spread_logs(self, values: Tensor) -> Tensor:
+        """(B, C): the logarithm of the sum of what ``spread`` sums, from logarithms (B, n, K); minus infinity where that is zero."""
+        of_classes = values.gather(2, self.places.expand(len(values), -1, -1)).masked_fill(~self.knows, -torch.inf)  # (B, n, C)
+        return of_classes.logsumexp(1)
 
 
 class Knowledge(NamedTuple):

@@ -61,7 +61,8 @@ def _idle_warm_up(settings: StudentSettings) -> str | None:
 
 
 def unrelated(teachers: Mapping[str, Sequence[str]], settings: StudentSettings) -> str | None:
-    """Under target blocks, the teachers whose classes nothing relates to the others', and the remedy; None if all are related."""
+    """Under target blocks, the teachers whose classes nothing relates to the others', and the remedy; None if all are related, so far as
+    can be said without the images."""
     if settings.target != "blocks" or (settings.alpha < 1 and settings.label_fraction > 0):
         return None
     needed = classes_that_relate(settings.objective, settings.standardize_logits)
@@ -71,7 +72,7 @@ def unrelated(teachers: Mapping[str, Sequence[str]], settings: StudentSettings) 
             f"target blocks says nothing of one teacher's classes beside another's; {alone} share {_lacking(needed)} with the others, and "
             f"with {reason} no label says it either; choose another target, as mean or balanced, or use labels too"
         )
-    return untold(teachers, needed) if settings.label_fraction == 1 else None
+    return None
 
 
 def classes_that_relate(objective: Objective, standardize_logits: bool) -> int:
@@ -84,7 +85,8 @@ def _lacking(needed: int) -> str:
 
 
 def untold(teachers: Mapping[str, Sequence[str]], needed: int) -> str | None:
-    """What target blocks with alpha 1 leaves untold where every label is known, and the remedy; None if it is nothing.
+    """What target blocks with alpha 1 leaves untold where every training image has its label, so that only teachers that know its class
+    are asked, and the remedy; None if it is nothing.
 
     ``needed`` as of ``classes_that_relate``.
     """

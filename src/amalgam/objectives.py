@@ -8,11 +8,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from amalgam.blocks import Knowledge
+from amalgam.soft_targets import equal_weights
 from amalgam.target_names import Objective
 
 DKD_TARGET, DKD_OTHERS = 1.0, 8.0  # weights of DKD's two parts (Zhao et al., CVPR 2022, CIFAR-100)
 DIST_ROWS, DIST_COLUMNS = 1.0, 1.0  # weights of DIST's two relations (Huang et al., NeurIPS 2022)
 PEARSON_EPSILON = 1e-8
+TINY = 1e-12  # of a sum of weights that is none
 MIN_LOG_PROB = -1e30  # of probability zero: finite, so that no gradient is undefined
 
 
@@ -23,7 +25,7 @@ def union_objective(logits: Tensor, log_target: Tensor, labels: Tensor, objectiv
         case "kl":
             return kl(log_target, log_student)
         case "dist":
-            return dist(torch.softmax(logits, dim=1), log_target.exp(), every).expand(len(logits))
+            return dist(torch.softmax(logits, dim=1), log_target.exp(), every.to(logits.dtype)).expand(len(logits))
         case "dkd":
             main_class = functional.one_hot(torch.where(labels < 0, log_target.argmax(1), labels), log_target.shape[1]).bool()
             return dkd(log_target.clamp(min=MIN_LOG_PROB), log_student, main_class, every)
@@ -32,8 +34,8 @@ def union_objective(logits: Tensor, log_target: Tensor, labels: Tensor, objectiv
 def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective, divergence: Tensor) -> Tensor:
     """The objective (B,) inside each active teacher's label set (B, n, K), mean over an image's active teachers; T² left out.
 
-    That of kl is the ``divergence`` (B, n) there. That of dist, which relates images to each other, is a mean over all pairs of an image
-    and an active teacher.
+    That of kl is the ``divergence`` (B, n) there. In that of dist, which relates images to each other, each image counts with its active
+    teachers as one.
     """
     match objective:
         case "kl":
@@ -50,11 +52,12 @@ def _mean_of_active(values: Tensor, active: Tensor) -> Tensor:
 
 
 def _block_dist(logits: Tensor, knowledge: Knowledge) -> Tensor:
-    """DIST inside each teacher's label set (B, n, K), over the images on which it is active; mean over all such pairs."""
-    blocks, active = knowledge.blocks, knowledge.active
-    distributions = blocks.softmax(logits), blocks.softmax(knowledge.logits), active[..., None] & blocks.valid
+    """DIST inside each teacher's label set (B, n, K): an image counts there by one over the number of its active teachers, and nothing
+    where the teacher is not one of these; mean over teachers by what their images count."""
+    blocks, share = knowledge.blocks, equal_weights(knowledge)  # (B, n)
+    distributions = blocks.softmax(logits), blocks.softmax(knowledge.logits), share[..., None] * blocks.valid
     of_student, of_teacher, counted = (values.transpose(0, 1) for values in distributions)  # (n, B, K)
-    return (dist(of_student, of_teacher, counted) * active.sum(0)).sum() / active.sum()
+    return (dist(of_student, of_teacher, counted) * share.sum(0)).sum() / len(share)
 
 
 def _block_dkd(logits: Tensor, knowledge: Knowledge) -> Tensor:
@@ -100,7 +103,8 @@ def dkd(log_target: Tensor, log_student: Tensor, main_class: Tensor, valid: Tens
 def dist(student: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     """DIST (Huang et al., NeurIPS 2022): one minus Pearson's correlation, over rows and over columns, of (…, B, K); mean of each.
 
-    Entries that are not ``counted`` (…, B, K) are left out, and so are rows and columns with fewer than two.
+    How much each entry counts, ``counted`` (…, B, K), is its weight in the correlations, and a row's in the mean of rows. Rows and columns
+    with fewer than two entries that count are left out.
     """
     rows = _relation(student, target, counted)
     columns = _relation(student.transpose(-1, -2), target.transpose(-1, -2), counted.transpose(-1, -2))
@@ -109,12 +113,12 @@ def dist(student: Tensor, target: Tensor, counted: Tensor) -> Tensor:
 
 def _relation(student: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     """Mean over rows of 1 − correlation along the last dimension: (…,)."""
-    count = counted.sum(-1, keepdim=True)
+    total = counted.sum(-1, keepdim=True).clamp(min=TINY)
 
     def centred(values: Tensor) -> Tensor:
-        mean = torch.where(counted, values, 0.0).sum(-1, keepdim=True) / count.clamp(min=1)
-        return torch.where(counted, values - mean, 0.0)
+        mean = torch.where(counted > 0, values * counted, 0.0).sum(-1, keepdim=True) / total
+        return torch.where(counted > 0, (values - mean) * counted.sqrt(), 0.0)
 
     correlation = functional.cosine_similarity(centred(student), centred(target), dim=-1, eps=PEARSON_EPSILON)
-    used = (count >= 2).squeeze(-1)
-    return torch.where(used, 1 - correlation, 0.0).sum(-1) / used.sum(-1).clamp(min=1)
+    weight = torch.where((counted > 0).sum(-1) >= 2, counted.amax(-1), 0.0)
+    return (weight * (1 - correlation)).sum(-1) / weight.sum(-1).clamp(min=TINY)

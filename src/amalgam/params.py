@@ -82,8 +82,9 @@ class Params(StudentSettings):
     val_fraction: float = Field(
         ge=0,
         lt=1,
-        description="Share of the training images, stratified by class, held out to choose the best epoch (where at most 500 choose, or "
-        "label_fraction is below 1, the latest within one standard error of the best); 0 trains on all of them and takes the last epoch.",
+        description="Share of the training images, stratified by class, held out to choose the best epoch (a student's, where at most 500 "
+        "choose or label_fraction is below 1, is the latest within one standard error of the best); 0 trains on all of them and takes "
+        "the last epoch.",
     )
     teacher: TeacherSettings
     digits: Digits

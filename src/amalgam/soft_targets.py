@@ -70,4 +70,4 @@ def mean_log_probs(knowledge: Knowledge, weight: Tensor) -> Tensor:
     """The mean of the teachers' zero-padded distributions (B, C) by weights (B, n), minus infinity where no teacher leaves a class
     anything."""
     blocks = knowledge.blocks
-    return blocks.spread(blocks.softmax(knowledge.logits) * weight[..., None]).log()
+    return blocks.spread_logs(blocks.log_softmax(knowledge.logits) + weight.log()[..., None])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import yaml
 
 from amalgam.contradictions import without_labels
+from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
 from amalgam.interruption import interruptible, put_off
 from amalgam.params import Params
@@ -89,10 +90,15 @@ def check_task(task: str, tasks: Sequence[str]) -> None:
         raise UserError(f"there is no {task}; the tasks are {', '.join(tasks)}")
 
 
-def check_labels(task: str, settings: StudentSettings, labels: npt.NDArray[np.int64]) -> None:
-    """Raises UserError if the student is to use labels and no training image (−1: it has none) has one: before teachers run for nothing."""
+def check_labels(task: str, settings: StudentSettings, label_sets: LabelSets, labels: npt.NDArray[np.int64]) -> None:
+    """Raises UserError if the student is to use labels and no training image (−1: it has none) has one, or if all have one and so no
+    teacher compares what the student is to know: before teachers run for nothing."""
+    from amalgam.teaching import Teaching, left_untold
+
     if settings.label_fraction > 0 and not (labels >= 0).any():
         raise UserError(f"{task}: {without_labels(settings.alpha)}")
+    if settings.label_fraction == 1 and (problem := left_untold(label_sets, Teaching.of(settings), labels)):
+        raise UserError(f"{task}: {problem}")
 
 
 def check_student(settings: StudentSettings, classes: Sequence[str], weights: Path | None = None) -> None:

@@ -75,9 +75,9 @@ class StudentSettings(Section):
         "weighted by how sure each teacher is, meant for images without label. joint: the one distribution over all classes that "
         "agrees best with them; to classes that none of an image's teachers knows it gives an average share, so it is meant for "
         "images without label, of which all teachers are asked. stacked: what a linear classifier, fitted on the labelled images, "
-        "makes of all teachers' logits (needs stored_teachers all and some labels). balanced: joint, with each class weighed so that "
-        "all are equally frequent over the training images, for images that show every class about equally often (needs "
-        "stored_teachers all; measured with temperature 1)."
+        "makes of all teachers' logits (needs stored_teachers all and some labels). balanced: joint, raised to the power of 4 over "
+        "the temperature, with each class weighed so that all are equally frequent over the training images, for images that show every "
+        "class about equally often (needs stored_teachers all; measured with temperature 1)."
     )
     objective: Objective = Field(
         description="How the distance to the target is measured. kl: Kullback-Leibler divergence. dkd: its part about the image's "
@@ -167,8 +167,9 @@ class StudentSettings(Section):
     ema_decay: float = Field(
         ge=0,
         lt=1,
-        description="Decay of the running average of the weights that is validated and kept, as 0.999; 0 keeps the weights "
-        "themselves. Of use where lr stays high; under one_cycle the last epochs average by themselves.",
+        description="Decay of the running average of the weights that is validated and kept, as 0.99, and at most (1 + n) / (10 + n) "
+        "after n steps: 0.999 is another one from the 9,000th step on. 0 keeps the weights themselves. Of use where lr stays high; under "
+        "one_cycle the last epochs average by themselves.",
     )
     clip_norm: float | None = Field(
         gt=0,

@@ -196,8 +196,8 @@ def storable(logits: npt.NDArray[np.float32], classifier: Classifier) -> Logits:
     """Logits (N, |Lᵢ|) as float16. Raises UserError if that would change what they mean, or one is no number."""
     whose, largest = f"the teacher of {', '.join(classifier.classes)}", float(np.abs(logits).max(initial=0))
     remedy = (
-        "have it give logits of which the softmax is its probabilities, with a mean near zero (a constant added to all of an image's "
-        "logits changes nothing)"
+        "have it give logits of which the softmax is its probabilities, with a mean near zero (one constant, added to all its logits of "
+        "every image, changes nothing)"
     )
     if not np.isfinite(largest):
         raise UserError(f"{whose} gives logits that are not finite ({classifier.architecture}); train it anew, or bring another")

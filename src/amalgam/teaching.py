@@ -44,6 +44,15 @@ class Teaching:
         return TargetRules(self.target, self.temperature, self.standardize_logits, self.confidence_temperature)
 
 
+def left_untold(label_sets: LabelSets, teaching: Teaching, labels: npt.NDArray[np.int64]) -> str | None:
+    """What a student of the teachers alone is not told, inside each one's classes, if each training image has a label that may be used
+    (−1: it has none): of an image without one all teachers are asked; and the remedy."""
+    if teaching.target != "blocks" or teaching.alpha < 1 or (labels < 0).any():
+        return None
+    problem = untold(label_sets.teachers, classes_that_relate(teaching.objective, teaching.standardize_logits))
+    return f"with label_fraction {teaching.label_fraction:g} every training image has its label; {problem}" if problem else None
+
+
 @dataclass(frozen=True)
 class TrainingSubset:
     """The images a student is trained on, M of them."""
@@ -62,9 +71,8 @@ class TrainingSubset:
         labels = visible_labels(split.labels[rows], label_sets.classes, teaching.label_fraction, targets.settings.data_seed)
         if teaching.label_fraction > 0 and not (labels >= 0).any():
             raise UserError(without_labels(teaching.alpha))
-        needed = classes_that_relate(teaching.objective, teaching.standardize_logits)
-        if teaching.target == "blocks" and teaching.alpha == 1 and (labels >= 0).all() and (problem := untold(label_sets.teachers, needed)):
-            raise UserError(f"with label_fraction {teaching.label_fraction:g} every training image has its label; {problem}")
+        if problem := left_untold(label_sets, teaching, labels):
+            raise UserError(problem)
         needs_all = teaching.label_fraction < 1 or teaching.is_fitted
         if teaching.alpha > 0 and needs_all and targets.stored_teachers != "all":
             raise UserError(

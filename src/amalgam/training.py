@@ -71,7 +71,7 @@ class Job:
     @cached_property
     def combine(self) -> FittedTarget | None:
         lesson = Teaching.of(self.settings)
-        return fitted_target(self.label_sets, self.targets, self.subset, lesson.target) if lesson.is_fitted else None
+        return fitted_target(self.label_sets, self.targets, self.subset, lesson) if lesson.is_fitted else None
 
     @property
     def steps_per_epoch(self) -> int:
