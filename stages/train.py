@@ -23,7 +23,18 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.flags import add_settings, given_settings, refuse_idle
 from amalgam.history import Epoch
 from amalgam.live import LOG, PICTURE, LiveCurve, log_line
-from amalgam.one_off import check_brought, check_made, check_prepared, check_recipe, export, in_pipeline, new_folder, prepared, targets_for
+from amalgam.one_off import (
+    check_brought,
+    check_common,
+    check_made,
+    check_prepared,
+    check_recipe,
+    export,
+    in_pipeline,
+    new_folder,
+    prepared,
+    targets_for,
+)
 from amalgam.origin import changed_from_commit, commands_that_repeat
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
@@ -115,6 +126,7 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
     about: dict[str, str] = {}
     if reference:
         split, common, about = reference_protocol.applied(split, prepared(PREPARED / task / "test")[1], settings.student_resolution)
+        check_common(MODELS / task, label_sets, common)
     check_labels(task, settings, label_sets, split.labels[split.training_rows])
     supplied = brought_file(settings.student_weights) if settings.student_weights else None
     check_student(settings, label_sets.classes, supplied)

@@ -90,6 +90,11 @@ def test_every_student_setting_can_be_overridden_for_each_task() -> None:
         ("source: digits", "source: [", "is not valid YAML"),
         ("taskB:", "taskC:", "digits.tasks.taskB has no block 'taskB:'"),
         ("taskB:", "tasks:", "unknown key 'tasks'"),
+        (
+            "  tasks:\n    taskA:\n      low: [0,",
+            "  tasks:\n    birds:\n      low: [0,",
+            "'birds' is refused: a task is named task and a capital",
+        ),
         ("teacher:", "teechers:", ": teechers: unknown key; did you mean 'teacher'?"),
     ],
 )

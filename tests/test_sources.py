@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import pickle
+import re
 import shutil
 import tarfile
 import threading
@@ -101,6 +102,42 @@ def test_equal_files_fall_to_the_same_side(images_folder: Path, tmp_path: Path, 
         training, test = ({split.decode(i).tobytes() for i in range(len(split.labels))} for split in splits_of(drawn))
         assert not training & test
     assert "training images too" not in capsys.readouterr().out
+
+
+def test_what_is_drawn_for_the_test_is_learnt_without_a_label_neither(
+    images_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(images_folder / "test")
+    (images_folder / "unlabeled").mkdir()
+    for file in (images_folder / "train").rglob("*.png"):
+        shutil.copyfile(file, images_folder / "unlabeled" / f"{file.parent.name}-{file.name}")
+    drawn = fetch(images_folder, tmp_path, test_fraction=0.2)
+    splits = [read_split(drawn, split) for split in ("train", "test", "unlabeled")]
+    training, test, unlabeled = ({split.decode(i).tobytes() for i in range(len(split.labels))} for split in splits)
+    assert training == unlabeled
+    assert not test & unlabeled
+    said = capsys.readouterr().out
+    assert f": {len(splits[1].labels)} images of unlabeled/ are left out: they equal images drawn for the test" in said
+    assert "training images too" not in said
+
+
+def test_a_class_of_copies_leaves_nothing_to_train_on(images_folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(images_folder / "test")
+    first, *others = sorted((images_folder / "train" / "blue").iterdir())
+    for file in others:
+        shutil.copyfile(first, file)
+    with pytest.raises(UserError, match=r"of blue no image is left to train on: all \d+ equal one that folder\.fetch\.test_fraction draws"):
+        fetch(images_folder, tmp_path, test_fraction=0.2)
+
+
+def test_copies_among_the_training_images_are_told(images_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One may be held out and another learnt."""
+    for number in range(7):
+        shutil.copyfile(images_folder / "train" / "blue" / "000.png", images_folder / "train" / "blue" / f"x{number}.png")
+    fetch(images_folder, tmp_path)
+    said = capsys.readouterr().out
+    pairs = r"(train/blue/\w+\.png = train/blue/\w+\.png(, )?){5}"
+    assert re.search(rf": 7 of the training images are copies of others, byte for byte, as {pairs} and 2 more; where one is held out", said)
 
 
 def splits_of(folder: Path) -> list[RawSplit]:

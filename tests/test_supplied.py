@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from amalgam.errors import UserError
@@ -206,6 +207,61 @@ def probabilities(folder: Path) -> None:
     provide(spec(), folder / "cold.pt2", ("green", "blue"), folder)
 
 
+def normalising(folder: Path) -> None:
+    provide(spec(weights="cold.pth", architecture="torchvision/inception_v3"), folder / "cold.pt2", ("green", "blue"), folder)
+
+
+class Probe(nn.Module):
+    """A linear layer on frozen features, as it is often written."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.head = how, NearestColour(["green", "blue"])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "len":
+            return self.head(x) + torch.zeros(len(x), 1)  # type: ignore[no-any-return]
+        with torch.no_grad() if self.how == "no_grad" else torch.autocast("cpu", torch.bfloat16):
+            return self.head(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("no_grad", r"wrap_with_set_grad_enabled; export it within torch\.no_grad\(\)$"),
+        ("autocast", r"wrap_with_autocast; export it without autocast$"),
+        ("len", r"guards in Python, for a fixed number of images; ask an input for x\.shape\[0\] in forward, not for len\(x\), and"),
+    ],
+)
+def test_an_export_that_is_refused_is_told_what_to_change(how: str, message: str, tmp_path: Path) -> None:
+    def export() -> None:
+        program = torch.export.export(Probe(how).eval(), (torch.zeros(2, 3, 24, 24),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        torch.export.save(program, tmp_path / "cold.pt2")
+
+    export()
+    with pytest.raises(UserError, match=message):
+        read_program(tmp_path / "cold.pt2")
+    if how == "no_grad":
+        with torch.no_grad():
+            export()
+        assert read_program(tmp_path / "cold.pt2")(torch.zeros(5, 3, 24, 24)).shape == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]),
+        ([0.5] * 3, [0.5, 0.5, 57.0]),
+        ([-0.1, 0.5, 0.5], [0.5] * 3),
+        ([0.5] * 3, [0.0] * 3),
+    ],
+)
+def test_statistics_of_other_pixels_are_refused(mean: list[float], std: list[float]) -> None:
+    with pytest.raises(ValidationError, match=r"are none of pixels scaled to 0 … 1 .*; divide those of pixels 0 … 255 by 255"):
+        spec(mean=mean, std=std)
+    spec(mean=[value / 255 for value in (103.9, 116.8, 123.7)], std=[1 / 255] * 3)
+
+
 def unknown_architecture(folder: Path) -> None:
     provide(spec(weights="cold.pth", architecture="torchvision/resnet19"), folder / "cold.pt2", ("green", "blue"), folder)
 
@@ -228,6 +284,7 @@ def unknown_architecture(folder: Path) -> None:
         ),
         (not_finite, r"\S+ is not finite; save the weights of an epoch before"),
         (probabilities, r"gives probabilities, and logits are needed .* export the network without its softmax, or their logarithms"),
+        (normalising, r"inception_v3: whether it normalises its input once more stands in no state dict; export the network as a \.pt2"),
         (unknown_architecture, "torchvision has no classifier 'resnet19'; did you mean resnet18"),
     ],
 )

@@ -193,6 +193,19 @@ def test_what_a_store_would_make_of_probabilities_is_what_counts(logits: list[fl
             storable(answers, teachers["cold"][0])
 
 
+def test_a_program_of_sigmoids_is_refused(teachers: Teachers) -> None:
+    """A student of it would learn 0.39 where the same teacher's logits say 0.98. Another network's may be logits that say little."""
+    classifier, answers = teachers["cold"][0], np.array([[0.99, 0.01], [0.2, 1.0]], dtype=np.float32)
+    storable(answers, classifier)
+    program = replace(classifier, architecture="program")
+    with pytest.raises(
+        UserError, match=r"blue, green gives values from 0 to 1 alone, as after a sigmoid .*; export it without, or torch\.logit"
+    ):
+        storable(answers, program)
+    for other in ([[0.99, -0.01]], [[1.01, 0.0]], np.zeros((0, 2))):
+        storable(np.array(other, dtype=np.float32), program)
+
+
 def test_stored_validation_logits_are_every_teachers_on_the_images_as_they_are(
     split: PreparedSplit, teachers: Teachers, tmp_path: Path
 ) -> None:

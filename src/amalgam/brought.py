@@ -7,7 +7,6 @@ from typing import Any
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file
 from amalgam.params import Params
-from amalgam.params_file import TASK_NAME
 from amalgam.places import (
     DATA,
     FETCHED,
@@ -20,6 +19,7 @@ from amalgam.places import (
     expanded,
     repository_root,
 )
+from amalgam.source_settings import TASK_NAME
 
 EMPTIED = (str(DATA), str(MODELS), OUTPUTS, FETCHED)
 TEACHERS_FILES = ("weights.safetensors", "program.pt2")  # in a teacher's folder below models/

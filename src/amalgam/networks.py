@@ -21,6 +21,7 @@ from amalgam.student_settings import TIMM
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+NORMALISING = ("googlenet", "inception_v3")  # of torchvision's, by a flag that is set where they start from its weights
 PROGRAM = "program"  # the architecture of an exported program
 
 # torchvision's MobileNetV3 has 0.01: with few images its running statistics lag epochs behind the weights, and validation with them.
@@ -134,6 +135,10 @@ def _torchvision_by_name(architecture: str, num_classes: int) -> nn.Module:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3)
         raise UserError(f"architecture {architecture}: torchvision has no classifier '{name}'; did you mean {', '.join(close or known)}?")
+    if name in NORMALISING:
+        raise UserError(
+            f"architecture {architecture}: whether it normalises its input once more stands in no state dict; export the network as a .pt2"
+        )
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
     return network
 

@@ -17,11 +17,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
+from amalgam.inference import predict_logits
 from amalgam.models import Classifier
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, read_yaml
@@ -34,6 +36,7 @@ from amalgam.students import MANIFEST
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers
 from amalgam.team import Team
+from amalgam.trial import Remedies, trial
 from amalgam.whole import scratch_folder
 
 
@@ -65,9 +68,15 @@ def prepared(folder: Path) -> tuple[LabelSets, PreparedSplit]:
 
 
 def check_brought(params: Params) -> None:
-    """Raises UserError unless images and supplied teachers came from where ``params`` say, when the pipeline ran last."""
+    """Raises UserError unless images and supplied teachers came from where ``params`` say, when the pipeline ran last.
+
+    The outputs of a supplied teacher without ``classes`` are in the order of the task's.
+    """
     ran = read_yaml(DVC_LOCK.read_text(encoding="utf-8"), str(DVC_LOCK))[0]["stages"] if DVC_LOCK.is_file() else {}
-    for stage, part in (("fetch", "fetch"), ("weights", "supplied")):
+    parts = [("fetch", "fetch"), ("weights", "supplied")]
+    if any(given.classes is None for teachers in params.source_block.supplied.values() for given in teachers.values()):
+        parts.append(("weights", "tasks"))
+    for stage, part in parts:
         name, now = f"{params.source}.{part}", getattr(params.source_block, part)
         then = ran.get(stage, {}).get("params", {}).get(str(PARAMS_FILE), {}).get(name)
         kind: Any = type(params.source_block).model_fields[part].annotation
@@ -156,6 +165,15 @@ def targets_for(
         # No name is left with the teachers, so that a GPU is rid of them when the training begins.
         write_targets(folder, split, label_sets, _teachers(models, label_sets, common), views, covering_only, team=team)
         yield StoredTargets.read(folder, split, label_sets)
+
+
+def check_common(models: Path, label_sets: LabelSets, common: Preprocessing) -> None:
+    """Raises UserError if a teacher in ``models`` does not take images of the size that is ``common`` to all: before a folder is made."""
+    height, width = common.size
+    remedies = Remedies("supply it as a state dict", "name a --student_resolution that all teachers take")
+    for name, (teacher, _) in _teachers(models, label_sets, common).items():
+        with trial(f"teacher {models / name}", "run", f"images of {height} × {width} pixels", remedies):
+            predict_logits(teacher, np.zeros((2, height, width, 3), dtype=np.uint8), np.arange(2))
 
 
 def _teachers(models: Path, label_sets: LabelSets, common: Preprocessing | None) -> dict[str, tuple[Classifier, str]]:

@@ -18,9 +18,9 @@ from pydantic import BaseModel, ValidationError
 
 from amalgam.errors import UserError
 from amalgam.params import Params
+from amalgam.source_settings import TASK_NAME
 
 PARAMS_FILE = Path("params.yaml")
-TASK_NAME = re.compile(r"task[A-Z]\w*")
 NULL = ("", "~", "null", "Null", "NULL")
 RESPELLED = re.compile(r"True|TRUE|False|FALSE|[-+.\d].*")  # what DVC's writer takes for truth values, and maybe for numbers and dates
 PLAIN_NUMBER = re.compile(r"0|[1-9]\d*")  # the same however it is written

@@ -25,7 +25,7 @@ from amalgam.sources.raw import UNLABELED, RawSplit
 from amalgam.whole import whole_folder
 
 MIXED_RESOLUTION = 64  # pixels; where the images share no size and the source's resolution is null
-LARGEST_NATIVE = 1024  # pixels a side
+SMALLEST_NATIVE, LARGEST_NATIVE = 4, 1024  # pixels a side
 CHUNK = 512  # images that a process handles at a time
 FEW = 4096  # images for which it does not pay to start another process
 
@@ -35,7 +35,8 @@ Chosen = tuple[RawSplit, npt.NDArray[np.int64]]  # rows of a split, ascending
 def stored_size(raws: Sequence[RawSplit], raw_classes: Sequence[str], union: Sequence[str], resolution: int | None) -> tuple[int, int]:
     """(height, width) in which all images of a task are stored: ``resolution`` squared, else their common native size.
 
-    Where they share none, ``MIXED_RESOLUTION`` squared. Raises UserError if the native size is beyond ``LARGEST_NATIVE``.
+    Where they share none, ``MIXED_RESOLUTION`` squared. Raises UserError if the native size is not from ``SMALLEST_NATIVE`` to
+    ``LARGEST_NATIVE``.
     """
     if resolution is not None:
         return resolution, resolution
@@ -45,6 +46,10 @@ def stored_size(raws: Sequence[RawSplit], raw_classes: Sequence[str], union: Seq
     if len(shapes) > 1:
         return MIXED_RESOLUTION, MIXED_RESOLUTION
     height, width = next(iter(shapes))
+    if min(height, width) < SMALLEST_NATIVE:
+        raise UserError(
+            f"the images are {height} × {width} pixels, fewer than {SMALLEST_NATIVE} a side; set the source's resolution, to 32 say"
+        )
     if max(height, width) > LARGEST_NATIVE:
         raise UserError(
             f"the images are {height} × {width} pixels, more than {LARGEST_NATIVE} a side; set the source's resolution, to 224 say"

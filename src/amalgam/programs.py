@@ -34,6 +34,13 @@ SIZE_WORDS = re.compile(
     r"Symbol|Integer|Rational|Add|Mul|Pow|Mod|PythonMod|FloorDiv|CleanDiv|Max|Min|True|positive|nonnegative|integer|[su]\d+"
 )
 OF_A_GPU = re.compile(rb'"type":\s*"cuda"')  # a device
+FIXED_NUMBER = re.compile(r"size\(\)\[0\] == \d")  # of images, among the guards
+REMEDIES = {  # by what a refused program holds
+    "wrap_with_set_grad_enabled": "export it within torch.no_grad()",
+    "wrap_with_autocast": "export it without autocast",
+    "a fixed number of images": "ask an input for x.shape[0] in forward, not for len(x), and export it again",
+}
+ANY_REMEDY = "export it again with torch.export.save, or supply a state dict"
 CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")  # of arguments and results
 
 
@@ -65,7 +72,8 @@ def read_program(path: Path) -> Program:
     except (zipfile.BadZipFile, LookupError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged, or no program of torch.export.save ({error})") from error
     if problem:
-        raise UserError(f"{path} is refused: it holds {problem}; export it again with torch.export.save, or supply a state dict")
+        remedy = next((remedy for held, remedy in REMEDIES.items() if held in problem), ANY_REMEDY)
+        raise UserError(f"{path} is refused: it holds {problem}; {remedy}")
     gpu = on_gpu()
     if from_gpu and not gpu:
         raise UserError(f"{path} was exported on a GPU; export it on the CPU: move network and example to the CPU before torch.export")
@@ -115,8 +123,8 @@ def _suspicious(archive: zipfile.ZipFile) -> Iterator[str]:
     if not _plain(members.get("data/sample_inputs/model.pt", b"")):
         yield "sample inputs that are no tensors"
     model = json.loads(members["models/model.json"])
-    if model.get("guards_code"):
-        yield "guards in Python"
+    if guards := model.get("guards_code"):
+        yield "guards in Python" + (", for a fixed number of images" if FIXED_NUMBER.search(" ".join(guards)) else "")
     yield from _suspicious_graph(model)
 
 

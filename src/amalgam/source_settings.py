@@ -1,6 +1,8 @@
 """Where images come from, which teachers each task has, and which of them the user brings."""
 
+import re
 import unicodedata
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, TypeVar
 
@@ -12,6 +14,7 @@ T = TypeVar("T", str, str | None)
 T2 = TypeVar("T2")
 
 TORCHVISION = "torchvision/"
+TASK_NAME = re.compile(r"task[A-Z]\w*")
 SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -31,12 +34,19 @@ def _apart(named: dict[str, T2]) -> dict[str, T2]:
     return named
 
 
+def _task_name(name: str) -> str:
+    if not TASK_NAME.fullmatch(name):
+        raise ValueError(f"'{name}' is refused: a task is named task and a capital letter, and what you like, as taskBirds")
+    return name
+
+
 TeacherName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w+.-]*$", max_length=60)]
 ClassName = Annotated[str, StringConstraints(min_length=1), AfterValidator(partial(unicodedata.normalize, "NFC"))]
 Classes = Annotated[list[ClassName], Field(min_length=2), AfterValidator(_distinct)]
 Outputs = Annotated[list[ClassName | None], Field(min_length=2), AfterValidator(_distinct)]
 Teachers = Annotated[dict[TeacherName, Classes], Field(min_length=1), AfterValidator(_apart)]
-Tasks = Annotated[dict[str, Teachers], Field(min_length=1), AfterValidator(_apart)]
+TaskName = Annotated[str, AfterValidator(_task_name)]
+Tasks = Annotated[dict[TaskName, Teachers], Field(min_length=1), AfterValidator(_apart)]
 
 
 class Augmentation(Section):
@@ -105,6 +115,14 @@ def _known_architecture(name: str) -> str:
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
+def _check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raises ValueError unless pixels from 0 to 1 can have them: with others a network sees next to nothing of an image."""
+    if min(mean) < 0 or max(mean) > 1 or min(std) <= 0 or max(std) > 1:
+        raise ValueError(
+            f"mean {list(mean)} and std {list(std)} are none of pixels scaled to 0 … 1 (std above 0); divide those of pixels 0 … 255 by 255"
+        )
+
+
 class SuppliedTeacher(Section):
     """A teacher that the user brings, and how it sees images."""
 
@@ -142,8 +160,8 @@ class SuppliedTeacher(Section):
             raise ValueError("a .pt2 program has no architecture, every other file needs one")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std belong together: give both, or null for both")
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"std {self.std} must be above 0")
+        if self.mean is not None and self.std is not None:
+            _check_statistics(self.mean, self.std)
         return self
 
 

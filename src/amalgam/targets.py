@@ -26,6 +26,7 @@ from amalgam.errors import UserError
 from amalgam.files import new_array, read_json, sha256_of_arrays, write_json
 from amalgam.inference import Stored, predict_logits, to_gpu_if_it_fits
 from amalgam.models import Classifier
+from amalgam.networks import PROGRAM
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.source_settings import Augmentation
 from amalgam.student_settings import StudentSettings
@@ -199,6 +200,11 @@ def storable(logits: npt.NDArray[np.float32], classifier: Classifier) -> Logits:
         "have it give logits of which the softmax is its probabilities, with a mean near zero (one constant, added to all its logits of "
         "every image, changes nothing)"
     )
+    if classifier.architecture == PROGRAM and logits.size and logits.min() >= 0 and largest <= 1:
+        raise UserError(
+            f"{whose} gives values from 0 to 1 alone, as after a sigmoid (of which a student learns next to nothing); export it without, "
+            "or torch.logit of them"
+        )
     if not np.isfinite(largest):
         raise UserError(f"{whose} gives logits that are not finite ({classifier.architecture}); train it anew, or bring another")
     if largest > MOST_LOGIT:

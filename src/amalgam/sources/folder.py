@@ -13,6 +13,7 @@ from amalgam.errors import UserError
 from amalgam.sources.archive import NAMED, Budget, check_hash, members, reading
 from amalgam.sources.raw import SPLITS, UNLABELED, UNLABELED_SPLIT, RawImage, decode, write_raw
 
+PAIRS = 5  # of equal images, named at a time
 LIKE_UNLABELED = ("unlabeled", "unlabelled")
 LIKE_VALIDATION = frozenset(("val", "valid", "validation"))
 
@@ -50,9 +51,9 @@ def fetch(folder: Path, root: Path, location: str | None, sha256: str | None, ma
         with reading(path):
             spooled = _spool(path, scratch, max_bytes)
         digests = [_digest(image, scratch) for image in spooled]
-        if test_fraction is not None:
-            spooled = _with_test(path, spooled, digests, test_fraction)
-        _tell_repeated(path, spooled, digests)
+        known = list(zip(spooled, digests, strict=True)) if test_fraction is None else _with_test(path, spooled, digests, test_fraction)
+        _tell_repeated(path, known)
+        spooled = [image for image, _ in known]
         classes = _classes(path, spooled)
         present = [*SPLITS, UNLABELED_SPLIT] if any(image.split == UNLABELED_SPLIT for image in spooled) else SPLITS
         write_raw(folder, "folder", classes, {split: _images(spooled, split, classes, scratch) for split in present})
@@ -82,11 +83,12 @@ def _spool(path: Path, scratch: IO[bytes], max_bytes: int) -> list[Spooled]:
     return spooled
 
 
-def _with_test(path: Path, spooled: list[Spooled], digests: list[bytes], fraction: float) -> list[Spooled]:
+def _with_test(path: Path, spooled: list[Spooled], digests: list[bytes], fraction: float) -> list[tuple[Spooled, bytes]]:
     """The images, of which ``fraction`` of each class's (rounded, one at least, never all) have come from ``train`` to ``test``.
 
     They are those of the least SHA-256, and with them whatever equals one of them, in its class or another: images that are added later
-    move few others. Raises UserError where there are test images already.
+    move few others. Equal ones without label are left out. Raises UserError where there are test images already, or a class has no two
+    images that differ.
     """
     if any(image.split == "test" for image in spooled):
         raise UserError(
@@ -99,23 +101,45 @@ def _with_test(path: Path, spooled: list[Spooled], digests: list[bytes], fractio
     drawn: set[bytes] = set()
     for own in of_class.values():
         drawn.update(sorted(own)[: min(max(round(fraction * len(own)), 1), len(own) - 1)])
-    return [
-        image._replace(split="test") if image.split == "train" and digest in drawn else image
-        for image, digest in zip(spooled, digests, strict=True)
-    ]
+    for category, own in of_class.items():
+        if len(own) > 1 and drawn.issuperset(own):
+            raise UserError(
+                f"{path}: of {category} no image is left to train on: all {len(own)} equal one that folder.fetch.test_fraction draws for "
+                "the test; add others"
+            )
+    kept = [(image, digest) for image, digest in zip(spooled, digests, strict=True) if image.split == "train" or digest not in drawn]
+    if len(kept) < len(spooled):
+        print(f"{path}: {len(spooled) - len(kept)} images of {UNLABELED_SPLIT}/ are left out: they equal images drawn for the test")
+    return [(image._replace(split="test"), digest) if digest in drawn else (image, digest) for image, digest in kept]
 
 
-def _tell_repeated(path: Path, spooled: list[Spooled], digests: list[bytes]) -> None:
-    """Say which test images the student is trained on as well."""
-    learnt = {digest: image.name for image, digest in zip(spooled, digests, strict=True) if image.split != "test"}
-    pairs = [
-        (image.name, learnt[digest]) for image, digest in zip(spooled, digests, strict=True) if image.split == "test" and digest in learnt
-    ]
-    if pairs:
+def _tell_repeated(path: Path, known: list[tuple[Spooled, bytes]]) -> None:
+    """Say which test images the student is trained on as well, and which images with a label stand more than once in ``train``."""
+    learnt: dict[bytes, str] = {}
+    twice: list[str] = []
+    for image, digest in known:
+        if image.split == "train" and digest in learnt:
+            twice.append(f"{image.name} = {learnt[digest]}")
+        elif image.split == "train":
+            learnt[digest] = image.name
+    unlabeled = {digest: image.name for image, digest in known if image.split == UNLABELED_SPLIT}
+    every = unlabeled | learnt
+    leaks = [f"{image.name} = {every[digest]}" for image, digest in known if image.split == "test" and digest in every]
+    if leaks:
         print(
-            f"{path}: {len(pairs)} of the test images are training images too, byte for byte, as {' = '.join(pairs[0])}; the test accuracy "
+            f"{path}: {len(leaks)} of the test images are training images too, byte for byte, as {_some(leaks)}; the test accuracy "
             "is the higher for them: take them out of one side"
         )
+    if twice:
+        print(
+            f"{path}: {len(twice)} of the training images are copies of others, byte for byte, as {_some(twice)}; where one is held out "
+            "for validation and another learnt, the validation accuracy is the higher for it: take them out"
+        )
+
+
+def _some(named: list[str]) -> str:
+    """The first few."""
+    return ", ".join(named[:PAIRS]) + (f" and {len(named) - PAIRS} more" if len(named) > PAIRS else "")
 
 
 def _digest(image: Spooled, scratch: IO[bytes]) -> bytes:
