@@ -37,6 +37,7 @@ STUDENTS = [
     ("ResNet18 from scratch, labels alone", "all", "resnet", "ResNet18: label-only"),
     ("ResNet18 from scratch, `blocks`", "all", "resnet", "ResNet18: blocks"),
     ("ResNet18 from scratch, `stacked`", "all", "resnet", "ResNet18: stacked"),
+    (f"{LITE}, 96 × 96 pixels, 14 epochs, labels alone", "all", "pretrained", "pre-trained, label-only"),
     (f"{LITE}, 128 × 128 pixels, 20 epochs, labels alone †", "all", "pretrained", "pre-trained at 128 pixels, label-only"),
     (f"{LITE}, 96 × 96 pixels, 140 epochs, labels alone", "a tenth", "pretrained", "pre-trained, label-only, 0.1"),
     (f"{LITE}, 96 × 96 pixels, 14 epochs, `stacked`", "a tenth", "pretrained", "pre-trained, stacked, 0.1"),
