@@ -236,21 +236,21 @@ def test_one_size_is_chosen_for_both_splits_and_only_the_unions_images_count(raw
     assert stored_size([split, test], available, ["blue", "green"], None) == (12, 12)
 
 
-def test_images_too_small_for_any_network_are_refused(raw: tuple[RawSplit, list[str], Path]) -> None:
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((40, 3), "the images are 3 × 40 pixels, fewer than 4 a side; set the source's resolution, to 32 say"),
+        ((1500, 900), "the images are 900 × 1500 pixels, more than 1024 a side; set the source's resolution"),
+    ],
+)
+def test_images_of_a_side_that_cannot_be_stored_natively_are_refused(
+    size: tuple[int, int], message: str, raw: tuple[RawSplit, list[str], Path]
+) -> None:
     _, available, tmp_path = raw
     for split in ("train", "test"):
         for file in (tmp_path / "images" / split / "red").iterdir():
-            Image.new("L", (40, 3), 128).save(file)
-    with pytest.raises(UserError, match="the images are 3 × 40 pixels, fewer than 4 a side; set the source's resolution, to 32 say"):
-        stored_size([fetched(tmp_path)], available, ["red"], None)
-
-
-def test_photographs_beyond_what_can_be_stored_natively_are_refused(raw: tuple[RawSplit, list[str], Path]) -> None:
-    _, available, tmp_path = raw
-    for split in ("train", "test"):
-        for file in (tmp_path / "images" / split / "red").iterdir():
-            Image.new("L", (1500, 900), 128).save(file)
-    with pytest.raises(UserError, match="the images are 900 × 1500 pixels, more than 1024 a side; set the source's resolution"):
+            Image.new("L", size, 128).save(file)
+    with pytest.raises(UserError, match=message):
         stored_size([fetched(tmp_path)], available, ["red"], None)
 
 
