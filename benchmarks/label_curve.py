@@ -30,6 +30,7 @@ COLOURS = ("tab:blue", "tab:orange")  # of labels alone, and with teachers
 DRAWN = "Description"  # of the picture's texts, the one that says which accuracies it shows
 CLOSE = 4  # points: of two so close at a share, the upper one's number stands above it and the lower one's below
 NEAR = 2.5  # points: the text of a line so close below another one stands below it
+HEADROOM = 0.06  # of the axis, above the highest line, for its text
 PLACES = {0: 0, 0.1: 1, 0.25: 2, 1: 3}  # of the shares on the axis
 
 
@@ -131,6 +132,8 @@ def main() -> None:
     for name, style in STYLES.items():
         draw_protocol(axes, Protocol.named(name), task, style)
     draw_teachers(axes, task)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + HEADROOM * (high - low))
     axes.set_xlim(-0.4, max(PLACES.values()) + 0.4)
     axes.set_xticks(list(PLACES.values()), [f"{100 * share:g} %" for share in PLACES])
     axes.set(xlabel="training images whose label the student may use", ylabel="test accuracy, %", title=f"Task {arguments.task}")

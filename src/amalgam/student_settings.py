@@ -168,8 +168,8 @@ class StudentSettings(Section):
         ge=0,
         lt=1,
         description="Decay of the running average of the weights that is validated and kept, as 0.99, and at most (1 + n) / (10 + n) "
-        "after n steps: 0.999 is another one from the 9,000th step on. 0 keeps the weights themselves. Of use where lr stays high; under "
-        "one_cycle the last epochs average by themselves.",
+        "after n steps, which reaches 0.99 at the 890th step and 0.999 at the 8,990th. 0 keeps the weights themselves. Of use where lr "
+        "stays high; under one_cycle the last epochs average by themselves.",
     )
     clip_norm: float | None = Field(
         gt=0,
