@@ -76,7 +76,7 @@ def table(protocol: Protocol, task: str, rows: dict[str, Settings], seeds: list[
     """Markdown: a line a row of which each of these seeds has been run, then the controls."""
     known = results()
     done: dict[str, list[dict[str, Any]]] = {}
-    for job in protocol.jobs(task, {row: settings for row, settings in rows.items() if protocol.choice(task, row) is not None}, seeds):
+    for job in protocol.chosen_jobs(task, rows, seeds):
         if job.is_tested:
             done.setdefault(job.row, []).append(known[job.key])
     done = {row: found for row, found in done.items() if len(found) == len(seeds)}

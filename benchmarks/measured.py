@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,22 @@ def measured(file: Path) -> list[Entry]:
     return found
 
 
-def keep(file: Path, entry: Entry, *names: str) -> None:
+def keep(file: Path, entry: Entry, *names: str) -> Entry:
     """Write an entry where the one of the same values under these names stands, or last if there is none; the file is whole at any time.
 
-    It is told which code measured it.
+    It is told where, when and by which code it was measured, and returned with that.
     """
     entries = {tuple(found[name] for name in names): found for found in measured(file)}
-    entries[tuple(entry[name] for name in names)] = entry | {"commit": commit()}
+    kept = entries[tuple(entry[name] for name in names)] = entry | made_here()
     whole_file(file, (json.dumps([*entries.values()], indent=2, ensure_ascii=False) + "\n").encode())
+    return kept
+
+
+def made_here() -> dict[str, str | None]:
+    """The machine, today's date, and the code."""
+    from amalgam.inference import device_name  # here: the processes of scale.py that decode need no torch
+
+    return {"machine": device_name(), "date": datetime.now(UTC).date().isoformat(), "commit": commit()}
 
 
 @cache

@@ -123,9 +123,9 @@ class Protocol:
             raise SystemExit(f"no choice for {', '.join(sorted(lacking))} of {task}; tune them first, and commit {self.choice_file.name}")
         return [Job(self, task, row, settings | points[row], seed) for seed in seeds for row, settings in rows.items()]
 
-    def every_job(self, task: str, seeds: list[int]) -> list["Job"]:
-        """One a seed and row, of the rows whose settings are chosen."""
-        return self.jobs(task, {row: settings for row, settings in self.rows.items() if self.choice(task, row) is not None}, seeds)
+    def chosen_jobs(self, task: str, rows: dict[str, Settings], seeds: list[int]) -> list["Job"]:
+        """One a seed and row, of those of the ``rows`` whose settings are chosen."""
+        return self.jobs(task, {row: settings for row, settings in rows.items() if self.choice(task, row) is not None}, seeds)
 
     def parameters(self, seed: int) -> Params:
         shipped = load_params(ROOT / "params.yaml")

@@ -50,7 +50,7 @@ def refuse_other_settings(job: Job, seeds: list[int], known: dict[str, Any]) -> 
 def refuse_other_weights(job: Job, seeds: list[int], known: dict[str, Any]) -> None:
     """Raise UserError if a row of the protocol started from another file of that name."""
     name, weights = job.settings.student_weights, start_weights(job.settings)
-    for other in [job, *job.protocol.every_job(job.task, seeds)] if weights else []:
+    for other in [job, *job.protocol.chosen_jobs(job.task, job.protocol.rows, seeds)] if weights else []:
         before = known.get(other.key, {}).get(START)
         if before not in (None, weights) and other.settings.student_weights == name:
             raise UserError(

@@ -5,18 +5,14 @@ What was computed is kept below the protocol's ``workplace`` and not computed ag
 
 import shutil
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from benchmarks.apart import TEACHERS, part
 from benchmarks.arithmetic import arithmetic
 from benchmarks.comparison import packed, right_images
-from benchmarks.measured import commit
+from benchmarks.measured import made_here
 from benchmarks.protocol import FITTED, RATES, ROOT, SCORE, Job, Protocol, record, results
 from benchmarks.same_teachers import refuse_other_arithmetic, refuse_other_teachers
 from benchmarks.specialists import finetune
@@ -30,7 +26,8 @@ from amalgam.errors import UserError
 from amalgam.evaluation import predict
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.fitting import fitted_target
-from amalgam.inference import device, device_name, predict_logits
+from amalgam.flags import ONLY_UNDER
+from amalgam.inference import device_name
 from amalgam.optimization import Optimization
 from amalgam.preparing import prepare_split, stored_size
 from amalgam.provenance import code_hash, execution_record, fingerprint
@@ -189,8 +186,7 @@ def training_key(job: Job, settings: StudentSettings, split: PreparedSplit, targ
 
 def made_of(settings: StudentSettings, split: PreparedSplit) -> dict[str, str]:
     """What a training was made with and when, beside what the protocol says of it."""
-    here = {"machine": device_name(), "date": datetime.now(UTC).date().isoformat(), "commit": commit()}
-    found = here | {"training_images": split.content, START: start_weights(settings)}
+    found = made_here() | {"training_images": split.content, START: start_weights(settings)}
     return {name: value for name, value in found.items() if value}
 
 
@@ -207,8 +203,7 @@ def shipped_settings(job: Job, student: dict[str, Any]) -> dict[str, Any]:
     """
     params, said = job.protocol.parameters(job.seed), {"seed"} | job.protocol.common.keys() | job.own.keys()
     idle = {"run"} | (OF_TEACHERS if job.is_alone else set())
-    idle |= set() if student["scheduler"] == "step" else {"scheduler_step", "scheduler_gamma"}
-    idle |= set() if student["target"] == "confidence" else {"confidence_temperature"}
+    idle |= {name for name, (other, needed) in ONLY_UNDER.items() if student[other] != needed}
     found = {name: value for name, value in student.items() if name not in said | idle}
     images = {"val_fraction": params.val_fraction, "augmentation": params.folder.augmentation.model_dump(mode="json")}
     own = {"seed", *job.protocol.teacher}
@@ -264,10 +259,10 @@ def combined_teachers(job: Job) -> dict[str, str]:
     targets = stored_targets(folder, job, settings)
     lesson = Teaching.of(settings)
     together = fitted_target(label_sets, targets, TrainingSubset.of(trainval, label_sets, targets, lesson), lesson)
-    teachers = load_teachers(trained_teachers(job.protocol, folder, job.seed, job.task), label_sets).values()
-    logits = np.concatenate([predict_logits(teacher, split.images, np.arange(len(split.images))) for teacher in teachers], axis=1)
-    predicted: npt.NDArray[np.int64] = together(torch.from_numpy(logits).to(device())).argmax(1).cpu().numpy()
-    return {FITTED: packed(predicted == split.labels)}
+    teachers = load_teachers(trained_teachers(job.protocol, folder, job.seed, job.task), label_sets)
+    right = teacher_controls(teachers, label_sets, split, together).unrouted_fitted_right
+    assert right is not None
+    return {FITTED: packed(right)}
 
 
 def recognised(protocol: Protocol, task: str, seed: int) -> None:

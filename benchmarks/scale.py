@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import suppress
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
@@ -221,8 +220,6 @@ def summary(runs: list[Run], images: int, smaller: list[Run], of_smaller: int) -
 
 def measure(counts: list[int], sets: LabelSets, root: Path) -> list[Entry]:
     """All steps with each of these rising numbers of images."""
-    from amalgam.inference import device_name
-
     for count in counts:
         write_images(root / str(count), count, sets)
     makes: dict[Step, tuple[str, ...]] = {preprocess: ("prepared",), targets: ("targets", ".amalgam"), training: ()}
@@ -234,12 +231,8 @@ def measure(counts: list[int], sets: LabelSets, root: Path) -> list[Entry]:
         folders = {name: size_of(root / str(count) / name) for name in ("raw", "prepared", "targets", ".amalgam", "")}
         disk = {name or "all": round(size / 1e9, 2) for name, size in folders.items()}
         case = {"images": count, "classes": len(sets.classes), "teachers": len(sets.teachers)}
-        entries.append(case | told | {"disk_gb": disk, "machine": device_name(), "date": today()})
+        entries.append(case | told | {"disk_gb": disk})
     return entries
-
-
-def today() -> str:
-    return datetime.now(UTC).date().isoformat()
 
 
 def table(entries: list[Entry]) -> str:

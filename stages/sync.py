@@ -14,14 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from mlflow.exceptions import MlflowException
-
-from amalgam.errors import UserError, without_passwords
+from amalgam.errors import UserError
 from amalgam.params_file import load_params
 from amalgam.places import EVALUATION, STUDENTS
 from amalgam.record import FILE
 from amalgam.stage import run_stage
-from amalgam.tracking.publish import publish_result, publish_training
+from amalgam.tracking.publish import publish_result, publish_training, reason
 from amalgam.tracking.store import connect
 
 
@@ -65,8 +63,7 @@ def tell(name: str, send: Callable[[], Iterable[str]]) -> bool:
     except FileNotFoundError as error:
         print(f"error: {name}: {error.filename} is missing; dvc repro makes it, dvc pull fetches it", file=sys.stderr)
     except Exception as error:  # noqa: BLE001 (each kind of store has errors of its own)
-        kind = "" if isinstance(error, UserError | MlflowException) else f"{type(error).__name__}: "
-        print(f"error: {name}: {kind}{without_passwords(error)}", file=sys.stderr)
+        print(f"error: {name}: {reason(error)}", file=sys.stderr)
     else:
         return True
     return False

@@ -1,7 +1,5 @@
 """Balancing: what the images tell together of classes that are equally frequent."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -10,11 +8,9 @@ from hypothesis import strategies as st
 
 from amalgam.balancing import REGULARISATION, Balancing, consensus_log_probs, fit_balancing
 from amalgam.blocks import Knowledge, LabelBlocks
-from amalgam.losses import distillation
-from amalgam.soft_targets import TargetRules, joint_log_probs
+from amalgam.soft_targets import joint_log_probs
 
 HALVES = LabelBlocks([[0, 1], [2, 3]], 4)
-BALANCED = TargetRules("balanced", 2.0, standardize_logits=False, confidence_temperature=1.0)
 
 
 def shy_teacher(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,30 +106,6 @@ def test_the_order_of_the_images_says_nothing_and_neither_does_a_teachers_consta
     changed = np.random.default_rng(seed).permutation(logits) + np.array([7, 7, -3, -3], dtype=np.float32)
     expected, found = fit_balancing(logits, HALVES).weight, fit_balancing(changed, HALVES).weight
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
-
-
-def test_the_student_learns_the_balanced_distribution() -> None:
-    logits, _ = shy_teacher(40, 4)
-    balancing, teachers = fit_balancing(logits, HALVES), torch.from_numpy(logits)
-    active, unknown = torch.ones(40, 2, dtype=torch.bool), torch.full((40,), -1)
-    found = distillation(balancing(teachers), teachers, active, unknown, HALVES, BALANCED, "kl", balancing)
-    assert found.losses.mean().item() == pytest.approx(0, abs=1e-5)
-    other = distillation(torch.zeros(40, 4), teachers, active, unknown, HALVES, BALANCED, "kl", balancing)
-    p = torch.softmax(balancing(teachers) / 2, 1)
-    assert other.losses.mean().item() == pytest.approx(4 * float((p * (p.log() + np.log(4))).sum(1).mean()), rel=1e-4)
-    assert other.weight is None, "it is no weighted mean of the teachers"
-
-
-def test_balanced_logits_are_standardised_over_all_classes() -> None:
-    logits, _ = shy_teacher(40, 4)
-    balancing, teachers = fit_balancing(logits, HALVES), torch.from_numpy(logits).float()
-    active, unknown = torch.ones(40, 2, dtype=torch.bool), torch.full((40,), -1)
-    rules = replace(BALANCED, standardize_logits=True)
-    found = distillation(torch.zeros(40, 4), teachers, active, unknown, HALVES, rules, "kl", balancing)
-    combined = balancing(teachers).double().numpy()
-    powers = np.exp((combined - combined.mean(1, keepdims=True)) / combined.std(1, ddof=1, keepdims=True) / 2)
-    p = powers / powers.sum(1, keepdims=True)
-    np.testing.assert_allclose(found.losses, 4 * (p * np.log(4 * p)).sum(1), rtol=1e-4)
 
 
 def test_the_fit_is_drawn_to_no_weights_as_strongly_as_is_said() -> None:

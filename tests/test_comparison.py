@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from benchmarks.comparison import gain, interval, packed, right_images, t_interval, with_spread
-from benchmarks.measured import commit, keep, measured
+from benchmarks.measured import keep, made_here, measured
 from benchmarks.same_teachers import refuse_other_teachers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,5 +113,5 @@ def test_a_partial_run_leaves_the_other_measurements_in_their_places(tmp_path: P
     for images, classes, seconds in ((10, 15, 1), (100, 15, 2), (10, 100, 3), (100, 15, 4), (5, 15, 5)):
         keep(file, {"images": images, "classes": classes, "seconds": seconds}, "images", "classes")
     kept = [(10, 15, 1), (100, 15, 4), (10, 100, 3), (5, 15, 5)]
-    assert [(*entry.values(),) for entry in measured(file)] == [(*values, commit()) for values in kept]
+    assert [(*entry.values(),) for entry in measured(file)] == [(*values, *made_here().values()) for values in kept]
     assert list(tmp_path.iterdir()) == [file]

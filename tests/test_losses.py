@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from amalgam.losses import label_loss
+from amalgam.blocks import LabelBlocks
+from amalgam.losses import distillation, label_loss
+from amalgam.soft_targets import TargetRules
 from amalgam.target_names import Objective, Target
 from by_hand import dist_by_hand, dkd_by_hand, pairs_by_hand
 from random_teachers import (
@@ -166,6 +168,26 @@ def test_agreement_and_weights_say_which_teacher() -> None:
     assert found.weight.tolist() == [[0.5, 0.5], [0.0, 1.0]]
     assert found.agreement[0].tolist() == [True, False]
     assert found.agreement[1, 1]
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_a_fitted_target_is_one_distribution_over_all_classes(standardize: bool) -> None:
+    """Whatever was fitted: from all teachers' logits to logits over the union, here a matrix."""
+    random = torch.Generator().manual_seed(0)
+    teachers, matrix = torch.randn(40, 4, generator=random), torch.randn(4, 4, generator=random)
+    blocks, rules = LabelBlocks([[0, 1], [2, 3]], 4), TargetRules("stacked", 2.0, standardize, confidence_temperature=1.0)
+    active, unknown = torch.ones(40, 2, dtype=torch.bool), torch.full((40,), -1)
+    apart, same = (
+        distillation(logits, teachers, active, unknown, blocks, rules, "kl", lambda values: values @ matrix)
+        for logits in (torch.zeros(40, 4), teachers @ matrix)
+    )
+    combined = (teachers @ matrix).double().numpy()
+    if standardize:
+        combined = (combined - combined.mean(1, keepdims=True)) / combined.std(1, ddof=1, keepdims=True)
+    p = np.exp(combined / 2) / np.exp(combined / 2).sum(1, keepdims=True)
+    np.testing.assert_allclose(apart.losses, 4 * (p * np.log(4 * p)).sum(1), rtol=1e-4)
+    np.testing.assert_allclose(same.losses, 0, atol=1e-5)
+    assert apart.weight is None, "it is no weighted mean of the teachers"
 
 
 @pytest.mark.parametrize("target", ["blocks", "joint"])

@@ -391,7 +391,10 @@ def test_blocks_alone_with_labels_need_teachers_that_know_what_an_image_is_not(t
         check_labels("taskB", alone, label_sets, every)
     check_labels("taskB", alone, label_sets, np.append(every, -1))
     check_labels("taskB", alone.model_copy(update={"target": "joint"}), label_sets, every)
-    check_labels("taskB", alone.model_copy(update={"label_fraction": 0.5}), label_sets, every)
+    half = alone.model_copy(update={"label_fraction": 0.5})
+    check_labels("taskB", half, label_sets, np.repeat(every, 2))
+    with pytest.raises(UserError, match=r"with label_fraction 0\.5 every training image has its label"):
+        check_labels("taskB", half, label_sets, every)  # one at least of each class is shown
 
 
 def test_blocks_alone_need_every_class_beside_every_other_one() -> None:

@@ -1,17 +1,10 @@
 """Stacking: what labels say about how the teachers belong together."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from amalgam.blocks import LabelBlocks
-from amalgam.losses import distillation
-from amalgam.soft_targets import TargetRules
 from amalgam.stacking import fit_stacking
-
-STACKED = TargetRules("stacked", 2.0, standardize_logits=False, confidence_temperature=1.0)
 
 
 def overconfident_teachers(count: int, seed: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -62,29 +55,3 @@ def test_more_views_of_the_same_pixels_change_nothing() -> None:
     logits, labels = overconfident_teachers(40, 3)
     once, often = fit_stacking(logits, labels), fit_stacking(np.tile(logits, (10, 1)), np.tile(labels, 10), views=10)
     torch.testing.assert_close(often.weight, once.weight, atol=1e-3, rtol=1e-3)
-
-
-def test_the_student_learns_the_stacked_distribution() -> None:
-    logits, labels = overconfident_teachers(40, 4)
-    stacking = fit_stacking(logits, labels)
-    teachers = torch.from_numpy(logits).float()
-    active, unknown = torch.ones(40, 2, dtype=torch.bool), torch.full((40,), -1)
-    blocks = LabelBlocks([[0, 1], [2, 3]], 4)
-    found = distillation(stacking(teachers), teachers, active, unknown, blocks, STACKED, "kl", stacking)
-    assert found.losses.mean().item() == pytest.approx(0, abs=1e-5)
-    other = distillation(torch.zeros(40, 4), teachers, active, unknown, blocks, STACKED, "kl", stacking)
-    p = torch.softmax(stacking(teachers) / 2, 1)
-    assert other.losses.mean().item() == pytest.approx(4 * float((p * (p.log() + np.log(4))).sum(1).mean()), rel=1e-4)
-    assert other.weight is None, "it is no weighted mean of the teachers"
-
-
-def test_stacked_logits_are_standardised_over_all_classes() -> None:
-    logits, labels = overconfident_teachers(40, 4)
-    stacking, teachers = fit_stacking(logits, labels), torch.from_numpy(logits).float()
-    active, unknown = torch.ones(40, 2, dtype=torch.bool), torch.full((40,), -1)
-    rules = replace(STACKED, standardize_logits=True)
-    found = distillation(torch.zeros(40, 4), teachers, active, unknown, LabelBlocks([[0, 1], [2, 3]], 4), rules, "kl", stacking)
-    combined = stacking(teachers).double().numpy()
-    powers = np.exp((combined - combined.mean(1, keepdims=True)) / combined.std(1, ddof=1, keepdims=True) / 2)
-    p = powers / powers.sum(1, keepdims=True)
-    np.testing.assert_allclose(found.losses, 4 * (p * np.log(4 * p)).sum(1), rtol=1e-4)

@@ -10,7 +10,6 @@ import argparse
 import os
 import statistics
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from benchmarks.measured import keep, measured
 from benchmarks.speed.pairs import KINDS, Measured, measure
 from benchmarks.speed.setting import ROOT, Setting, prepare, processor
 
-from amalgam.inference import device_name
 from amalgam.provenance import configure_execution
 from amalgam.student_settings import STUDENTS
 
@@ -38,8 +36,6 @@ def entry(setting: Setting, found: Measured) -> dict[str, Any]:
         "seconds_to_first_step": {kind: round(seconds, 1) for kind, seconds in found.first_step.items()},
         "peak_mb": {kind: round(peak) for kind, peak in found.peak.items()},
         "rounds": len(found.seconds["shipped"]),
-        "machine": device_name(),
-        "date": datetime.now(UTC).date().isoformat(),
     }
 
 
@@ -74,7 +70,7 @@ def main() -> None:
             for batch_size in arguments.batch_sizes:
                 setting = Setting(Path(folder), student, batch_size)
                 found = entry(setting, measure(setting, arguments.rounds, arguments.turns, arguments.seconds))
-                keep(RESULTS, found, "student", "batch_size")
+                found = keep(RESULTS, found, "student", "batch_size")
                 print(table([found]).splitlines()[-1], flush=True)
     print(table(measured(RESULTS)))
 

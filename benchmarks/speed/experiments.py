@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import reduce
 from itertools import pairwise
 from multiprocessing.connection import Connection
@@ -133,8 +132,6 @@ def entry(student: str, ours: dict[str, float], theirs: list[float]) -> dict[str
         "shipped": {name: round(value, 2) for name, value in ours.items()},
         "naive epochs": [round(value, 1) for value in theirs],
         "experiments": experiments,
-        "machine": device_name(),
-        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from benchmarks.speed.pairs import times_as_fast
 from benchmarks.speed.setting import ROOT, Setting, prepare, untrained_teachers
 from torch import nn
 
-from amalgam.inference import device_name, predict_logits
+from amalgam.inference import predict_logits
 from amalgam.networks import build_network
 from amalgam.precision import precision_of
 from amalgam.provenance import configure_execution
@@ -117,8 +116,6 @@ def entry(name: str, network: str, shipped: Callable[[], Any], images: int, side
         "shipped / bare": [round(value, 3) for value in times_as_fast(taken["shipped"], taken["bare"])],
         "variant": ", ".join(str(part).removeprefix("torch.") for part in (precision, *variant)),
         "turns": turns,
-        "machine": device_name(),
-        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

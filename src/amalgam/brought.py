@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from amalgam.errors import UserError
+from amalgam.errors import UserError, listed
 from amalgam.files import read_json, sha256_of_file
 from amalgam.params import Params
 from amalgam.places import (
@@ -52,8 +52,7 @@ def refuse_strays() -> None:
     strays += [path for path in _visible(MODELS) if not (path.is_dir() and TASK_NAME.fullmatch(path.name))]
     if strays:
         raise UserError(
-            f"{', '.join(map(str, strays[:NAMED]))}: the pipeline fills data/ and models/ itself and would remove what else lies there; "
-            "move it elsewhere"
+            f"{listed(strays, NAMED)}: the pipeline fills data/ and models/ itself and would remove what else lies there; move it elsewhere"
         )
 
 

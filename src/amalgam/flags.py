@@ -11,6 +11,12 @@ CLASSIC = (
     "lr batch_size num_epochs weight_decay temperature alpha scheduler_step scheduler_gamma student_model seed run".split()  # noqa: SIM905
 )
 
+ONLY_UNDER = {  # settings that count beside one value of another alone
+    "scheduler_step": ("scheduler", "step"),
+    "scheduler_gamma": ("scheduler", "step"),
+    "confidence_temperature": ("target", "confidence"),
+}
+
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every setting; its text is checked later, by the definition, with everything else."""
@@ -33,11 +39,6 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, str]:
 
 def refuse_idle(given: Collection[str], settings: StudentSettings) -> None:
     """Raises UserError if a setting that was ``given`` has no effect beside the others, ``settings``."""
-    needs = {
-        ("scheduler_step", "scheduler_gamma"): (settings.scheduler == "step", f"--scheduler {settings.scheduler}", "--scheduler step"),
-        ("confidence_temperature",): (settings.target == "confidence", f"--target {settings.target}", "--target confidence"),
-    }
-    for names, (used, beside, instead) in needs.items():
-        for name in names:
-            if name in given and not used:
-                raise UserError(f"--{name} has no effect with {beside}; take {instead}, or leave it out")
+    for name, (other, needed) in ONLY_UNDER.items():
+        if name in given and (now := getattr(settings, other)) != needed:
+            raise UserError(f"--{name} has no effect with --{other} {now}; take --{other} {needed}, or leave it out")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from amalgam.history import Epoch
+from amalgam.whole import scratch_folder
 
 PICTURE = "learning_curve.png"
 LOG = "training.log"
@@ -38,10 +39,9 @@ class LiveCurve:
         rows = [{"epoch": record.epoch, **record.row()} for record in self.epochs]
         columns = ("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy")
         history = {name: np.array([row.get(name, np.nan) for row in rows]) for name in columns}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}")
-        save_learning_curve(history, None, self.title, part)
-        part.replace(self.path)
+        with scratch_folder(self.path) as work:
+            save_learning_curve(history, None, self.title, work / PICTURE)
+            (work / PICTURE).replace(self.path)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

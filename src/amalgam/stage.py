@@ -12,7 +12,7 @@ import numpy.typing as npt
 import yaml
 
 from amalgam.contradictions import without_labels
-from amalgam.dataset import LabelSets
+from amalgam.dataset import LabelSets, visible_labels
 from amalgam.errors import UserError
 from amalgam.interruption import interruptible, put_off
 from amalgam.params import Params
@@ -97,7 +97,8 @@ def check_labels(task: str, settings: StudentSettings, label_sets: LabelSets, la
 
     if settings.label_fraction > 0 and not (labels >= 0).any():
         raise UserError(f"{task}: {without_labels(settings.alpha)}")
-    if settings.label_fraction == 1 and (problem := left_untold(label_sets, Teaching.of(settings), labels)):
+    shown = visible_labels(labels, label_sets.classes, settings.label_fraction, seed=0)  # the seed says which, not how many
+    if problem := left_untold(label_sets, Teaching.of(settings), shown):
         raise UserError(f"{task}: {problem}")
 
 

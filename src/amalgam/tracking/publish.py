@@ -51,8 +51,13 @@ def attempt(send: Callable[[], list[str]], place: Path = Path("outputs"), later:
         for line in send():
             print(line)
     except Exception as error:  # noqa: BLE001 (each kind of store has errors of its own)
-        kind = "" if isinstance(error, UserError | MlflowException) else f"{type(error).__name__}: "
-        print(f"not in MLflow: {kind}{without_passwords(error)}; the results stand in {place}, and {later}", file=sys.stderr)
+        print(f"not in MLflow: {reason(error)}; the results stand in {place}, and {later}", file=sys.stderr)
+
+
+def reason(error: Exception) -> str:
+    """What an error on the way to the store says, without passwords; its kind too where it was not made for people."""
+    kind = "" if isinstance(error, UserError | MlflowException) else f"{type(error).__name__}: "
+    return f"{kind}{without_passwords(error)}"
 
 
 def one_at_a_time(publish: Callable[P, list[str]]) -> Callable[P, list[str]]:
