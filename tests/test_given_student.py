@@ -2,15 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
-from amalgam.given_student import copy_checkpoint
-from amalgam.models import save_weights
+from amalgam.given_student import copy_checkpoint, load_checkpoint
+from amalgam.models import save_classifier, save_weights
 from amalgam.networks import build_network
+from amalgam.students import Architecture, new_student
+from conftest import SETS, colour_split
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,18 @@ def test_a_students_record_says_what_it_learnt_from_or_is_refused(tmp_path: Path
     (tmp_path / "student.json").write_text(json.dumps({"weights_sha256": sha256_of_file(best)} | made_of | {"architecture": "Foo"}))
     with pytest.raises(UserError, match="architecture Foo is unknown here; these are known: MobileNetV3, EfficientNet, ResNet18, timm/"):
         copy_checkpoint(best, 3, 64, "--checkpoint", tmp_path / "copy")
+
+
+def test_a_student_is_known_by_its_manifest_alone(tmp_path: Path) -> None:
+    """As an MLflow run holds it, without run.json: of other images than the pipeline's it is refused, for it may know the test images."""
+    split = colour_split(12, 20, 4)
+    student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, 0)
+    made_of = {"training_images": "other"}
+    save_classifier(student, tmp_path / "best.safetensors", tmp_path / "student.json", made_of)
+    copy_checkpoint(tmp_path / "best.safetensors", len(SETS.classes), 32, "--checkpoint", tmp_path / "copy")
+    with pytest.raises(UserError, match=r"best\.safetensors was trained on other images, .*, and take training_images out of that"):
+        load_checkpoint(tmp_path / "copy", SETS, split)
+    load_checkpoint(tmp_path / "copy", SETS, replace(split, content="other"))
 
 
 def test_why_weights_are_no_students_is_told_once_a_student(tmp_path: Path) -> None:

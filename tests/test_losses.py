@@ -190,6 +190,16 @@ def test_a_fitted_target_is_one_distribution_over_all_classes(standardize: bool)
     assert apart.weight is None, "it is no weighted mean of the teachers"
 
 
+@pytest.mark.parametrize("target", ["mean", "joint"])
+def test_without_a_label_the_main_class_of_dkd_is_the_surer_teachers(target: Target) -> None:
+    """Even of two whose probabilities are one in single precision: it is not that of the teacher who is listed first."""
+    student, active, unknown = student_logits(4, 0)[:1], torch.ones(1, 2, dtype=torch.bool), torch.tensor([-1])
+    blocks, rules = LabelBlocks([[0, 1], [2, 3]], 4), TargetRules(target, 1.0, False, confidence_temperature=1.0)
+    teachers = torch.tensor([[20.0, 0.0, 22.0, 0.0]])
+    found, told = (distillation(student, teachers, active, label, blocks, rules, "dkd").losses for label in (unknown, torch.tensor([2])))
+    torch.testing.assert_close(found, told)
+
+
 @pytest.mark.parametrize("target", ["blocks", "joint"])
 def test_a_student_that_says_the_same_of_all_classes_has_a_finite_gradient(target: Target) -> None:
     """Standardised, its logits have no spread to be divided by."""

@@ -227,6 +227,12 @@ def test_what_dvc_writes_is_read_as_meant(repository: Repository, setting: str, 
             assert line in (repository.root / "seen.yaml").read_text(), "DVC dropped a comment"
 
 
+def test_what_flags_and_the_file_contradict_each_other_in_names_both(repository: Repository) -> None:
+    flags = {"target": "stacked", "label_fraction": "0", "stored_teachers": "all"}
+    with pytest.raises(UserError, match=r"params\.yaml with these flags: taskA: target stacked .*, but label_fraction is 0; raise it"):
+        load_params(repository.root / "params.yaml", "taskA", flags)
+
+
 def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
     result = repository.run("dvc", "exp", "run", "-S", "taskA.alhpa=0.5", check=False)
     assert result.returncode != 0

@@ -177,6 +177,32 @@ def fixed_batch(folder: Path) -> None:
     provide(spec(), folder / "cold.pt2", ("green", "blue"), folder)
 
 
+def exported(network: nn.Module, folder: Path, batch: Any) -> None:
+    program = torch.export.export(network.eval(), (torch.zeros(2, 3, 24, 24),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, folder / "cold.pt2")
+    provide(spec(), folder / "cold.pt2", ("green", "blue"), folder)
+
+
+def bounded_batch(folder: Path) -> None:
+    exported(NearestColour(["green", "blue"]), folder, torch.export.Dim("batch", min=1, max=32))
+
+
+class Squeezed(nn.Module):
+    """Drops every dimension of one, as is often written behind a pooling: of a single image that of the batch too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.linear(nn.functional.adaptive_avg_pool2d(images, 1).squeeze())
+        return found
+
+
+def wrong_of_one_image(folder: Path) -> None:
+    exported(Squeezed(), folder, torch.export.Dim.AUTO)
+
+
 def wrong_architecture(folder: Path) -> None:
     torch.save(nn.Linear(2, 2).state_dict(), folder / "cold.pth")
     provide(spec(weights="cold.pth", architecture="torchvision/resnet18"), folder / "cold.pth", ("green", "blue"), folder)
@@ -201,10 +227,7 @@ def exported_in_training(folder: Path) -> None:
 
 
 def probabilities(folder: Path) -> None:
-    network = nn.Sequential(NearestColour(["green", "blue"]), nn.Softmax(1))
-    program = torch.export.export(network.eval(), (torch.zeros(2, 3, 24, 24),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-    torch.export.save(program, folder / "cold.pt2")
-    provide(spec(), folder / "cold.pt2", ("green", "blue"), folder)
+    exported(nn.Sequential(NearestColour(["green", "blue"]), nn.Softmax(1)), folder, torch.export.Dim.AUTO)
 
 
 def normalising(folder: Path) -> None:
@@ -273,6 +296,8 @@ def unknown_architecture(folder: Path) -> None:
         (wrong_size, r"does not take 2 images of 32 x 32 pixels"),
         (wrong_count, r"gives \(2, 2\) for 2 images, not \(2, 3\)"),
         (fixed_batch, r"does not take 3 images .* export it with a dynamic number of images"),
+        (bounded_batch, r"does not take 256 images .* export it with a dynamic number of images"),
+        (wrong_of_one_image, r"gives \(2,\) for 1 images, not \(1, 2\)"),
         (
             exported_in_training,
             r"gives different logits for the same image on repeated calls or in another batch; export it after network\.eval\(\)",

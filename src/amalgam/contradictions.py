@@ -23,16 +23,23 @@ def impossible(settings: StudentSettings) -> str | None:
             f"label_fraction {settings.label_fraction:g} learns unlabelled images from all teachers, but stored_teachers is "
             f"{settings.stored_teachers}; set stored_teachers to all, or label_fraction to 1"
         )
-    if settings.target == "stacked" and settings.alpha > 0 and (settings.stored_teachers != "all" or settings.label_fraction == 0):
-        return (
-            "target stacked learns from labels how all teachers belong together, but stored_teachers is "
-            f"{settings.stored_teachers} and label_fraction {settings.label_fraction:g}; set the first to all, the second above 0"
-        )
+    if settings.target == "stacked" and settings.alpha > 0 and (lacking := _not_stackable(settings)):
+        return f"target stacked learns from labels how all teachers belong together, but {lacking}"
     if settings.target == "balanced" and settings.alpha > 0 and settings.stored_teachers != "all":
         return f"target balanced compares what all teachers say, but stored_teachers is {settings.stored_teachers}; set it to all"
     if settings.label_fraction == 0 and settings.alpha == 0:
         return "label_fraction 0 with alpha 0 leaves nothing to learn from; raise one of them"
     return _idle_views(settings) or _idle_warm_up(settings)
+
+
+def _not_stackable(settings: StudentSettings) -> str | None:
+    """What target stacked lacks, and the remedy."""
+    others, none = settings.stored_teachers != "all", settings.label_fraction == 0
+    if others and none:
+        return f"stored_teachers is {settings.stored_teachers} and label_fraction 0; set the first to all, the second above 0"
+    if others:
+        return f"stored_teachers is {settings.stored_teachers}; set it to all"
+    return "label_fraction is 0; raise it, or choose target joint or balanced" if none else None
 
 
 def _idle_views(settings: StudentSettings) -> str | None:

@@ -4,8 +4,9 @@
 
     fetched/checkpoints/<task>/weights.safetensors
     fetched/checkpoints/<task>/checkpoint.json      file, place in the repository, sha256, architecture, resolution; classes,
-                                                    preprocessing, what chose the epoch and the split's hash, where a
-                                                    student.json and a run.json beside the file said so, and their sha256
+                                                    preprocessing, what chose the epoch and the split's hash, where the
+                                                    student.json (an older one's run.json) beside the file said so, and
+                                                    their sha256
 """
 
 from pathlib import Path
@@ -47,8 +48,7 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(state, folder / WEIGHTS)
     told = {name: own.get(name) for name in ("classes", "preprocessing", "selected_on")}
-    record = path.with_name(RECORD)
-    split = trained_on(record) if own and record.is_file() and not told["selected_on"] else None
+    split = trained_on(path, own) if own and not told["selected_on"] else None
     entry = {
         "file": path.name,
         "place": repository_relative(path),
@@ -60,8 +60,14 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
     write_json(folder / MANIFEST, entry | {"split": split} | told)
 
 
-def trained_on(record: Path) -> str:
-    """The hash of the images and their split that a run.json names. Raises UserError if it names none."""
+def trained_on(path: Path, own: dict[str, Any]) -> str | None:
+    """The hash of the images and their split that a student of ours learnt from: of its manifest, or where that is older and names none, of
+    the run.json beside it. Raises UserError if that names none either."""
+    if found := own.get("training_images"):
+        return str(found)
+    record = path.with_name(RECORD)
+    if not record.is_file():
+        return None
     data = read_object(record).get("data")
     if not isinstance(data, dict) or not isinstance(data.get("content"), str):
         raise UserError(f"{record} does not say which images the student learnt from; restore it, or move it away")
@@ -106,7 +112,8 @@ def load_checkpoint(folder: Path, label_sets: LabelSets, training: PreparedSplit
     if entry["split"] not in (None, training.content):
         raise UserError(
             f"{entry['file']} was trained on other images, or another split, than the pipeline has now, and may know its test images; run "
-            f"dvc repro with the settings of its training, or, to evaluate it all the same, copy the file away from its {RECORD}"
+            f"dvc repro with the settings of its training, or, to evaluate it all the same, copy it with its {STUDENT}, and take "
+            "training_images out of that"
         )
     network = build_network(entry["architecture"], len(classes))
     load_whole(network, read_state(folder / WEIGHTS), architecture=entry["architecture"], origin=entry["file"])

@@ -50,7 +50,7 @@ def distillation(
     if target == "blocks":
         losses = block_objective(inside, knowledge, objective, divergence)
     else:
-        taught = union_log_probs(knowledge, target, weight) if combine is None else _combined(combine(teacher_logits), rules)
+        taught = _taught(said, rules, objective) if combine is None else _combined(combine(teacher_logits), rules)
         losses = union_objective(_softened(logits, rules), taught, labels, objective)
     agreement = blocks.argmax(inside) == blocks.argmax(knowledge.logits)
     is_mean = combine is None and target != "joint"
@@ -60,6 +60,15 @@ def distillation(
 def _softened(logits: Tensor, rules: TargetRules) -> Tensor:
     """Logits over the union (B, C), standardised where the rules say so, divided by the temperature."""
     return (standardized(logits) if rules.standardize_logits else logits) / rules.temperature
+
+
+def _taught(said: Knowledge, rules: TargetRules, objective: Objective) -> Tensor:
+    """Log-probabilities (B, C) of the one distribution that the teachers give, in double precision for dkd: that asks which class is the
+    likeliest, and of two teachers that are sure single precision takes the first one's."""
+    if objective == "dkd":
+        said = said._replace(logits=said.logits.double())
+    knowledge, weight = soften(said, rules)
+    return union_log_probs(knowledge, rules.target, weight)
 
 
 def _combined(logits: Tensor, rules: TargetRules) -> Tensor:

@@ -28,7 +28,7 @@ def union_objective(logits: Tensor, log_target: Tensor, labels: Tensor, objectiv
             return dist(torch.softmax(logits, dim=1), log_target.exp(), every.to(logits.dtype)).expand(len(logits))
         case "dkd":
             main_class = functional.one_hot(torch.where(labels < 0, log_target.argmax(1), labels), log_target.shape[1]).bool()
-            return dkd(log_target.clamp(min=MIN_LOG_PROB), log_student, main_class, every)
+            return dkd(log_target.to(logits.dtype).clamp(min=MIN_LOG_PROB), log_student, main_class, every)
 
 
 def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective, divergence: Tensor) -> Tensor:

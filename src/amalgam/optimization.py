@@ -77,25 +77,29 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """The same bits as from AveragedModel.update_parameters, which sends a GPU the count of updates at every step, and waits for it."""
+        """One step of the average, from the network as it is now.
+
+        Weights and statistics get the same bits as from AveragedModel.update_parameters, which sends a GPU the count of updates at every
+        step, and waits for it. Whole numbers, as indices of positions and counts of batches, have no mean and are taken as they are; so is
+        what has taken another shape, as a table does that a network makes at its first images.
+
+        Early on the average is short, so that it does not drag the random start along: its decay is at most (1 + n) / (10 + n) after
+        n updates, as in TensorFlow's ExponentialMovingAverage with ``num_updates``.
+        """
         if self.model is None:
             return
         count = int(self.model.n_averaged)
-        averaged, current = _tensors(self.model.module), _tensors(self.source.network)
-        if count == 0:
-            torch._foreach_copy_(averaged, current)
-        else:
-            self._approach(averaged, current, count)
+        averaged, current = [], []
+        for mine, now in zip(_tensors(self.model.module), _tensors(self.source.network), strict=True):
+            if count and mine.is_floating_point() and mine.shape == now.shape:
+                averaged.append(mine)
+                current.append(now)
+            else:
+                (mine if mine.shape == now.shape else mine.resize_(now.shape)).copy_(now)
+        if averaged:
+            average = get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))  # type: ignore[no-untyped-call]
+            average(averaged, current, count)
         self.model.n_averaged += 1
-
-    def _approach(self, averaged: list[Tensor], current: list[Tensor], count: int) -> None:
-        """Early on the average is short, so that it does not drag the random start along: its decay is at most (1 + n) / (10 + n) after
-        n updates, as in TensorFlow's ExponentialMovingAverage with ``num_updates``."""
-        average = get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))  # type: ignore[no-untyped-call]
-        for floating in (True, False):  # the latter: batch norm's counts of batches
-            kind = [place for place, tensor in enumerate(averaged) if tensor.is_floating_point() == floating]
-            if kind:
-                average([averaged[place] for place in kind], [current[place] for place in kind], count)
 
 
 def _tensors(network: torch.nn.Module) -> list[Tensor]:

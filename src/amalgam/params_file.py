@@ -177,7 +177,9 @@ def explain(error: ValidationError, name: str, lines: dict[Location, int], flags
         else:
             text = f"{item['input']!r} is refused: {item['msg'][0].lower()}{item['msg'][1:]}"
         line = next((lines[location[:end]] for end in range(len(location), 0, -1) if location[:end] in lines), None)
-        in_file = f"{name}{f':{line}' if line else ''}: {key}{': ' if key else ''}"
+        flagged = item["type"] == "value_error" and any(flag[: len(location)] == location for flag in flags)
+        together = " with these flags" if flagged else ""  # what contradicts may stand in either
+        in_file = f"{name}{f':{line}' if line else ''}{together}: {key}{': ' if key else ''}"
         where = f"--{location[-1]}: " if location in flags else in_file
         messages.append((item["type"], location, where + text))
     return "\n".join(text for kind, location, text in messages if not (kind == "missing" and location in explained))

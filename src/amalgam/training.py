@@ -131,7 +131,8 @@ def train(
         except DivergedError as error:
             raise UserError(f"student {job.task}: {error}; lower lr; {keep_best(error.result, tracker.run_id)}") from error
     taught_by = job.targets.classifiers if settings.alpha > 0 else {}
-    details = {"settings": told(settings), "execution": execution_record(team.size), "taught_by": taught_by} | job.about
+    made_of = {"taught_by": taught_by, "training_images": job.split.content}
+    details = {"settings": told(settings), "execution": execution_record(team.size)} | made_of | job.about
     write_student(student, result, job.task, details, folder)
     if job.combine:
         write_fitted(job.combine, folder)
