@@ -12,7 +12,8 @@ from functools import cache
 import numpy as np
 
 from amalgam.provenance import configure_execution
-from amalgam.teachers import OwnImages, Recipe, train_teacher
+from amalgam.teacher_training import Recipe, train_teacher
+from amalgam.teachers import OwnImages
 from amalgam.views import Selected
 
 CLASSES = ("a", "b", "c", "d", "e")

@@ -36,7 +36,8 @@ from amalgam.sources.raw import SPLITS, read_classes, read_split
 from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, load_student, new_student, write_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers, load_teachers, provide_teacher, train_teacher
+from amalgam.teacher_training import Recipe, provide_teacher, train_teacher
+from amalgam.teachers import OwnImages, load_hashed_teachers, load_teachers
 from amalgam.teaching import Teaching, TrainingSubset
 from amalgam.trainer import DivergedError, Hooks, epochs_done
 from amalgam.whole import whole_folder

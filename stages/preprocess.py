@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from amalgam.dataset import MADE_WITH, LabelSets, PreparedSplit
+from amalgam.errors import listed
 from amalgam.files import write_json
 from amalgam.places import DATA, PREPARED
 from amalgam.preparing import plan_split, stored_size, write_split
@@ -54,8 +55,7 @@ def main() -> None:
 def left_out(label_sets: LabelSets, available: Sequence[str]) -> str:
     """Which of the data's classes the task does without; empty if none."""
     foreign = [name for name in available if name not in label_sets.classes]
-    named = ", ".join(foreign[:NAMED]) + f" and {len(foreign) - NAMED} more" * (len(foreign) > NAMED)
-    return f"images of {named} are left out, which no teacher of this task knows" if foreign else ""
+    return f"images of {listed(foreign, NAMED)} are left out, which no teacher of this task knows" if foreign else ""
 
 
 def images(folder: Path) -> str:

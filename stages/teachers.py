@@ -21,7 +21,8 @@ from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
 from amalgam.stage import check_student, no_arguments, run_stage, stage_params
 from amalgam.supplied import provide_supplied
-from amalgam.teachers import OwnImages, Recipe, provide_teacher, teacher_key, train_teacher
+from amalgam.teacher_training import Recipe, provide_teacher, teacher_key, train_teacher
+from amalgam.teachers import OwnImages
 from amalgam.team import joined
 from amalgam.trainer import DivergedError, Fit, Hooks, epochs_done
 

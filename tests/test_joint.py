@@ -138,7 +138,7 @@ def test_it_is_optimal_however_sure_the_teachers_are(sets: Sets, seed: int, scal
     log_probs = blocks.log_softmax(blocks.of_teachers(scale * logits.double(), active))
     u = joint_estimate(log_probs, active, blocks.one_hot)
     beside = torch.softmax(u[:, blocks.union].masked_fill(~blocks.valid, -torch.inf), 2) - log_probs.exp() * blocks.valid
-    gradient = blocks.spread(torch.where(blocks.valid & active[..., None], beside, 0.0))
+    gradient = torch.einsum("bnk,nkc->bc", torch.where(blocks.valid & active[..., None], beside, 0.0), blocks.one_hot.double())
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-7, rtol=0)
 
 

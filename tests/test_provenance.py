@@ -82,7 +82,7 @@ def test_the_closure_follows_imports_but_not_into_neutral_modules() -> None:
     assert {"dataset", "sources.raw", "serving.pixels"} <= set(import_closure(["preparing"]))
     assert not {"losses", "objectives", "soft_targets", "blocks"} & set(closure)
     assert not NEUTRAL & set(closure)
-    assert code_hash("amalgam.teachers") != code_hash("amalgam.targets")
+    assert code_hash("amalgam.teacher_training") != code_hash("amalgam.targets")
 
 
 def test_fetch_and_preprocess_do_not_import_torch_or_mlflow() -> None:

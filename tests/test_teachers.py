@@ -16,7 +16,8 @@ from amalgam.errors import UserError
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.preprocessing import channel_statistics
-from amalgam.teachers import OwnImages, Recipe, label_shares, load_teachers, provide_teacher, teacher_key, train_teacher
+from amalgam.teacher_training import Recipe, label_shares, provide_teacher, teacher_key, train_teacher
+from amalgam.teachers import OwnImages, load_teachers
 from amalgam.trainer import Fit, fit
 from amalgam.views import Selected, View, draw_view
 from conftest import SETS, colour_split
@@ -172,7 +173,7 @@ def test_each_epoch_sees_a_view_of_its_own_as_the_recipe_has_it(split: PreparedS
         drawn.append(how)
         return draw_view(*how)
 
-    monkeypatch.setattr("amalgam.teachers.draw_view", watched)
+    monkeypatch.setattr("amalgam.teacher_training.draw_view", watched)
     train_teacher(OwnImages.of("cold", SETS, split), RECIPE)
     assert drawn == [(24, 0, 0, 1, True), (24, 1, 0, 1, True)]
 
@@ -184,7 +185,7 @@ def test_a_teacher_is_optimised_as_the_recipe_has_it(split: PreparedSplit, monke
         used.append(how)
         return fit(classifier, how, *rest)
 
-    monkeypatch.setattr("amalgam.teachers.fit", watched)
+    monkeypatch.setattr("amalgam.teacher_training.fit", watched)
     train_teacher(OwnImages.of("cold", SETS, split), RECIPE)
     assert used == [Optimization("adamw", 0.003, 0.05, "one_cycle", 2)]
 
@@ -201,7 +202,7 @@ def test_whatever_determines_a_teacher_is_in_its_key(split: PreparedSplit, monke
     keys = [teacher_key(images, RECIPE) for images in others] + [teacher_key(own, replace(RECIPE, seed=7))]
     for name in ("execution_record", "code_hash"):
         with monkeypatch.context() as changed:
-            changed.setattr(f"amalgam.teachers.{name}", lambda *_: {"another": 1})
+            changed.setattr(f"amalgam.teacher_training.{name}", lambda *_: {"another": 1})
             keys.append(teacher_key(own, RECIPE))
     assert len(set(keys)) == len(keys)
     assert teacher_key(OwnImages.of("cold", SETS, split), RECIPE) == keys[0]

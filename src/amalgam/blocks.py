@@ -66,12 +66,8 @@ class LabelBlocks:
         deviation = (centred.square().sum(2, keepdim=True) / (count - 1)).clamp(min=MIN_VARIANCE).sqrt()
         return centred / (deviation + STANDARDIZE_EPSILON)
 
-    def spread(self, values: Tensor) -> Tensor:
-        """(B, C): the sum of the blocks (B, n, K), each entry at its class."""
-        return values.flatten(1) @ self.one_hot.flatten(0, 1).to(values.dtype)
-
     def spread_logs(self, values: Tensor) -> Tensor:
-        """(B, C): the logarithm of the sum of what ``spread`` sums, from logarithms (B, n, K); minus infinity where that is zero."""
+        """(B, C): the logarithm of the blocks' sum, each entry at its class, from logarithms (B, n, K); minus infinity where it is zero."""
         of_classes = values.gather(2, self.places.expand(len(values), -1, -1)).masked_fill(~self.knows, -torch.inf)  # (B, n, C)
         return of_classes.logsumexp(1)
 

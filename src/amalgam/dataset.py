@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from amalgam.errors import UserError
+from amalgam.errors import UserError, listed
 from amalgam.files import Lines, read_json, write_json
 
 MADE_WITH = "settings.json"
@@ -74,7 +74,7 @@ class LabelSets:
 def _nearest(name: str, available: Sequence[str]) -> str:
     if close := difflib.get_close_matches(name, available, n=1):
         return f"did you mean '{close[0]}'?"
-    return f"it has {', '.join(available[:NAMED])}" + (f" and {len(available) - NAMED} more" if len(available) > NAMED else "")
+    return f"it has {listed(available, NAMED)}"
 
 
 @dataclass(frozen=True)

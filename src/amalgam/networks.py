@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from amalgam.errors import UserError
+from amalgam.errors import UserError, listed
 from amalgam.files import sha256_of_file
 from amalgam.reference_cnn import ReferenceCNN
 from amalgam.source_settings import TORCHVISION
@@ -184,8 +184,7 @@ def load_body(network: nn.Module, state: State, *heads: str, architecture: str, 
     ]
     for names, problem in ((missing, "lacks"), (foreign, "has unknown"), (shaped, "has")):
         if names:
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise UserError(f"{origin}: not the weights of {architecture}: it {problem} {shown}")
+            raise UserError(f"{origin}: not the weights of {architecture}: it {problem} {listed(names, 3)}")
     if bad := next((name for name, value in given.items() if not value.isfinite().all()), None):
         raise UserError(f"{origin}: {bad} is not finite; save the weights of an epoch before the training diverged")
     network.load_state_dict(given, strict=False)

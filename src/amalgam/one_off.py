@@ -34,7 +34,8 @@ from amalgam.states import read_state, write_whole
 from amalgam.student_settings import StudentSettings
 from amalgam.students import MANIFEST
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.teachers import OwnImages, Recipe, load_hashed_teachers
+from amalgam.teacher_training import Recipe
+from amalgam.teachers import OwnImages, load_hashed_teachers
 from amalgam.team import Team
 from amalgam.trial import Remedies, trial
 from amalgam.whole import scratch_folder

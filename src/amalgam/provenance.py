@@ -69,7 +69,7 @@ def is_neutral(module: str) -> bool:
 
 @cache
 def code_hash(module: str) -> str:
-    """A hash of the source text of everything that ``module`` (as ``amalgam.teachers``) imports from the package."""
+    """A hash of the source text of everything that ``module`` (as ``amalgam.trainer``) imports from the package."""
     digest = hashlib.sha256()
     for name in import_closure([module.partition(".")[2]]):
         digest.update(name.encode() + module_file(name).read_bytes())

@@ -11,12 +11,12 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from amalgam.errors import UserError
+from amalgam.errors import UserError, listed
 from amalgam.files import sha256_of_file
 
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
@@ -123,12 +123,7 @@ def _folder_members(path: Path) -> Iterator[Member]:
             with file.open("rb") as stream:
                 yield Member(PurePosixPath(file.relative_to(path).as_posix()), stream)
     if no_files:
-        raise UserError(f"{path}: {listed(sorted(no_files))}: links to nothing, or no files; mend or remove them")
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first of many."""
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        raise UserError(f"{path}: {listed(sorted(no_files), NAMED)}: links to nothing, or no files; mend or remove them")
 
 
 def _zip_members(path: Path) -> Iterator[Member]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from amalgam.errors import UserError
+from amalgam.errors import UserError, listed
 from amalgam.sources.archive import NAMED, Budget, check_hash, members, reading
 from amalgam.sources.raw import SPLITS, UNLABELED, UNLABELED_SPLIT, RawImage, decode, write_raw
 
@@ -127,19 +127,14 @@ def _tell_repeated(path: Path, known: list[tuple[Spooled, bytes]]) -> None:
     leaks = [f"{image.name} = {every[digest]}" for image, digest in known if image.split == "test" and digest in every]
     if leaks:
         print(
-            f"{path}: {len(leaks)} of the test images are training images too, byte for byte, as {_some(leaks)}; the test accuracy "
+            f"{path}: {len(leaks)} of the test images are training images too, byte for byte, as {listed(leaks, PAIRS)}; the test accuracy "
             "is the higher for them: take them out of one side"
         )
     if twice:
         print(
-            f"{path}: {len(twice)} of the training images are copies of others, byte for byte, as {_some(twice)}; where one is held out "
-            "for validation and another learnt, the validation accuracy is the higher for it: take them out"
+            f"{path}: {len(twice)} of the training images are copies of others, byte for byte, as {listed(twice, PAIRS)}; where one is "
+            "held out for validation and another learnt, the validation accuracy is the higher for it: take them out"
         )
-
-
-def _some(named: list[str]) -> str:
-    """The first few."""
-    return ", ".join(named[:PAIRS]) + (f" and {len(named) - PAIRS} more" if len(named) > PAIRS else "")
 
 
 def _digest(image: Spooled, scratch: IO[bytes]) -> bytes:
