@@ -145,12 +145,12 @@ def train(job: Job) -> float:
         student, saved = new_student(architecture(settings), label_sets, split, settings.seed), own.last()
         if done := epochs_done(saved):
             print(f"{job.task} {job.row} seed {job.seed}: goes on after epoch {done} of {settings.num_epochs}", flush=True)
-        how, lesson = Optimization.of(settings), Teaching.of(settings)
+        optimization, teaching = Optimization.of(settings), Teaching.of(settings)
         combine = None
-        if lesson.is_fitted:
-            combine = fitted_target(label_sets, targets, TrainingSubset.of(split, label_sets, targets, lesson), lesson)
+        if teaching.is_fitted:
+            combine = fitted_target(label_sets, targets, TrainingSubset.of(split, label_sets, targets, teaching), teaching)
         hooks = Hooks(keep=own.keep, resume=saved)
-        result = train_student(student, label_sets, split, targets, how, lesson, hooks, combine=combine)
+        result = train_student(student, label_sets, split, targets, optimization, teaching, hooks, combine=combine)
         seconds = {"seconds": round(sum(record.seconds for record in result.history), 1)}
         write_student(student, result, job.task, {"settings": settings.model_dump()} | seconds | made_of(settings, split), work)
 
@@ -258,8 +258,8 @@ def combined_teachers(job: Job) -> dict[str, str]:
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
     settings, trainval = job.settings, PreparedSplit.read(pupils(job.protocol, folder))
     targets = stored_targets(folder, job, settings)
-    lesson = Teaching.of(settings)
-    together = fitted_target(label_sets, targets, TrainingSubset.of(trainval, label_sets, targets, lesson), lesson)
+    teaching = Teaching.of(settings)
+    together = fitted_target(label_sets, targets, TrainingSubset.of(trainval, label_sets, targets, teaching), teaching)
     teachers = load_teachers(trained_teachers(job.protocol, folder, job.seed, job.task), label_sets)
     right = teacher_controls(teachers, label_sets, split, together).unrouted_fitted_right
     assert right is not None

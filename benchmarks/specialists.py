@@ -11,6 +11,7 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.distilling import train_student
 from amalgam.models import save_classifier
 from amalgam.optimization import Optimization
+from amalgam.places import TEACHER_MANIFEST
 from amalgam.source_settings import Augmentation
 from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, new_student
@@ -28,4 +29,4 @@ def finetune(own: OwnImages, settings: StudentSettings, start: Architecture, aug
     result = train_student(teacher, classes, images, alone, Optimization.of(settings), Teaching.of(settings))
     teacher.network.load_state_dict(result.best)
     details = {"origin": "fine-tuned", "settings": settings.model_dump(), "epoch": result.best_record.epoch}
-    save_classifier(teacher, folder / "weights.safetensors", folder / "manifest.json", details)
+    save_classifier(teacher, folder / "weights.safetensors", folder / TEACHER_MANIFEST, details)

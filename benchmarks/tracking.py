@@ -61,8 +61,8 @@ def milliseconds_a_checkpoint() -> list[float]:
             own.keep(snapshot)
             taken.append(1000 * (time.perf_counter() - started))
 
-        how = Optimization("adamw", 1e-3, 0.05, "cosine", 30)
-        fit(student, how, 1, lambda _: iter([batch]), loss, worse_and_worse, Hooks(keep=keep))
+        optimization = Optimization("adamw", 1e-3, 0.05, "cosine", 30)
+        fit(student, optimization, 1, lambda _: iter([batch]), loss, worse_and_worse, Hooks(keep=keep))
     return taken[1:]
 
 

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from amalgam.params_file import load_params
 from amalgam.places import STUDENTS
-from amalgam.record import FILE, RunRecord
+from amalgam.record import RUN_FILE, RunRecord
 from amalgam.stage import check_task, run_stage
 from amalgam.summary import table
 from amalgam.tracking.publish import data_key, find_run
@@ -46,7 +46,7 @@ def row(client: MlflowClient, task: str) -> list[str]:
 def remark(client: MlflowClient, task: str) -> str | None:
     """Whether the present student cannot be compared with the champion."""
     found = champion(client, task)
-    if found is None or not (STUDENTS / task / FILE).is_file():
+    if found is None or not (STUDENTS / task / RUN_FILE).is_file():
         return None
     record = RunRecord.read(STUDENTS / task)
     if data_key(record) == found.tags.get("data"):

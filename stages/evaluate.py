@@ -18,8 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from amalgam.brought import refuse_changed
-from amalgam.combination import FILE as FITTED
-from amalgam.combination import FittedTarget, read_fitted
+from amalgam.combination import FITTED_FILE, FittedTarget, read_fitted
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
@@ -32,9 +31,9 @@ from amalgam.params import EvaluationSettings, Params
 from amalgam.params_file import load_params
 from amalgam.places import EVALUATION, MODELS, PREPARED, STUDENTS, SUPPLIED_CHECKPOINTS, brought_file
 from amalgam.provenance import configure_execution
-from amalgam.record import FILE, RunRecord
+from amalgam.record import RUN_FILE, RunRecord
 from amalgam.stage import check_task, full_task_name, run_stage, stage_params
-from amalgam.students import MANIFEST, is_chosen, load_student
+from amalgam.students import STUDENT_MANIFEST, is_chosen, load_student
 from amalgam.summary import table
 from amalgam.supplied import DOUBT, doubt
 from amalgam.teachers import load_hashed_teachers
@@ -61,7 +60,7 @@ def fitted_to(teachers: dict[str, dict[str, Any]], task: str, judged: Judged, la
     """
     if judged.training is None:
         return None
-    taught_by = read_json(judged.training / MANIFEST).get("taught_by")
+    taught_by = read_json(judged.training / STUDENT_MANIFEST).get("taught_by")
     same = bool(taught_by) and [*taught_by.items()] == [*teachers.items()]
     others = (
         f"{judged.training} was taught by other teachers than {MODELS / task} holds, by these in another order, or as they saw other pixels"
@@ -69,7 +68,7 @@ def fitted_to(teachers: dict[str, dict[str, Any]], task: str, judged: Judged, la
     if judged.checkpoint is None and taught_by and not same:
         raise UserError(f"{others}; run dvc repro")
     found = read_fitted(judged.training, label_sets) if same else None
-    if found is None and (judged.training / FITTED).exists():
+    if found is None and (judged.training / FITTED_FILE).exists():
         print(f"{others}: what they reach without a student, put together as it was taught, is left out", flush=True)
     return found
 
@@ -92,7 +91,7 @@ def given_student(task: str, folder: Path, weights: Path) -> tuple[Classifier, J
 def publish(judged: Judged, evaluation: Path) -> list[str]:
     """Add the evaluation to the run that trained the student, also by hand; where there was none, to one of its own."""
     folder = judged.weights.parent
-    ours = (folder / FILE).is_file() and is_chosen(sha256_of_file(judged.weights), folder)
+    ours = (folder / RUN_FILE).is_file() and is_chosen(sha256_of_file(judged.weights), folder)
     return publish_evaluation(folder, evaluation) if ours else publish_result(folder, evaluation)
 
 
@@ -114,7 +113,7 @@ def row(task: str, evaluation: Path) -> list[str]:
     if not is_chosen(found["weights_sha256"], folder):
         replaced = "(one before the present one)"
         return [task, replaced, str(classes), teachers, "–", str(found["overall_accuracy"]), *["–"] * 4]
-    student, run = read_json(folder / MANIFEST), RunRecord.read(folder)
+    student, run = read_json(folder / STUDENT_MANIFEST), RunRecord.read(folder)
     validation = read_json(folder / "metrics.json")[task].get("val_accuracy", "–")
     epochs = f"{student['best_epoch']} of {student['settings']['num_epochs']}"
     own = (validation, found["overall_accuracy"], epochs, run.seconds, run.run_id, run.tags.get("dvc.experiment", "–"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from amalgam.errors import UserError
 from amalgam.params_file import load_params
 from amalgam.places import EVALUATION, STUDENTS
-from amalgam.record import FILE
+from amalgam.record import RUN_FILE
 from amalgam.stage import run_stage
 from amalgam.tracking.publish import publish_result, publish_training, reason
 from amalgam.tracking.store import connect
@@ -37,17 +37,17 @@ def main() -> None:
 def by_hand(folders: Sequence[Path], restore: bool) -> list[bool]:
     """Send these trainings; whether each could be."""
     for folder in folders:
-        if not (folder / FILE).is_file():
-            raise UserError(f"{folder} holds no training: it has no {FILE}")
+        if not (folder / RUN_FILE).is_file():
+            raise UserError(f"{folder} holds no training: it has no {RUN_FILE}")
     return [tell(str(folder), partial(publish_training, folder, restore)) for folder in folders]
 
 
 def pipeline(restore: bool) -> list[bool]:
     """Send the pipeline's students and what evaluation said of them; whether each could be."""
     students = {task: STUDENTS / task for task in load_params().task_names}
-    for task in (task for task, student in students.items() if not (student / FILE).is_file()):
+    for task in (task for task, student in students.items() if not (student / RUN_FILE).is_file()):
         print(f"{task}: no student yet", file=sys.stderr)
-    there = [task for task, student in students.items() if (student / FILE).is_file()]
+    there = [task for task, student in students.items() if (student / RUN_FILE).is_file()]
     return [tell(task, partial(send, task, restore)) for task in there]
 
 

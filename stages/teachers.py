@@ -15,7 +15,7 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_json
 from amalgam.models import Classifier
-from amalgam.places import PREPARED, SUPPLIED_TEACHERS, TEACHERS
+from amalgam.places import PREPARED, SUPPLIED_TEACHERS, TEACHER_MANIFEST, TEACHERS
 from amalgam.processes import in_processes
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
@@ -46,36 +46,36 @@ def main() -> None:
                 )
 
 
-def provide(task: str, name: str, how: Recipe, own: OwnImages) -> None:
+def provide(task: str, name: str, recipe: Recipe, own: OwnImages) -> None:
     """Write one teacher's folder, and say whence it comes and how good it is."""
     supplied, folder = SUPPLIED_TEACHERS / task / name, TEACHERS / task / name
     if supplied.exists():
         origin = provide_supplied(supplied, own, f"teacher {task} {name}", folder)
     else:
-        origin = provide_trained(how, own, f"{task} {name}", folder)
-    manifest = read_json(folder / "manifest.json")
+        origin = provide_trained(recipe, own, f"{task} {name}", folder)
+    manifest = read_json(folder / TEACHER_MANIFEST)
     accuracy, images = manifest["validation_accuracy"], manifest.get("measured_on", "validation")
     reached = "no validation images" if accuracy is None else f"{images} accuracy {accuracy} %"
     print(f"teacher {task} {name}: {origin}, {reached}", flush=True)
 
 
-def provide_trained(how: Recipe, own: OwnImages, label: str, folder: Path) -> str:
+def provide_trained(recipe: Recipe, own: OwnImages, label: str, folder: Path) -> str:
     """Write one teacher's folder, and say whence; a training that was broken off goes on."""
-    with checkpoint(teacher_key(own, how)[:32]) as kept:
-        trained = provide_teacher(own, how, folder, partial(train, how, own, label, kept))
+    with checkpoint(teacher_key(own, recipe)[:32]) as kept:
+        trained = provide_teacher(own, recipe, folder, partial(train, recipe, own, label, kept))
         kept.remove()
     return "trained" if trained else "from the store"
 
 
-def train(how: Recipe, own: OwnImages, label: str, kept: Checkpoint) -> tuple[Classifier, Fit]:
-    steps = steps_per_epoch(int((~own.validation).sum()), how.batch_size)
+def train(recipe: Recipe, own: OwnImages, label: str, kept: Checkpoint) -> tuple[Classifier, Fit]:
+    steps = steps_per_epoch(int((~own.validation).sum()), recipe.batch_size)
     saved = kept.last()
     done = epochs_done(saved)
     if done:
-        print(f"teacher {label}: goes on after epoch {done} of {how.num_epochs}", flush=True)
-    with progress_bar(f"teacher {label}", how.num_epochs * steps, "step", done * steps) as (on_step, on_epoch):
+        print(f"teacher {label}: goes on after epoch {done} of {recipe.num_epochs}", flush=True)
+    with progress_bar(f"teacher {label}", recipe.num_epochs * steps, "step", done * steps) as (on_step, on_epoch):
         try:
-            return train_teacher(own, how, Hooks(on_step, on_epoch, kept.keep, saved))
+            return train_teacher(own, recipe, Hooks(on_step, on_epoch, kept.keep, saved))
         except DivergedError as error:
             raise UserError(f"teacher {label}: {error}; lower teacher.lr") from error
 

@@ -15,6 +15,7 @@ from amalgam.places import (
     SUPPLIED_CHECKPOINTS,
     SUPPLIED_TEACHERS,
     SUPPLIED_WEIGHTS,
+    TEACHER_MANIFEST,
     brought_file,
     expanded,
     repository_root,
@@ -98,7 +99,12 @@ def _copied(params: Params) -> Iterator[tuple[str, str, Path, str]]:
             yield f"student_weights of {task}", weights, SUPPLIED_WEIGHTS / task / "supplied.json", "sha256"
     for task, teachers in params.source_block.supplied.items():
         for name, given in teachers.items():
-            yield f"{params.source}.supplied.{task}.{name}", given.weights, SUPPLIED_TEACHERS / task / name / "manifest.json", "file_sha256"
+            yield (
+                f"{params.source}.supplied.{task}.{name}",
+                given.weights,
+                SUPPLIED_TEACHERS / task / name / TEACHER_MANIFEST,
+                "file_sha256",
+            )
     for task, checkpoint in params.evaluate.checkpoint.items():
         if checkpoint:
             yield f"evaluate.checkpoint.{task}", checkpoint, SUPPLIED_CHECKPOINTS / task / "checkpoint.json", "sha256"

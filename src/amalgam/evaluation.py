@@ -36,7 +36,7 @@ from amalgam.metrics import Reliability, accuracy_interval, agreement, reliabili
 from amalgam.models import Classifier
 from amalgam.places import repository_relative
 from amalgam.plots import save_confusion_matrix, save_learning_curve, save_matrix, save_reliability, save_samples
-from amalgam.students import MANIFEST, is_chosen, own_manifest
+from amalgam.students import STUDENT_MANIFEST, is_chosen, own_manifest
 from amalgam.validation import validated
 from amalgam.whole import whole_folder
 
@@ -177,8 +177,8 @@ def draw(evaluation: Evaluation, folder: Path) -> None:
     save_confusion_matrix(predictions.confusion, predictions.classes, f"{title}; rows in percent", normalized, in_percent=True)
     save_reliability(predictions.reliability, task, folder / "reliability.png")
     if training is not None:
-        chosen = is_chosen(sha256_of_file(evaluation.student.weights), training)
-        best_epoch = read_json(training / MANIFEST)["best_epoch"] if chosen else None  # the last epoch's weights are of no chosen one
+        chosen = is_chosen(sha256_of_file(evaluation.student.weights), training)  # the last epoch's weights are not
+        best_epoch = read_json(training / STUDENT_MANIFEST)["best_epoch"] if chosen else None
         save_learning_curve(read_history(training / "history.csv"), best_epoch, f"{task}: training", folder / "learning_curve.png")
     teachers, classes, covering = list(label_sets.teachers), label_sets.classes, label_sets.covering()
     known = np.where(covering, 100.0, np.nan)

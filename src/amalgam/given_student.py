@@ -23,13 +23,12 @@ from amalgam.models import Classifier, save_weights
 from amalgam.networks import build_network, load_whole
 from amalgam.places import repository_relative
 from amalgam.preprocessing import Preprocessing, channel_statistics, three
-from amalgam.record import FILE as RECORD
+from amalgam.record import RUN_FILE
 from amalgam.states import State, read_state
 from amalgam.student_settings import STUDENTS
-from amalgam.students import MANIFEST as STUDENT
-from amalgam.students import own_manifest
+from amalgam.students import STUDENT_MANIFEST, own_manifest
 
-MANIFEST = "checkpoint.json"
+CHECKPOINT_MANIFEST = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
 NEEDED = ("architecture", "classes", "preprocessing")  # of a student.json, to use the weights
 
@@ -41,7 +40,7 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
     """
     state, own = read_state(path), own_manifest(path)
     if lacking := [name for name in NEEDED if own and not own.get(name)]:
-        manifest = path.with_name(STUDENT)
+        manifest = path.with_name(STUDENT_MANIFEST)
         raise UserError(f"{manifest} lacks {', '.join(lacking)}; restore it, or move it away to have the bare weights taken")
     architecture = own["architecture"] if own else recognised(state, classes, f"{what}: {path}")
     check_fit(architecture, classes, state, f"{what}: {path}")
@@ -57,7 +56,7 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
         "resolution": resolution,
         "beside": beside(path),
     }
-    write_json(folder / MANIFEST, entry | {"split": split} | told)
+    write_json(folder / CHECKPOINT_MANIFEST, entry | {"split": split} | told)
 
 
 def trained_on(path: Path, own: dict[str, Any]) -> str | None:
@@ -65,7 +64,7 @@ def trained_on(path: Path, own: dict[str, Any]) -> str | None:
     the run.json beside it. Raises UserError if that names none either."""
     if found := own.get("training_images"):
         return str(found)
-    record = path.with_name(RECORD)
+    record = path.with_name(RUN_FILE)
     if not record.is_file():
         return None
     data = read_object(record).get("data")
@@ -102,7 +101,7 @@ def load_checkpoint(folder: Path, label_sets: LabelSets, training: PreparedSplit
     A bare one has its outputs in the order of the task's classes and sees images normalised by the statistics of all training images,
     as the published ones do. Raises UserError if it knows other classes than the task.
     """
-    entry = read_json(folder / MANIFEST)
+    entry = read_json(folder / CHECKPOINT_MANIFEST)
     classes = tuple(entry["classes"] or label_sets.classes)
     if classes != label_sets.classes:
         raise UserError(
@@ -112,7 +111,7 @@ def load_checkpoint(folder: Path, label_sets: LabelSets, training: PreparedSplit
     if entry["split"] not in (None, training.content):
         raise UserError(
             f"{entry['file']} was trained on other images, or another split, than the pipeline has now, and may know its test images; run "
-            f"dvc repro with the settings of its training, or, to evaluate it all the same, copy it with its {STUDENT}, and take "
+            f"dvc repro with the settings of its training, or, to evaluate it all the same, copy it with its {STUDENT_MANIFEST}, and take "
             "training_images out of that"
         )
     network = build_network(entry["architecture"], len(classes))
@@ -131,9 +130,9 @@ def preprocessing(entry: dict[str, Any], training: PreparedSplit) -> Preprocessi
 
 def described(folder: Path) -> dict[str, str] | None:
     """For the results: which file was evaluated, and what chose its epoch where that is known; None where ``folder`` holds none."""
-    if not (folder / MANIFEST).is_file():
+    if not (folder / CHECKPOINT_MANIFEST).is_file():
         return None
-    entry = read_json(folder / MANIFEST)
+    entry = read_json(folder / CHECKPOINT_MANIFEST)
     about = {name: entry[name] for name in ("file", "place", "sha256", "architecture")}
     about |= {} if entry["preprocessing"] else {"resolution": str(entry["resolution"])}
     return about | ({"selected_on": entry["selected_on"]} if entry["selected_on"] else {})

@@ -27,12 +27,12 @@ from amalgam.inference import predict_logits
 from amalgam.models import Classifier
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, read_yaml
-from amalgam.places import DVC_LOCK, RUNS, brought_file
+from amalgam.places import DVC_LOCK, RUNS, TEACHER_MANIFEST, brought_file
 from amalgam.preprocessing import Preprocessing
 from amalgam.source_settings import SuppliedTeacher
 from amalgam.states import read_state, write_whole
 from amalgam.student_settings import StudentSettings
-from amalgam.students import MANIFEST
+from amalgam.students import STUDENT_MANIFEST
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teacher_training import Recipe
 from amalgam.teachers import OwnImages, load_hashed_teachers
@@ -105,7 +105,7 @@ def check_images(folder: Path, models: Path) -> None:
         raise UserError(f"{models} is missing; dvc repro models.dvc makes it")
     label_sets, split = prepared(folder)
     for name in label_sets.teachers:
-        images = read_json(models / name / "manifest.json").get("images")
+        images = read_json(models / name / TEACHER_MANIFEST).get("images")
         if images not in (None, OwnImages.of(name, label_sets, split).content):
             raise UserError(
                 f"teacher {models / name} was trained on other images, or another split, than are prepared; run dvc repro models.dvc"
@@ -128,7 +128,7 @@ def check_prepared(task: str, folder: Path, params: Params) -> None:
 
 def check_supplied(teacher: Path, given: SuppliedTeacher | None) -> None:
     """Raises UserError if it is not the one ``given``."""
-    known = read_json(teacher / "manifest.json").get("file_sha256")
+    known = read_json(teacher / TEACHER_MANIFEST).get("file_sha256")
     if given and (path := brought_file(given.weights)).is_file() and sha256_of_file(path) != known:
         raise UserError(
             f"teacher {teacher} is not what {path} holds; run dvc repro --force --single-item weights, then dvc repro models.dvc"
@@ -138,7 +138,7 @@ def check_supplied(teacher: Path, given: SuppliedTeacher | None) -> None:
 def check_recipe(teacher: Path, params: Params) -> None:
     """Raises UserError if it was trained here, but otherwise than ``params`` say."""
     recipe = asdict(Recipe.of(params))
-    for setting, value in read_json(teacher / "manifest.json").get("recipe", {}).items():
+    for setting, value in read_json(teacher / TEACHER_MANIFEST).get("recipe", {}).items():
         if value != (now := recipe[setting]):
             raise UserError(f"teacher {teacher} was trained with {setting} {value}, params.yaml says {now}; run dvc repro models.dvc")
 
@@ -186,11 +186,11 @@ def _teachers(models: Path, label_sets: LabelSets, common: Preprocessing | None)
 
 def export(folder: Path, task: str) -> Path:
     """Write a trained student's best weights as a state dict under the reference's name for it, and note that in its manifest."""
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_json(folder / STUDENT_MANIFEST)
     accuracy = read_json(folder / "metrics.json")[task].get("val_accuracy")
     reached = "" if accuracy is None else f"_acc{accuracy:.2f}"
     path = folder / f"student_model_epoch{manifest['best_epoch']}{reached}.pth"
     state = read_state(folder / "best.safetensors")
     write_whole({f"backbone.{name}": value for name, value in state.items()}, path)
-    write_json(folder / MANIFEST, manifest | {"exported": {path.name: sha256_of_file(path)}})
+    write_json(folder / STUDENT_MANIFEST, manifest | {"exported": {path.name: sha256_of_file(path)}})
     return path

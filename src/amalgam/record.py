@@ -7,7 +7,7 @@ from typing import Any
 
 from amalgam.files import read_json, write_json
 
-FILE = "run.json"
+RUN_FILE = "run.json"
 ID_FILE = "run_id.json"  # shown by dvc exp show
 
 
@@ -49,12 +49,12 @@ class RunRecord:
         return round(spent / 1000, 1)
 
     def write(self, folder: Path) -> None:
-        write_json(folder / FILE, asdict(self))
+        write_json(folder / RUN_FILE, asdict(self))
         write_json(folder / ID_FILE, {self.task: {"mlflow_run": self.run_id}})
 
     @classmethod
     def read(cls, folder: Path) -> "RunRecord":
-        values: dict[str, Any] = read_json(folder / FILE)
+        values: dict[str, Any] = read_json(folder / RUN_FILE)
         own = values.pop("data")
         data = DataRecord(**own | {"classes": tuple(own["classes"]), "size": tuple(own["size"])})
         return cls(**values | {"began": tuple(values["began"])}, data=data)

@@ -31,7 +31,7 @@ from amalgam.preprocessing import Preprocessing, channel_statistics, three
 from amalgam.trainer import Fit
 from amalgam.trial import Remedies, trial
 
-MANIFEST = "student.json"
+STUDENT_MANIFEST = "student.json"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def write_student(student: Classifier, result: Fit, task: str, details: dict[str
     save_weights(result.last, folder / "last.safetensors")
     student.network.load_state_dict(result.best)
     extra = {"best_epoch": result.best_epoch, "last_sha256": sha256_of_file(folder / "last.safetensors")} | details
-    save_classifier(student, folder / "best.safetensors", folder / MANIFEST, extra)
+    save_classifier(student, folder / "best.safetensors", folder / STUDENT_MANIFEST, extra)
     write_history(result.history, folder / "history.csv")
     write_json(folder / "metrics.json", {task: {"best_epoch": result.best_epoch} | student_metrics(result)})
 
@@ -106,12 +106,12 @@ def is_chosen(weights_sha256: str, folder: Path) -> bool:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     """What its student.json says; nothing where there is none. Raises UserError if it is damaged."""
-    return read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    return read_object(folder / STUDENT_MANIFEST) if (folder / STUDENT_MANIFEST).is_file() else {}
 
 
 def load_student(folder: Path, label_sets: LabelSets) -> Classifier:
     """The best student. Raises UserError if it knows other classes than the task."""
-    student = load_classifier(folder / "best.safetensors", folder / MANIFEST)
+    student = load_classifier(folder / "best.safetensors", folder / STUDENT_MANIFEST)
     if student.classes != label_sets.classes:
         raise UserError(
             f"student {folder} knows {', '.join(student.classes)}, but the task says {', '.join(label_sets.classes)}; run dvc repro"

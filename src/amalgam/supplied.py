@@ -20,6 +20,7 @@ from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device, images_at_a_time, predict_logits
 from amalgam.models import Classifier, load_classifier, save_weights, weights_file
 from amalgam.networks import PROGRAM, build_network, load_whole
+from amalgam.places import TEACHER_MANIFEST
 from amalgam.preprocessing import Preprocessing, channel_statistics, three
 from amalgam.programs import read_program
 from amalgam.source_settings import SuppliedTeacher
@@ -27,7 +28,6 @@ from amalgam.states import read_state
 from amalgam.teachers import OwnImages
 from amalgam.trial import Remedies, trial
 
-MANIFEST = "manifest.json"
 SAME = (1e-3, 1e-3)  # relative and absolute tolerance of two answers about one image
 ANY_STATISTICS = (0.5, 0.5, 0.5)  # until the images are there
 DOUBT = "may have been trained on validation or test images of this task"
@@ -54,7 +54,7 @@ def copy_supplied(given: SuppliedTeacher, classes: tuple[str | None, ...], path:
     origin = {"origin": "supplied", "file": path.name, "file_sha256": sha256_of_file(path), "trained_elsewhere": given.trained_elsewhere}
     described = classifier.manifest() | {"weights_sha256": sha256_of_file(kept)}
     settings = {"min_accuracy": given.min_accuracy, "own_statistics": given.mean is None}
-    write_json(folder / MANIFEST, described | origin | settings)
+    write_json(folder / TEACHER_MANIFEST, described | origin | settings)
 
 
 def _read(given: SuppliedTeacher, outputs: int, path: Path, what: str) -> tuple[nn.Module, str]:
@@ -119,8 +119,8 @@ def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> s
 
     Raises UserError if it is below the stated minimum, or the task gives it other classes.
     """
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    teacher = load_classifier(weights_file(folder), folder / MANIFEST).to(device())
+    manifest: dict[str, Any] = read_json(folder / TEACHER_MANIFEST)
+    teacher = load_classifier(weights_file(folder), folder / TEACHER_MANIFEST).to(device())
     if set(teacher.classes) != set(own.classes):
         raise UserError(
             f"{what} was supplied for {', '.join(teacher.classes)}, but the task says {', '.join(own.classes)}; run "
@@ -137,7 +137,7 @@ def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> s
     measured = _measured(teacher, own, manifest["min_accuracy"], what) if len(own.labels) else {"validation_accuracy": None}
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights_file(folder), target / weights_file(folder).name)
-    write_json(target / MANIFEST, manifest | teacher.manifest() | measured)
+    write_json(target / TEACHER_MANIFEST, manifest | teacher.manifest() | measured)
     return ", ".join(filter(None, (f"supplied as {manifest['file']}", enlarged(teacher, own), doubt(manifest))))
 
 

@@ -27,6 +27,7 @@ from amalgam.files import new_array, read_json, sha256_of_arrays, write_json
 from amalgam.inference import Stored, predict_logits, to_gpu_if_it_fits
 from amalgam.models import Classifier
 from amalgam.networks import PROGRAM
+from amalgam.places import TEACHER_MANIFEST
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.source_settings import Augmentation
 from amalgam.student_settings import StudentSettings
@@ -94,7 +95,7 @@ class StoredTargets:
     def check_made_by(self, models: Path) -> None:
         """Raises UserError unless it was these teachers that were asked; those that are not at hand in ``models`` are not looked at."""
         for name, classifier in self.classifiers.items():
-            manifest = models / name / "manifest.json"
+            manifest = models / name / TEACHER_MANIFEST
             known = read_json(manifest) if manifest.is_file() else classifier
             if any(known.get(entry) != value for entry, value in classifier.items()):
                 raise UserError(f"{self.folder} holds what another {name} said than the teacher in {manifest.parent}; run dvc repro")

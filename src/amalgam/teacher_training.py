@@ -17,6 +17,7 @@ from amalgam.models import Classifier, save_classifier
 from amalgam.networks import build_network
 from amalgam.optimization import Optimization
 from amalgam.params import Params
+from amalgam.places import TEACHER_MANIFEST
 from amalgam.preprocessing import Preprocessing, channel_statistics
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.teachers import OwnImages
@@ -117,7 +118,7 @@ def write_teacher(classifier: Classifier, result: Fit, own: OwnImages, recipe: R
     save_classifier(
         classifier,
         folder / "weights.safetensors",
-        folder / "manifest.json",
+        folder / TEACHER_MANIFEST,
         {
             "origin": "trained",
             "images": own.content,

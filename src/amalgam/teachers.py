@@ -19,6 +19,7 @@ from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_arrays
 from amalgam.inference import device
 from amalgam.models import Classifier, load_classifier, weights_file
+from amalgam.places import TEACHER_MANIFEST
 from amalgam.provenance import fingerprint
 from amalgam.views import Selected
 
@@ -55,7 +56,7 @@ def load_teachers(folder: Path, label_sets: LabelSets) -> dict[str, Classifier]:
     """The task's teachers in the order of its parameters. Raises UserError if one knows other classes than it should."""
     teachers = {}
     for name, classes in label_sets.teachers.items():
-        teacher = load_classifier(weights_file(folder / name), folder / name / "manifest.json")
+        teacher = load_classifier(weights_file(folder / name), folder / name / TEACHER_MANIFEST)
         if teacher.classes != classes:
             raise UserError(
                 f"teacher {folder / name} knows {', '.join(teacher.classes)}, but the task says {', '.join(classes)}; run dvc repro"
@@ -67,4 +68,4 @@ def load_teachers(folder: Path, label_sets: LabelSets) -> dict[str, Classifier]:
 def load_hashed_teachers(folder: Path, label_sets: LabelSets) -> dict[str, tuple[Classifier, str]]:
     """Those of ``load_teachers``, each with its weights' sha256."""
     teachers = load_teachers(folder, label_sets)
-    return {name: (teacher, read_json(folder / name / "manifest.json")["weights_sha256"]) for name, teacher in teachers.items()}
+    return {name: (teacher, read_json(folder / name / TEACHER_MANIFEST)["weights_sha256"]) for name, teacher in teachers.items()}

@@ -70,8 +70,8 @@ class Job:
 
     @cached_property
     def combine(self) -> FittedTarget | None:
-        lesson = Teaching.of(self.settings)
-        return fitted_target(self.label_sets, self.targets, self.subset, lesson) if lesson.is_fitted else None
+        teaching = Teaching.of(self.settings)
+        return fitted_target(self.label_sets, self.targets, self.subset, teaching) if teaching.is_fitted else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -86,8 +86,10 @@ class Job:
 
     def fit(self, student: Classifier, hooks: Hooks, team: Team) -> Fit:
         settings = self.settings
-        how, lesson = Optimization.of(settings), Teaching.of(settings)
-        return train_student(student, self.label_sets, self.split, self.targets, how, lesson, hooks, team, self.latest_of_few, self.combine)
+        optimization, teaching = Optimization.of(settings), Teaching.of(settings)
+        return train_student(
+            student, self.label_sets, self.split, self.targets, optimization, teaching, hooks, team, self.latest_of_few, self.combine
+        )
 
     def key(self, processes: int = 1) -> str:
         return fingerprint(

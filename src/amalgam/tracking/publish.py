@@ -24,7 +24,7 @@ from amalgam.models import load_classifier
 from amalgam.notes import COMMANDS, run_note
 from amalgam.provenance import fingerprint
 from amalgam.record import RunRecord
-from amalgam.students import MANIFEST, is_chosen
+from amalgam.students import STUDENT_MANIFEST, is_chosen
 from amalgam.tracking.registry import DATA_TAG, SELECTED_ON_TAG, Candidate, consider, rival
 from amalgam.tracking.run import Tracker, distinct
 from amalgam.tracking.store import connect, experiment, store_lock
@@ -33,7 +33,7 @@ TRAINING_TAG = "amalgam.training"  # complete: all of it is there
 EVALUATION_TAG = "amalgam.evaluation"  # the fingerprint of what is there
 BEGUN_TAG = "amalgam.evaluation_begun"  # the same, before it is there
 RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files name
-FILES = ("best.safetensors", "last.safetensors", MANIFEST, "history.csv")
+FILES = ("best.safetensors", "last.safetensors", STUDENT_MANIFEST, "history.csv")
 MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy")
 OF_TEACHERS = "teacher_accuracy/"
 RIVAL_METRIC = "mcnemar_p"
@@ -98,7 +98,7 @@ def publish_training(student: Path, restore: bool = False) -> list[str]:
     tracker.text(record.commands, f"student/{COMMANDS}")
     client.log_inputs(tracker.run_id, datasets=[_dataset(record, "trainval", "training")])
     try:
-        log_model(client, tracker.run_id, load_classifier(student / "best.safetensors", student / MANIFEST), record.data.size)
+        log_model(client, tracker.run_id, load_classifier(student / "best.safetensors", student / STUDENT_MANIFEST), record.data.size)
     finally:  # MLflow calls the run running while it logs a model, and failed when that fails; the training is neither
         client.set_terminated(tracker.run_id, "FINISHED", record.ended)
     if EVALUATION_TAG not in run.data.tags:
@@ -252,7 +252,7 @@ def _dataset(record: RunRecord, split: str, context: str) -> DatasetInput:
 
 
 def _note(record: RunRecord, student: Path, evaluation: Path | None, run: Run) -> str:
-    architecture, trained = read_json(student / MANIFEST)["architecture"], read_json(student / "metrics.json")[record.task]
+    architecture, trained = read_json(student / STUDENT_MANIFEST)["architecture"], read_json(student / "metrics.json")[record.task]
     found = read_json(evaluation / RESULTS) if evaluation else None
     confusion = _confusion(evaluation) if evaluation else None
     selected_on = record.tags.get(SELECTED_ON_TAG)
