@@ -85,6 +85,10 @@ def test_the_closure_follows_imports_but_not_into_neutral_modules() -> None:
     assert code_hash("amalgam.teacher_training") != code_hash("amalgam.targets")
 
 
+def test_how_anything_is_trained_changes_nothing_that_teachers_say() -> None:
+    assert not {"trainer", "optimization", "teacher_training"} & set(import_closure(imported_modules(ROOT / "stages/targets.py")))
+
+
 def test_fetch_and_preprocess_do_not_import_torch_or_mlflow() -> None:
     for script in ("preprocess", "fetch", "weights"):
         code = f"import sys; sys.path.insert(0, 'stages'); import {script}; print({{'torch', 'mlflow'}} & set(sys.modules))"
