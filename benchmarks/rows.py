@@ -25,11 +25,10 @@ from amalgam.distilling import train_student
 from amalgam.errors import UserError
 from amalgam.evaluation import predict
 from amalgam.files import read_json, sha256_of_file, write_json
-from amalgam.fitting import fitted_target
 from amalgam.flags import ONLY_UNDER
 from amalgam.inference import device_name
 from amalgam.optimization import Optimization
-from amalgam.preparing import prepare_split, stored_size
+from amalgam.preparing import plan_split, stored_size, write_split
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.sources import folder as folder_source
 from amalgam.sources.raw import SPLITS, read_classes, read_split
@@ -37,9 +36,10 @@ from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, load_student, new_student, write_student
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teacher_training import Recipe, provide_teacher, train_teacher
-from amalgam.teachers import OwnImages, load_hashed_teachers, load_teachers
-from amalgam.teaching import Teaching, TrainingSubset
+from amalgam.teachers import OwnImages, load_teachers
+from amalgam.teaching import Teaching
 from amalgam.trainer import DivergedError, Hooks, epochs_done
+from amalgam.transfer_set import TransferSet
 from amalgam.whole import whole_folder
 
 MOST_BYTES = 50_000_000_000
@@ -75,7 +75,7 @@ def prepared(protocol: Protocol, seed: int, task: str) -> Path:
         splits = [read_split(raw, split) for split in SPLITS]
         size = stored_size(splits, available, label_sets.classes, None)
         for split, name, fraction in zip(splits, ("trainval", "test"), (params.val_fraction, 0.0), strict=True):
-            prepare_split([split], available, label_sets.classes, size, fraction, seed, work / name)
+            write_split(plan_split([split], available, label_sets.classes, fraction, seed), size, work / name)
             label_sets.write(work / name)
         if (share := protocol.teachers_share) is not None:
             part(work, share, seed)
@@ -125,9 +125,7 @@ def stored_targets(folder: Path, job: Job, settings: StudentSettings) -> StoredT
     models = trained_teachers(protocol, folder, job.seed, job.task)
 
     def write(work: Path) -> None:
-        write_targets(
-            work / "targets", split, label_sets, load_hashed_teachers(models, label_sets), views, settings.stored_teachers == "covering"
-        )
+        write_targets(work / "targets", split, label_sets, load_teachers(models, label_sets), views, settings.stored_teachers)
 
     name = f"{images.name}-{settings.views}-{settings.view_zoom:g}-{settings.view_colour:g}-{settings.stored_teachers}"
     kept = once(protocol.workplace / f"seed{job.seed}" / "views" / job.task / name, write)
@@ -145,12 +143,8 @@ def train(job: Job) -> float:
         student, saved = new_student(architecture(settings), label_sets, split, settings.seed), own.last()
         if done := epochs_done(saved):
             print(f"{job.task} {job.row} seed {job.seed}: goes on after epoch {done} of {settings.num_epochs}", flush=True)
-        optimization, teaching = Optimization.of(settings), Teaching.of(settings)
-        combine = None
-        if teaching.is_fitted:
-            combine = fitted_target(label_sets, targets, TrainingSubset.of(split, label_sets, targets, teaching), teaching)
-        hooks = Hooks(keep=own.keep, resume=saved)
-        result = train_student(student, label_sets, split, targets, optimization, teaching, hooks, combine=combine)
+        transfer_set = TransferSet.of(label_sets, split, targets, Teaching.of(settings))
+        result = train_student(student, transfer_set, Optimization.of(settings), Hooks(keep=own.keep, resume=saved))
         seconds = {"seconds": round(sum(record.seconds for record in result.history), 1)}
         write_student(student, result, job.task, {"settings": settings.model_dump()} | seconds | made_of(settings, split), work)
 
@@ -256,12 +250,10 @@ def combined_teachers(job: Job) -> dict[str, str]:
     """Which test images the teachers get right, combined as the row's target was fitted to the training images; packed."""
     folder = prepared(job.protocol, job.seed, job.task)
     label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
-    settings, trainval = job.settings, PreparedSplit.read(pupils(job.protocol, folder))
-    targets = stored_targets(folder, job, settings)
-    teaching = Teaching.of(settings)
-    together = fitted_target(label_sets, targets, TrainingSubset.of(trainval, label_sets, targets, teaching), teaching)
+    trainval, targets = PreparedSplit.read(pupils(job.protocol, folder)), stored_targets(folder, job, job.settings)
+    transfer_set = TransferSet.of(label_sets, trainval, targets, Teaching.of(job.settings))
     teachers = load_teachers(trained_teachers(job.protocol, folder, job.seed, job.task), label_sets)
-    right = teacher_controls(teachers, label_sets, split, together).unrouted_fitted_right
+    right = teacher_controls(teachers, label_sets, split, transfer_set.fitted).unrouted_fitted_right
     assert right is not None
     return {FITTED: packed(right)}
 

@@ -34,7 +34,7 @@ from benchmarks.measured import Entry, keep, measured
 from PIL import Image
 
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.preparing import prepare_split, stored_size
+from amalgam.preparing import plan_split, stored_size, write_split
 from amalgam.provenance import configure_execution
 from amalgam.sources.raw import RawImage, read_classes, read_split, write_raw
 
@@ -91,7 +91,7 @@ def preprocess(folder: Path, sets: LabelSets) -> float:
     started = time.perf_counter()
     raw, available = read_split(folder / "raw", "train"), read_classes(folder / "raw")
     size = stored_size([raw], available, sets.classes, None)
-    prepare_split([raw], available, sets.classes, size, 0.0, 0, folder / "prepared")
+    write_split(plan_split([raw], available, sets.classes, 0.0, 0), size, folder / "prepared")
     return time.perf_counter() - started
 
 
@@ -106,11 +106,11 @@ def targets(folder: Path, sets: LabelSets) -> float:
     os.environ["DVC_ROOT"] = str(folder)
     split, looks = PreparedSplit.read(folder / "prepared"), Preprocessing((TEACHER_SIDE, TEACHER_SIDE), (0.5,) * 3, (0.5,) * 3)
     known = {
-        name: (Classifier("ReferenceCNN", build_network("ReferenceCNN", len(own)), own, looks).to(device()), name)
+        name: Classifier("ReferenceCNN", build_network("ReferenceCNN", len(own)), own, looks, weights_sha256=name).to(device())
         for name, own in sets.teachers.items()
     }
     started = time.perf_counter()
-    write_targets(folder / "targets", split, sets, known, ViewSettings(1, 4, True, 0), covering_only=True)
+    write_targets(folder / "targets", split, sets, known, ViewSettings(1, 4, True, 0), "covering")
     return time.perf_counter() - started
 
 
@@ -127,6 +127,7 @@ def training(folder: Path, sets: LabelSets) -> float:
     from amalgam.targets import StoredTargets
     from amalgam.teaching import Teaching
     from amalgam.trainer import Hooks
+    from amalgam.transfer_set import TransferSet
 
     configure_execution()
     split = PreparedSplit.read(folder / "prepared")
@@ -155,7 +156,8 @@ def training(folder: Path, sets: LabelSets) -> float:
             raise EnoughError
 
     with suppress(EnoughError):
-        train_student(student, sets, split, stored, Optimization("adamw", 1e-3, 0.05, "one_cycle", 1), teaching, Hooks(on_step=tick))
+        transfer_set = TransferSet.of(sets, split, stored, teaching)
+        train_student(student, transfer_set, Optimization("adamw", 1e-3, 0.05, "one_cycle", 1), Hooks(on_step=tick))
     start, first, *_, last = times
     return first - start + (last - first) / (timed - 1) * (steps - 1)
 

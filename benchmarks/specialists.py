@@ -18,6 +18,7 @@ from amalgam.students import Architecture, new_student
 from amalgam.targets import StoredTargets, ViewSettings
 from amalgam.teachers import OwnImages
 from amalgam.teaching import Teaching
+from amalgam.transfer_set import TransferSet
 
 
 def finetune(own: OwnImages, settings: StudentSettings, start: Architecture, augmentation: Augmentation, folder: Path) -> None:
@@ -26,7 +27,7 @@ def finetune(own: OwnImages, settings: StudentSettings, start: Architecture, aug
     classes = LabelSets(own.classes, {"itself": own.classes})
     alone = StoredTargets(Path(), ViewSettings.of(settings, augmentation, settings.seed), settings.stored_teachers)
     teacher = new_student(start, classes, images, settings.seed)
-    result = train_student(teacher, classes, images, alone, Optimization.of(settings), Teaching.of(settings))
+    result = train_student(teacher, TransferSet.of(classes, images, alone, Teaching.of(settings)), Optimization.of(settings))
     teacher.network.load_state_dict(result.best)
     details = {"origin": "fine-tuned", "settings": settings.model_dump(), "epoch": result.best_record.epoch}
     save_classifier(teacher, folder / "weights.safetensors", folder / TEACHER_MANIFEST, details)

@@ -36,11 +36,12 @@ def milliseconds_a_checkpoint() -> list[float]:
     """Of the smallest student with AdamW; the first epoch stays the best, so that two states of the weights are written."""
     from amalgam.batches import Batch
     from amalgam.checkpoint import checkpoint
+    from amalgam.history import Snapshot
     from amalgam.models import Classifier
     from amalgam.networks import build_network
     from amalgam.optimization import Optimization
     from amalgam.preprocessing import Preprocessing
-    from amalgam.trainer import Hooks, Snapshot, StepLoss, fit
+    from amalgam.trainer import Hooks, StepLoss, fit
     from amalgam.validation import Validation
 
     taken: list[float] = []

@@ -26,18 +26,19 @@ from amalgam.evaluation import Evaluation, Judged, predict, write_evaluation
 from amalgam.files import read_json, sha256_of_file
 from amalgam.given_student import copy_checkpoint, described, load_checkpoint
 from amalgam.models import Classifier
-from amalgam.one_off import check_images, in_pipeline, new_folder, prepared
+from amalgam.one_off import new_folder
 from amalgam.params import EvaluationSettings, Params
 from amalgam.params_file import load_params
-from amalgam.places import EVALUATION, MODELS, PREPARED, STUDENTS, SUPPLIED_CHECKPOINTS, brought_file
+from amalgam.places import EVALUATION, MODELS, PREPARED, STUDENTS, SUPPLIED_CHECKPOINTS, WEIGHTS_FILE, brought_file
 from amalgam.provenance import configure_execution
 from amalgam.record import RUN_FILE, RunRecord
-from amalgam.stage import check_task, full_task_name, run_stage, stage_params
-from amalgam.students import STUDENT_MANIFEST, is_chosen, load_student
+from amalgam.stage import check_task, full_task_name, in_pipeline, run_stage, stage_params
+from amalgam.students import BEST_WEIGHTS, STUDENT_MANIFEST, is_chosen, load_student
 from amalgam.summary import table
 from amalgam.supplied import DOUBT, doubt
-from amalgam.teachers import load_hashed_teachers
+from amalgam.teachers import load_teachers
 from amalgam.tracking.publish import attempt, publish_evaluation, publish_result
+from amalgam.up_to_date import check_images, prepared
 
 HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", "best epoch", "seconds", "MLflow run", "of experiment")
 
@@ -45,9 +46,8 @@ HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", 
 def evaluate(task: str, student: Classifier, judged: Judged, folder: Path) -> None:
     """Judge one task's student, and its teachers, on the test images."""
     label_sets, split = prepared(PREPARED / task / "test")
-    hashed = load_hashed_teachers(MODELS / task, label_sets)
-    teachers = {name: teacher for name, (teacher, _) in hashed.items()}
-    identities = {name: teacher.identity(sha256) for name, (teacher, sha256) in hashed.items()}
+    teachers = load_teachers(MODELS / task, label_sets)
+    identities = {name: teacher.identity() for name, teacher in teachers.items()}
     controls = teacher_controls(teachers, label_sets, split, fitted_to(identities, task, judged, label_sets))
     found = Evaluation(task, judged, predict(student, split), controls, label_sets, split, doubts(MODELS / task))
     write_evaluation(found, folder)
@@ -79,7 +79,7 @@ def trained_student(task: str) -> tuple[Classifier, Judged]:
     label_sets, training = prepared(PREPARED / task / "trainval")
     if RunRecord.read(STUDENTS / task).data.content != training.content:
         raise UserError(f"{STUDENTS / task} was trained on other images, or another split, than {PREPARED / task} holds; run dvc repro")
-    return load_student(STUDENTS / task, label_sets), Judged(STUDENTS / task / "best.safetensors")
+    return load_student(STUDENTS / task, label_sets), Judged(STUDENTS / task / BEST_WEIGHTS)
 
 
 def given_student(task: str, folder: Path, weights: Path) -> tuple[Classifier, Judged]:
@@ -135,7 +135,7 @@ def stage() -> None:
     configure_execution()
     for task in tasks:
         given = SUPPLIED_CHECKPOINTS / task
-        student, judged = given_student(task, given, given / "weights.safetensors") if given.is_dir() else trained_student(task)
+        student, judged = given_student(task, given, given / WEIGHTS_FILE) if given.is_dir() else trained_student(task)
         evaluate(task, student, judged, EVALUATION / task)
         attempt(partial(publish, judged, EVALUATION / task))
     show(tasks, EVALUATION)
@@ -155,7 +155,7 @@ def by_hand(params: Params, named: str | None, checkpoint: str | None, resolutio
         for task in tasks:
             if checkpoint:
                 copy = Path(scratch) / task
-                classes = len(LabelSets.read(PREPARED / task / "test").classes)
+                classes = LabelSets.read(PREPARED / task / "test").classes
                 copy_checkpoint(brought_file(checkpoint), classes, resolution, "--checkpoint", copy)
                 found[task] = given_student(task, copy, brought_file(checkpoint))
             else:

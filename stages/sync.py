@@ -38,7 +38,7 @@ def by_hand(folders: Sequence[Path], restore: bool) -> list[bool]:
     """Send these trainings; whether each could be."""
     for folder in folders:
         if not (folder / RUN_FILE).is_file():
-            raise UserError(f"{folder} holds no training: it has no {RUN_FILE}")
+            raise UserError(f"{folder} holds no training: it has no {RUN_FILE}; name the folder of one, as runs/ has them")
     return [tell(str(folder), partial(publish_training, folder, restore)) for folder in folders]
 
 

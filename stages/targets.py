@@ -7,14 +7,15 @@ if __name__ == "__main__":
 
 from amalgam.brought import refuse_changed
 from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.feasibility import check_labels, check_student
 from amalgam.params import Params
 from amalgam.places import MODELS, PREPARED, TARGETS
 from amalgam.processes import in_processes
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
-from amalgam.stage import check_labels, check_student, check_task, run_stage, stage_params, task_argument
+from amalgam.stage import check_task, run_stage, stage_params, task_argument
 from amalgam.targets import ViewSettings, write_targets
-from amalgam.teachers import load_hashed_teachers
+from amalgam.teachers import load_teachers
 from amalgam.team import Team, joined
 
 
@@ -34,11 +35,10 @@ def write(task: str, params: Params, team: Team) -> None:
     split = PreparedSplit.read(PREPARED / task / "trainval")
     check_labels(task, settings, label_sets, split.labels[split.training_rows])
     check_student(settings, label_sets.classes)
-    teachers = load_hashed_teachers(MODELS / task, label_sets)
+    teachers = load_teachers(MODELS / task, label_sets)
     views = ViewSettings.of(settings, params.source_block.augmentation, params.data_seed)
-    covering_only = settings.stored_teachers == "covering"
     with progress_bar(f"targets {task}", views.stored_views, "view") as (on_view, _):
-        write_targets(TARGETS / task, split, label_sets, teachers, views, covering_only, on_view, team)
+        write_targets(TARGETS / task, split, label_sets, teachers, views, settings.stored_teachers, on_view, team)
     if team.is_first:
         print(f"targets {task}: {len(teachers)} teachers on {views.stored_views} views of {len(split.training_rows)} images")
 

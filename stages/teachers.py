@@ -8,23 +8,29 @@ if __name__ == "__main__":
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from amalgam.batches import steps_per_epoch
 from amalgam.brought import refuse_changed
 from amalgam.checkpoint import Checkpoint, checkpoint
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
+from amalgam.feasibility import check_split, check_student
 from amalgam.files import read_json
+from amalgam.history import Fit
+from amalgam.inference import predict_logits
 from amalgam.models import Classifier
 from amalgam.places import PREPARED, SUPPLIED_TEACHERS, TEACHER_MANIFEST, TEACHERS
 from amalgam.processes import in_processes
 from amalgam.progress import progress_bar
 from amalgam.provenance import configure_execution
-from amalgam.stage import check_student, no_arguments, run_stage, stage_params
+from amalgam.stage import no_arguments, run_stage, stage_params
+from amalgam.storable import storable
 from amalgam.supplied import provide_supplied
 from amalgam.teacher_training import Recipe, provide_teacher, teacher_key, train_teacher
 from amalgam.teachers import OwnImages
 from amalgam.team import joined
-from amalgam.trainer import DivergedError, Fit, Hooks, epochs_done
+from amalgam.trainer import DivergedError, Hooks, epochs_done
 
 
 def main() -> None:
@@ -39,6 +45,7 @@ def main() -> None:
         for number, (task, folder) in enumerate(prepared.items()):
             if team.turn(number):
                 check_student(params.student(task), LabelSets.read(folder).classes)
+                check_split(task, params, PreparedSplit.read(folder))
         for number, (task, name) in enumerate(every):
             if team.turn(number):
                 provide(
@@ -75,9 +82,14 @@ def train(recipe: Recipe, own: OwnImages, label: str, kept: Checkpoint) -> tuple
         print(f"teacher {label}: goes on after epoch {done} of {recipe.num_epochs}", flush=True)
     with progress_bar(f"teacher {label}", recipe.num_epochs * steps, "step", done * steps) as (on_step, on_epoch):
         try:
-            return train_teacher(own, recipe, Hooks(on_step, on_epoch, kept.keep, saved))
+            teacher, result = train_teacher(own, recipe, Hooks(on_step, on_epoch, kept.keep, saved))
+            judged = np.flatnonzero(own.validation) if own.validation.any() else np.arange(len(own.labels))
+            storable(predict_logits(teacher, own.images, judged), teacher)  # else the next stage says so, when all are trained
         except DivergedError as error:
             raise UserError(f"teacher {label}: {error}; lower teacher.lr") from error
+        except UserError as error:
+            raise UserError(f"teacher {label}: {error}") from error
+    return teacher, result
 
 
 if __name__ == "__main__":

@@ -20,21 +20,11 @@ from amalgam import reference_protocol
 from amalgam.brought import copied_weights, refuse_changed
 from amalgam.checkpoint import checkpoint, finish
 from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.feasibility import check_labels, check_student
 from amalgam.flags import add_settings, given_settings, refuse_idle
-from amalgam.history import Epoch
+from amalgam.history import Epoch, Fit
 from amalgam.live import LOG, PICTURE, LiveCurve, log_line
-from amalgam.one_off import (
-    check_brought,
-    check_common,
-    check_made,
-    check_prepared,
-    check_recipe,
-    export,
-    in_pipeline,
-    new_folder,
-    prepared,
-    targets_for,
-)
+from amalgam.one_off import check_common, new_folder, targets_for, write_state_dict
 from amalgam.origin import changed_from_commit, commands_that_repeat
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
@@ -43,13 +33,15 @@ from amalgam.preprocessing import Preprocessing
 from amalgam.processes import in_processes
 from amalgam.provenance import configure_execution
 from amalgam.record import RunRecord
-from amalgam.stage import check_labels, check_student, check_task, full_task_name, run_stage, stage_params
+from amalgam.stage import check_task, full_task_name, in_pipeline, run_stage, stage_params
 from amalgam.students import student_metrics
 from amalgam.targets import StoredTargets, ViewSettings
+from amalgam.teaching import Teaching
 from amalgam.team import Team, joined
 from amalgam.tracking.publish import attempt, publish_training
-from amalgam.trainer import Fit
 from amalgam.training import Job, assist, milliseconds, one_run, past_epochs, run_params
+from amalgam.transfer_set import TransferSet
+from amalgam.up_to_date import check_brought, check_made, check_prepared, check_recipe, prepared
 from amalgam.whole import whole_folder
 
 
@@ -110,7 +102,8 @@ def pipeline_job(task: str, params: Params) -> Job:
     for manifest in sorted((MODELS / task).glob("*/manifest.json")):
         check_recipe(manifest.parent, params)
     supplied = copied_weights(task, settings.student_weights)
-    return Job(task, settings, run_params(params, settings), label_sets, split, targets, supplied)
+    transfer_set = TransferSet.of(label_sets, split, targets, Teaching.of(settings))
+    return Job(task, settings, run_params(params, settings), transfer_set, supplied)
 
 
 def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team: Team) -> None:
@@ -136,7 +129,8 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
     with targets_for(split, label_sets, MODELS / task, settings, params, common, folder, team) as targets:
         values = run_params(params, settings) | about
         about = about | {"one_off": folder.name}
-        job = Job(task, settings, values, label_sets, split, targets, supplied, common, about, latest_of_few=not reference)
+        transfer_set = TransferSet.of(label_sets, split, targets, Teaching.of(settings))
+        job = Job(task, settings, values, transfer_set, supplied, common, about, latest_of_few=not reference)
         if not team.is_first:
             assist(job, team)
             return
@@ -156,7 +150,7 @@ def one_off(job: Job, source: str, folder: Path, flags: dict[str, str], began: i
         watch = logged(live, folder / LOG, job.settings.num_epochs)
         record, result = one_run(job, source, own, folder, watch, flags, command, team)
         live.draw()
-        exported = export(folder, job.task)
+        exported = write_state_dict(folder, job.task)
         own.remove()
     return record, result, exported
 

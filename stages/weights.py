@@ -10,7 +10,7 @@ from pathlib import Path
 from amalgam.brought import refuse_misplaced
 from amalgam.files import sha256_of_file, write_json
 from amalgam.params import EvaluationSettings
-from amalgam.places import SUPPLIED_CHECKPOINTS, SUPPLIED_TEACHERS, SUPPLIED_WEIGHTS, brought_file
+from amalgam.places import SUPPLIED_CHECKPOINTS, SUPPLIED_TEACHERS, SUPPLIED_WEIGHTS, WEIGHTS_FILE, brought_file
 from amalgam.provenance import configure_execution
 from amalgam.source_settings import Source
 from amalgam.stage import no_arguments, run_stage, stage_params
@@ -29,7 +29,7 @@ def supply(settings: StudentSettings, folder: Path) -> None:
         path = brought_file(settings.student_weights)
         state = read_state(path)
         build_network(settings.student_model, 2, True, path)  # refuses what does not fit
-        save_weights(state, folder / "weights.safetensors")
+        save_weights(state, folder / WEIGHTS_FILE)
         supplied = {"file": path.name, "sha256": sha256_of_file(path)}
     write_json(folder / "supplied.json", supplied)
 
@@ -46,13 +46,13 @@ def supply_teachers(source: Source, folder: Path) -> None:
 
 
 def supply_checkpoints(evaluation: EvaluationSettings, source: Source, folder: Path) -> None:
-    """Write each student that evaluation is given. Raises UserError unless it is one of the task's number of classes."""
+    """Write each student that evaluation is given. Raises UserError unless it is one of the task's classes."""
     for task, named in evaluation.checkpoint.items():
         if named is not None:
             from amalgam.given_student import copy_checkpoint
 
             union = {name for classes in source.tasks[task].values() for name in classes}
-            copy_checkpoint(brought_file(named), len(union), evaluation.resolution, f"evaluate.checkpoint.{task}", folder / task)
+            copy_checkpoint(brought_file(named), union, evaluation.resolution, f"evaluate.checkpoint.{task}", folder / task)
 
 
 def main() -> None:

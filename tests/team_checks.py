@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from amalgam.distilling import train_student
 from amalgam.errors import UserError
+from amalgam.history import Fit
 from amalgam.inference import predict_logits
 from amalgam.models import Classifier
 from amalgam.networks import build_network
@@ -24,7 +25,8 @@ from amalgam.preprocessing import Preprocessing
 from amalgam.provenance import configure_execution
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.team import SOLO, Team, joined
-from amalgam.trainer import Fit
+from amalgam.transfer_set import TransferSet
+from amalgam.whole_batch import as_whole_batch, data_parallel
 from conftest import SETS, colour_split
 from untrained_teachers import TEACHING
 
@@ -79,13 +81,13 @@ def steps_of(network: nn.Module, team: Team) -> tuple[list[float], dict[str, tor
     """Losses and weights of a few steps in double precision, where nothing but an error could make a difference."""
     torch.manual_seed(0)
     network = network.double().train()
-    called, random = team.wrap(network), torch.Generator().manual_seed(1)
+    called, random = data_parallel(network, team), torch.Generator().manual_seed(1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     losses = []
     for _ in range(STEPS):
         images = torch.randn(IMAGES, 3, 32, 32, generator=random).double().contiguous(memory_format=torch.channels_last)
         labels = torch.randint(0, CLASSES, (IMAGES,), generator=random)
-        with team.whole_batch(IMAGES):
+        with as_whole_batch(IMAGES, team):
             own = called(images[team.share(IMAGES)])
         loss = functional.cross_entropy(team.gather(own, IMAGES), labels)
         optimizer.zero_grad()
@@ -120,7 +122,7 @@ def learnt(architecture: str, precision: torch.dtype, team: Team) -> torch.Tenso
     torch.manual_seed(2)
     network = build_network(architecture, CLASSES).to(memory_format=torch.channels_last).train()
     before = weights_of(network)
-    called = team.wrap(InDouble(network).train() if precision == torch.float64 else network)
+    called = data_parallel(InDouble(network).train() if precision == torch.float64 else network, team)
     student = Classifier(architecture, called, tuple("abcde"), Preprocessing((64, 64), (0.5,) * 3, (0.5,) * 3))
     optimizer, random = torch.optim.SGD(network.parameters(), lr=0.01), torch.Generator().manual_seed(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -128,7 +130,7 @@ def learnt(architecture: str, precision: torch.dtype, team: Team) -> torch.Tenso
         for _ in range(STEPS):
             images = torch.randint(0, 256, (BATCH, 32, 32, 3), generator=random, dtype=torch.uint8)
             labels = torch.randint(0, CLASSES, (BATCH,), generator=random)
-            with team.whole_batch(BATCH):
+            with as_whole_batch(BATCH, team):
                 own = student.logits(images[team.share(BATCH)])
             optimizer.zero_grad()
             functional.cross_entropy(team.gather(own, BATCH), labels).backward()  # type: ignore[no-untyped-call]
@@ -154,7 +156,7 @@ def trained(team: Team, targets: StoredTargets, batch_size: int = 8) -> tuple[Cl
     network = InDouble(build_network("MobileNetV3", 3))
     student = Classifier("MobileNetV3", network, SETS.classes, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
     how = Optimization("sgd", 0.01, 0.0, "cosine", epochs=2, ema_decay=0.9, clip_norm=1.0)
-    return student, train_student(student, SETS, split, targets, how, teaching, team=team)
+    return student, train_student(student, TransferSet.of(SETS, split, targets, teaching), how, team=team)
 
 
 def stored(folder: Path, team: Team) -> StoredTargets:
@@ -162,10 +164,10 @@ def stored(folder: Path, team: Team) -> StoredTargets:
     torch.manual_seed(5)
     looks = Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3)
     teachers = {
-        name: (Classifier("ReferenceCNN", build_network("ReferenceCNN", len(classes)), classes, looks), name)
+        name: Classifier("ReferenceCNN", build_network("ReferenceCNN", len(classes)), classes, looks, weights_sha256=name)
         for name, classes in SETS.teachers.items()
     }
-    write_targets(folder, split, SETS, teachers, ViewSettings(2, 1, True, 0), covering_only=True, team=team)
+    write_targets(folder, split, SETS, teachers, ViewSettings(2, 1, True, 0), "covering", team=team)
     return StoredTargets.read(folder, split, SETS)
 
 

@@ -19,12 +19,12 @@ from torch.nn import functional
 
 from amalgam.batches import Batch
 from amalgam.checkpoint import Checkpoint, checkpoint, committed, dvc_hash, finish
-from amalgam.history import Epoch
+from amalgam.history import Epoch, Fit, Snapshot
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.preprocessing import Preprocessing
 from amalgam.record import DataRecord, RunRecord
-from amalgam.trainer import Fit, Hooks, Snapshot, StepLoss, fit
+from amalgam.trainer import Hooks, StepLoss, fit
 from amalgam.validation import Validation
 from amalgam.whole import remove_abandoned, whole_file, whole_folder
 from conftest import ROOT, needs_compiler

@@ -21,14 +21,17 @@ from amalgam.compiling import compiler_told
 from amalgam.dataset import PreparedSplit
 from amalgam.distilling import train_student
 from amalgam.errors import UserError
+from amalgam.feasibility import check_student
+from amalgam.history import Fit
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.params_file import load_params
 from amalgam.preprocessing import Preprocessing
-from amalgam.stage import check_student, run_stage
+from amalgam.stage import run_stage
 from amalgam.students import Architecture, new_student
 from amalgam.team import Team
-from amalgam.trainer import Fit, StepLoss, fit
+from amalgam.trainer import StepLoss, fit
+from amalgam.transfer_set import TransferSet
 from conftest import ROOT, SETS, needs_compiler
 from untrained_teachers import TEACHING, stored, untrained_teachers
 
@@ -112,7 +115,7 @@ def test_a_team_does_not_compile(split: PreparedSplit, tmp_path: Path) -> None:
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, seed=0)
     targets = stored(split, untrained_teachers(), tmp_path / "targets")
     with pytest.raises(UserError, match="compile true is for one process, and there are 2; set it to false, or start one"):
-        train_student(student, SETS, split, targets, replace(HOW, compile=True), TEACHING, team=Team(0, 2))
+        train_student(student, TransferSet.of(SETS, split, targets, TEACHING), replace(HOW, compile=True), team=Team(0, 2))
 
 
 if __name__ == "__main__":

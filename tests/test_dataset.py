@@ -16,13 +16,20 @@ from stages.preprocess import left_out
 from amalgam import preparing
 from amalgam.dataset import LabelSets, PreparedSplit, validation_mask, visible_labels
 from amalgam.errors import UserError
-from amalgam.preparing import plan_split, prepare_split, stored_size
+from amalgam.preparing import Plan, plan_split, stored_size, write_split
 from amalgam.sources import folder
 from amalgam.sources.raw import RawSplit, read_classes, read_split, read_unlabeled
+from amalgam.whole import whole_folder
 from conftest import COLOURS, write_images
 
 CIFAR_A = {"trees": ["willow_tree", "maple_tree"], "flowers": ["rose", "orchid"], "fruit": ["pear", "apple"]}
 AVAILABLE = ["apple", "bear", "maple_tree", "orchid", "pear", "rose", "willow_tree"]
+
+
+def prepare(plan: Plan, size: tuple[int, int], folder: Path) -> None:
+    """As stage preprocess does."""
+    with whole_folder(folder) as work:
+        write_split(plan, size, work)
 
 
 def test_the_union_follows_the_datas_order() -> None:
@@ -84,7 +91,7 @@ def test_unlabelled_images_follow_the_labelled_and_are_never_held_out(raw: tuple
         Image.new("RGB", (12, 12), (number, 0, 0)).save(tmp_path / "images" / "unlabeled" / place)
     split = fetched(tmp_path)
     (unlabelled,) = read_unlabeled(max(tmp_path.glob("raw*")))
-    prepare_split([split, unlabelled], available, ["blue", "red"], (12, 12), 0.4, 0, tmp_path / "out")
+    prepare(plan_split([split, unlabelled], available, ["blue", "red"], 0.4, 0), (12, 12), tmp_path / "out")
     prepared = PreparedSplit.read(tmp_path / "out")
     np.testing.assert_array_equal(prepared.labels, [*np.repeat([0, 1], 5), -1, -1])
     assert prepared.names[-2:] == ["unlabeled/a.png", "unlabeled/b.png"]
@@ -99,7 +106,7 @@ def test_images_without_any_label_are_prepared_and_all_trained_on(raw: tuple[Raw
     assert (len(split.labels), read_classes(max(tmp_path.glob("raw*")))) == (0, available)
     unlabelled = read_unlabeled(max(tmp_path.glob("raw*")))
     size = stored_size([split, *unlabelled], available, ["blue", "red"], None)
-    prepare_split([split, *unlabelled], available, ["blue", "red"], size, 0.4, 0, tmp_path / "out")
+    prepare(plan_split([split, *unlabelled], available, ["blue", "red"], 0.4, 0), size, tmp_path / "out")
     prepared = PreparedSplit.read(tmp_path / "out")
     assert len(prepared.labels) == len(unlabelled[0].labels) > 0
     assert (prepared.labels == -1).all()
@@ -118,7 +125,7 @@ def test_a_process_that_the_system_ends_is_told_and_leaves_nothing(
     for name, value in {"FEW": 1, "available_cores": lambda: 2, "_decode": killed}.items():
         monkeypatch.setattr(preparing, name, value)
     with pytest.raises(UserError, match=r"a process that decodes images was ended from outside, .*: taskset -c 0 dvc repro"):
-        prepare_split([split], available, ["blue", "red"], (12, 12), 0.4, 0, tmp_path / "out")
+        prepare(plan_split([split], available, ["blue", "red"], 0.4, 0), (12, 12), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -127,7 +134,7 @@ def test_labels_of_some_classes_only_are_refused(raw: tuple[RawSplit, list[str],
     (tmp_path / "images" / "train" / "red").rename(tmp_path / "images" / "unlabeled")
     splits = [fetched(tmp_path), *read_unlabeled(max(tmp_path.glob("raw*")))]
     with pytest.raises(UserError, match="no labelled image of red, but of blue and others: give some of every class"):
-        prepare_split(splits, available, ["blue", "red"], (12, 12), 0.4, 0, tmp_path / "out")
+        prepare(plan_split(splits, available, ["blue", "red"], 0.4, 0), (12, 12), tmp_path / "out")
 
 
 def test_a_change_of_one_class_moves_no_image_of_another() -> None:
@@ -165,7 +172,7 @@ def test_a_prepared_split_holds_the_unions_images_at_native_size(raw: tuple[RawS
     split, available, tmp_path = raw
     size = stored_size([split], available, ["blue", "red"], None)
     assert size == (12, 12)
-    prepare_split([split], available, ["blue", "red"], size, 0.4, 0, tmp_path / "out")
+    prepare(plan_split([split], available, ["blue", "red"], 0.4, 0), size, tmp_path / "out")
     prepared = PreparedSplit.read(tmp_path / "out")
     assert prepared.images.shape == (10, 12, 12, 3)
     np.testing.assert_array_equal(prepared.labels, np.repeat([0, 1], 5))
@@ -186,7 +193,7 @@ def test_the_disk_sets_all_space_aside_before_the_first_image_is_written(
         return decode(self, row)
 
     monkeypatch.setattr(RawSplit, "decode", watched)
-    prepare_split([split], available, ["blue", "red"], (64, 64), 0, 0, tmp_path / "out")
+    prepare(plan_split([split], available, ["blue", "red"], 0, 0), (64, 64), tmp_path / "out")
     assert len(claimed) == 10
     assert all(claimed)
 
@@ -198,7 +205,7 @@ def test_several_processes_prepare_the_same(raw: tuple[RawSplit, list[str], Path
         monkeypatch.setattr(preparing, "FEW", few)
         monkeypatch.setattr(preparing, "available_cores", lambda: 2)
         assert stored_size([split], available, available, None) == (12, 12)
-        prepare_split([split], available, available, (12, 12), 0.4, 0, tmp_path / name)
+        prepare(plan_split([split], available, available, 0.4, 0), (12, 12), tmp_path / name)
     for file in (tmp_path / "alone").iterdir():
         assert file.read_bytes() == (tmp_path / "together" / file.name).read_bytes(), file.name
 
@@ -213,7 +220,7 @@ def test_another_process_names_the_image_that_it_cannot_read(
     monkeypatch.setattr(preparing, "FEW", 1)
     monkeypatch.setattr(preparing, "available_cores", lambda: 2)
     with pytest.raises(UserError, match=r"train/\w+/\d+\.png: not a readable image .*; remove or replace it"):
-        prepare_split([split], available, available, (12, 12), 0.4, 0, tmp_path / "out")
+        prepare(plan_split([split], available, available, 0.4, 0), (12, 12), tmp_path / "out")
     assert not list(tmp_path.glob("*out*")), "nothing half-written is left"
 
 
@@ -223,7 +230,7 @@ def test_mixed_sizes_are_brought_to_one(raw: tuple[RawSplit, list[str], Path]) -
     split = fetched(tmp_path)
     assert stored_size([split], available, available, 20) == (20, 20)
     for size in ((64, 64), (20, 20)):
-        prepare_split([split], available, available, size, 0, 0, tmp_path / "out")
+        prepare(plan_split([split], available, available, 0, 0), size, tmp_path / "out")
         assert PreparedSplit.read(tmp_path / "out").images.shape == (26, *size, 3)
 
 
@@ -282,7 +289,7 @@ def test_the_content_hash_sees_pixels_labels_and_split(raw: tuple[RawSplit, list
     split, available, tmp_path = raw
     hashes = set()
     for number, (union, fraction, seed) in enumerate(((["blue", "red"], 0.4, 0), (["blue", "red"], 0.4, 1), (["blue", "grey"], 0.4, 0))):
-        prepare_split([split], available, union, (12, 12), fraction, seed, tmp_path / f"out{number}")
+        prepare(plan_split([split], available, union, fraction, seed), (12, 12), tmp_path / f"out{number}")
         hashes.add(PreparedSplit.read(tmp_path / f"out{number}").content)
     assert len(hashes) == 3
 

@@ -12,10 +12,9 @@ from torch.nn import functional
 
 from amalgam import selection
 from amalgam.batches import Batch
-from amalgam.combination import FittedTarget
 from amalgam.dataset import PreparedSplit, visible_labels
 from amalgam.distilling import student_loss, train_student, view_of_epoch
-from amalgam.fitting import fitted_target
+from amalgam.history import Fit
 from amalgam.inference import to_gpu_if_it_fits
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
@@ -24,7 +23,7 @@ from amalgam.students import Architecture, new_student
 from amalgam.target_names import FITTED_TARGETS, Objective, Target
 from amalgam.targets import StoredTargets, ViewSettings
 from amalgam.teaching import Teaching, TrainingSubset
-from amalgam.trainer import Fit
+from amalgam.transfer_set import TransferSet
 from conftest import SETS
 from foreign_teachers import MEAN, STD, NearestColour
 from untrained_teachers import NOISE, TEACHING, VIEWS, Teachers, stored, untrained_teachers
@@ -58,7 +57,7 @@ def test_stored_logits_are_the_live_teachers_on_the_view_the_student_gets(
         seen = 0
         for batch in batches_of(split, targets, 7, epoch):
             with torch.inference_mode():
-                live = torch.cat([teacher.logits(batch.images) for teacher, _ in teachers.values()], dim=1)
+                live = torch.cat([teacher.logits(batch.images) for teacher in teachers.values()], dim=1)
             assert batch.teacher_logits is not None
             torch.testing.assert_close(batch.teacher_logits.float(), live, atol=NOISE, rtol=NOISE)
             seen += len(batch.labels)
@@ -96,13 +95,7 @@ def test_validation_images_are_never_trained_on(split: PreparedSplit, teachers: 
 def trained(split: PreparedSplit, targets: StoredTargets, seed: int = 3, epochs: int = 2, **changes: Any) -> tuple[Classifier, Fit]:
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, seed)
     how, teaching = Optimization("adamw", 0.003, 0.01, "one_cycle", epochs), replace(TEACHING, seed=seed, **changes)
-    return student, train_student(student, SETS, split, targets, how, teaching, combine=fitted(split, targets, teaching))
-
-
-def fitted(split: PreparedSplit, targets: StoredTargets, teaching: Teaching) -> FittedTarget | None:
-    """The target, where it is one that is fitted."""
-    subset = TrainingSubset.of(split, SETS, targets, teaching)
-    return fitted_target(SETS, targets, subset, teaching) if teaching.is_fitted else None
+    return student, train_student(student, TransferSet.of(SETS, split, targets, teaching), how)
 
 
 def test_a_student_repeats_bit_for_bit_and_seeds_differ(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
@@ -245,14 +238,15 @@ def test_each_teachers_record_is_its_own(split: PreparedSplit, teachers: Teacher
 @pytest.mark.parametrize("target", FITTED_TARGETS)
 def test_a_fitted_target_is_what_the_loss_is_made_of(target: Target, split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets, teaching = stored(split, teachers, tmp_path / "targets"), replace(TEACHING, target=target, batch_size=24)
-    subset = TrainingSubset.of(split, SETS, targets, teaching)
-    combine = fitted_target(SETS, targets, subset, teaching)
+    transfer_set = TransferSet.of(SETS, split, targets, teaching)
+    subset, combine = transfer_set.subset, transfer_set.fitted
     batch, logits = next(view_of_epoch(split.images, targets, subset, teaching, 0)), torch.randn(24, 3)
     assert batch.teacher_logits is not None
+    assert combine is not None
     p, q = (torch.softmax(values.double() / 4, 1) for values in (combine(batch.teacher_logits), logits))
     expected = 0.5 * 16 * (p * (p / q).log()).sum(1).mean().item()
     assert student_loss(SETS, teaching, combine)(logits, batch).terms["distillation"].item() == pytest.approx(expected, rel=1e-4)
-    with pytest.raises(ValueError, match=f"target {target} is no distribution"):
+    with pytest.raises(AssertionError, match=f"target {target} is no distribution"):
         student_loss(SETS, teaching)(logits, batch)
 
 
@@ -275,7 +269,7 @@ def test_every_setting_of_the_teaching_changes_the_weights(split: PreparedSplit,
 
     def weights(teaching: Teaching) -> torch.Tensor:
         student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, 3)
-        result = train_student(student, SETS, split, targets, Optimization("sgd", 0.01, 0.0, "step", 1), teaching)
+        result = train_student(student, TransferSet.of(SETS, split, targets, teaching), Optimization("sgd", 0.01, 0.0, "step", 1))
         return result.last["backbone.classifier.3.weight"]
 
     before = weights(base)
@@ -287,15 +281,15 @@ def test_every_setting_of_the_teaching_changes_the_weights(split: PreparedSplit,
 def test_teachers_alone_teach_what_no_label_says(target: Target, split: PreparedSplit, tmp_path: Path) -> None:
     """Each tells two of the three colours apart; the student learns all three, of images that nobody has named."""
     knowing: Teachers = {
-        name: (Classifier("ReferenceCNN", NearestColour(classes), classes, Preprocessing((8, 8), MEAN, STD)), f"sha-{name}")
+        name: Classifier("ReferenceCNN", NearestColour(classes), classes, Preprocessing((8, 8), MEAN, STD), weights_sha256=f"sha-{name}")
         for name, classes in SETS.teachers.items()
     }
     nameless = replace(split, labels=np.where(split.validation, split.labels, -1))
     targets = stored(nameless, knowing, tmp_path / "targets")
     student = new_student(Architecture("ResNet18", 32, False), SETS, split, 3)
     teaching = replace(TEACHING, target=target, alpha=1.0, temperature=1.0, label_fraction=0.0)
-    how, combine = Optimization("adamw", 0.001, 0.01, "one_cycle", 12), fitted(nameless, targets, teaching)
-    fit = train_student(student, SETS, nameless, targets, how, teaching, combine=combine)
+    how = Optimization("adamw", 0.001, 0.01, "one_cycle", 12)
+    fit = train_student(student, TransferSet.of(SETS, nameless, targets, teaching), how)
     assert fit.best_record.validation is not None
     assert fit.best_record.validation.accuracy == 1.0
 

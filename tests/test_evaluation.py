@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from amalgam.controls import Controls
 from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.evaluation import Evaluation, Judged, Predictions, write_evaluation
+from amalgam.errors import UserError
+from amalgam.evaluation import Evaluation, Judged, Predictions, predict, write_evaluation
 from amalgam.history import Epoch, write_history
 from amalgam.lettering import drawable
+from amalgam.models import Classifier
+from amalgam.networks import build_network
 from amalgam.plots import save_confusion_matrix, save_matrix, save_samples
+from amalgam.preprocessing import Preprocessing
 from amalgam.validation import Validation
 
 LABELS = np.array([0, 0, 1, 1, 2, 2, 2, 2])
@@ -33,6 +38,16 @@ def test_accuracies_by_hand() -> None:
     assert PREDICTIONS.per_class_accuracy == {"a": 50.0, "b": 100.0, "c": 75.0}
     np.testing.assert_array_equal(PREDICTIONS.confusion, [[1, 1, 0], [0, 2, 0], [0, 1, 3]])
     np.testing.assert_allclose(PREDICTIONS.confidence, np.exp(3) / (np.exp(3) + 2), rtol=1e-6)
+
+
+def test_a_student_whose_logits_are_not_finite_is_refused() -> None:
+    """As one may be that no validation image has judged."""
+    network = build_network("ReferenceCNN", 3)
+    with torch.no_grad():
+        next(network.parameters()).fill_(math.inf)
+    student = Classifier("ReferenceCNN", network, SETS.classes, Preprocessing((4, 4), (0.5,) * 3, (0.5,) * 3))
+    with pytest.raises(UserError, match=r"^the student \(ReferenceCNN\) gives logits that are not finite for test images; .* lower lr"):
+        predict(student, SPLIT)
 
 
 def test_a_fitted_target_is_a_control_too(tmp_path: Path) -> None:

@@ -29,22 +29,17 @@ def test_what_is_no_students_manifest_is_refused_by_name(said: str, message: str
     save_weights(build_network("MobileNetV3", 3).state_dict(), tmp_path / "best.safetensors")
     (tmp_path / "student.json").write_text(said.replace("OWN", sha256_of_file(tmp_path / "best.safetensors")))
     with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'student.json'} {message}")):
-        copy_checkpoint(tmp_path / "best.safetensors", 3, 64, "--checkpoint", tmp_path / "copy")
+        copy_checkpoint(tmp_path / "best.safetensors", "abc", 64, "--checkpoint", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
-def test_a_students_record_says_what_it_learnt_from_or_is_refused(tmp_path: Path) -> None:
+def test_a_manifest_of_no_network_here_is_refused(tmp_path: Path) -> None:
     best = tmp_path / "best.safetensors"
     save_weights(build_network("MobileNetV3", 3).state_dict(), best)
-    made_of = {"architecture": "MobileNetV3", "classes": ["a", "b", "c"], "preprocessing": {"size": [64, 64]}}
+    made_of = {"architecture": "Foo", "classes": ["a", "b", "c"], "preprocessing": {"size": [64, 64]}}
     (tmp_path / "student.json").write_text(json.dumps({"weights_sha256": sha256_of_file(best)} | made_of))
-    for record in ("{}", '{"data": []}', '{"data": {"content": 1}}'):
-        (tmp_path / "run.json").write_text(record)
-        with pytest.raises(UserError, match=r"run\.json does not say which images the student learnt from"):
-            copy_checkpoint(best, 3, 64, "--checkpoint", tmp_path / "copy")
-    (tmp_path / "student.json").write_text(json.dumps({"weights_sha256": sha256_of_file(best)} | made_of | {"architecture": "Foo"}))
     with pytest.raises(UserError, match="architecture Foo is unknown here; these are known: MobileNetV3, EfficientNet, ResNet18, timm/"):
-        copy_checkpoint(best, 3, 64, "--checkpoint", tmp_path / "copy")
+        copy_checkpoint(best, "abc", 64, "--checkpoint", tmp_path / "copy")
 
 
 def test_a_student_is_known_by_its_manifest_alone(tmp_path: Path) -> None:
@@ -53,7 +48,9 @@ def test_a_student_is_known_by_its_manifest_alone(tmp_path: Path) -> None:
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, split, 0)
     made_of = {"training_images": "other"}
     save_classifier(student, tmp_path / "best.safetensors", tmp_path / "student.json", made_of)
-    copy_checkpoint(tmp_path / "best.safetensors", len(SETS.classes), 32, "--checkpoint", tmp_path / "copy")
+    with pytest.raises(UserError, match=r"checkpoint\.taskA: .*best\.safetensors knows blue, green, red, but the task says a, b, c"):
+        copy_checkpoint(tmp_path / "best.safetensors", "abc", 32, "evaluate.checkpoint.taskA", tmp_path / "copy")
+    copy_checkpoint(tmp_path / "best.safetensors", SETS.classes, 32, "--checkpoint", tmp_path / "copy")
     with pytest.raises(UserError, match=r"best\.safetensors was trained on other images, .*, and take training_images out of that"):
         load_checkpoint(tmp_path / "copy", SETS, split)
     load_checkpoint(tmp_path / "copy", SETS, replace(split, content="other"))
@@ -64,4 +61,4 @@ def test_why_weights_are_no_students_is_told_once_a_student(tmp_path: Path) -> N
     with pytest.raises(
         UserError, match=r"3 classes \(MobileNetV3: it has classifier\.\S+ of \(4.*; EfficientNet: it lacks .*; ResNet18: it "
     ):
-        copy_checkpoint(tmp_path / "w.safetensors", 3, 64, "--checkpoint", tmp_path / "copy")
+        copy_checkpoint(tmp_path / "w.safetensors", "abc", 64, "--checkpoint", tmp_path / "copy")

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from amalgam.distilling import train_student
+from amalgam.history import Fit, Snapshot
 from amalgam.inference import device
 from amalgam.models import Classifier
 from amalgam.networks import build_network
@@ -25,7 +26,8 @@ from amalgam.student_settings import STUDENTS
 from amalgam.students import Architecture, new_student
 from amalgam.target_names import Target
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
-from amalgam.trainer import Fit, Hooks, Snapshot
+from amalgam.trainer import Hooks
+from amalgam.transfer_set import TransferSet
 from conftest import ROOT, SETS, colour_split
 from untrained_teachers import TEACHING
 
@@ -35,10 +37,10 @@ LOOKS = Preprocessing((8, 8), (0.5,) * 3, (0.5,) * 3)
 
 def stored(folder: Path) -> StoredTargets:
     teachers = {
-        name: (Classifier("ReferenceCNN", build_network("ReferenceCNN", len(classes)), classes, LOOKS).to(device()), name)
+        name: Classifier("ReferenceCNN", build_network("ReferenceCNN", len(classes)), classes, LOOKS, weights_sha256=name).to(device())
         for name, classes in SETS.teachers.items()
     }
-    write_targets(folder, SPLIT, SETS, teachers, ViewSettings(2, 1, True, 0), covering_only=False)
+    write_targets(folder, SPLIT, SETS, teachers, ViewSettings(2, 1, True, 0), "all")
     return StoredTargets.read(folder, SPLIT, SETS)
 
 
@@ -46,7 +48,7 @@ def trained(targets: StoredTargets, target: Target, epochs: int, hooks: Hooks | 
     student = new_student(Architecture("MobileNetV3", 32, False), SETS, SPLIT, seed=4)
     teaching = replace(TEACHING, temperature=2.0, target=target, mixup=0.4, batch_size=12, seed=3)
     how = Optimization("adamw", 0.001, 0.0, "cosine", epochs, ema_decay=0.9, clip_norm=1.0, compile=through_compiler)
-    return train_student(student, SETS, SPLIT, targets, how, teaching, hooks)
+    return train_student(student, TransferSet.of(SETS, SPLIT, targets, teaching), how, hooks)
 
 
 def every_target_trains(targets: StoredTargets) -> None:

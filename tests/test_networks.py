@@ -265,6 +265,12 @@ def test_weights_that_would_grow_as_they_are_read_are_refused(tmp_path: Path) ->
         read_state(tmp_path / "packed.pth")
 
 
+def test_a_network_with_weights_of_five_dimensions_keeps_its_layout() -> None:
+    """Which know none with the channels last."""
+    network = build_network("timm/lambda_resnet26t", 3)
+    assert max(value.ndim for value in network.state_dict().values()) == 5
+
+
 def test_a_model_of_timms_without_a_classifier_is_refused_by_name() -> None:
     """Timm's configuration of some encoders names none."""
     with pytest.raises(

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from torch import nn
 
-from amalgam import one_off
+from amalgam import one_off, up_to_date
 from amalgam.dataset import PreparedSplit
 from amalgam.errors import UserError
 from amalgam.models import Classifier
@@ -45,12 +45,12 @@ def test_the_order_of_a_supplied_teachers_outputs_is_that_of_when_it_was_copied(
     ran = {"fetch": ("fetch",), "weights": ("supplied", "tasks")}
     stages = {stage: {"params": {"params.yaml": {f"digits.{part}": before[part] for part in parts}}} for stage, parts in ran.items()}
     Path("dvc.lock").write_text(yaml.safe_dump({"stages": stages}))
-    one_off.check_brought(params("[0, 1, 2, 3]"))
+    up_to_date.check_brought(params("[0, 1, 2, 3]"))
     if named:
-        one_off.check_brought(params("[3, 2, 1, 0]"))
+        up_to_date.check_brought(params("[3, 2, 1, 0]"))
     else:
         with pytest.raises(UserError, match=r"digits\.tasks is not what it was when the pipeline's stage weights ran last"):
-            one_off.check_brought(params("[3, 2, 1, 0]"))
+            up_to_date.check_brought(params("[3, 2, 1, 0]"))
 
 
 @pytest.mark.usefixtures("root")
@@ -59,7 +59,7 @@ def test_one_preprocessing_for_all_must_suit_every_teacher(tmp_path: Path, monke
     export_program(["blue", "green"], tmp_path / "cold.pt2", resolution=32)
     how = Preprocessing((32, 32), MEAN, STD)
     teacher = Classifier("program", read_program(tmp_path / "cold.pt2"), ("blue", "green"), how)
-    monkeypatch.setattr(one_off, "load_hashed_teachers", lambda *_: {"cold": (teacher, "")})
+    monkeypatch.setattr(one_off, "load_teachers", lambda *_: {"cold": teacher})
     one_off.check_common(tmp_path, SETS, how)
     with pytest.raises(
         UserError, match=r"cold does not take images of 64 × 64 pixels \(.+\); name a --student_resolution that all teachers take"
@@ -74,10 +74,10 @@ def test_the_teachers_are_gone_when_the_training_begins(split: PreparedSplit, tm
 
     def load(*_: object) -> object:
         teachers = untrained_teachers()
-        networks.extend(weakref.ref(teacher.network) for teacher, _ in teachers.values())
+        networks.extend(weakref.ref(teacher.network) for teacher in teachers.values())
         return teachers
 
-    monkeypatch.setattr(one_off, "load_hashed_teachers", load)
+    monkeypatch.setattr(one_off, "load_teachers", load)
     params = load_params(ROOT / "params.yaml")
     with one_off.targets_for(split, SETS, tmp_path, params.student("taskA"), params, None, tmp_path, SOLO) as targets:
         gc.collect()

@@ -20,11 +20,11 @@ from pydantic.fields import FieldInfo
 from amalgam.contradictions import incomparable, separate, too_few_classes, untold
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
+from amalgam.feasibility import check_labels
 from amalgam.params import Params
 from amalgam.params_file import load_params, read_yaml
-from amalgam.stage import check_labels
 from amalgam.student_settings import StudentSettings
-from amalgam.teaching import Teaching, left_untold
+from amalgam.teaching import Teaching, unlearnable
 from conftest import ROOT, Repository, make_repository
 
 SHIPPED = (ROOT / "params.yaml").read_text()
@@ -118,6 +118,27 @@ def test_a_name_that_dvc_would_respell_must_be_quoted(name: str, written: str, t
         read, _ = read_yaml(SHIPPED.replace("low: [0,", quoted, 1), "x")
         teachers = read["digits"]["tasks"]["taskA"]
         assert name in (next(iter(teachers)), next(iter(teachers.values()))[0])
+
+
+@pytest.mark.parametrize("name", ["1", "true", "1.5", "null"])
+def test_a_teachers_name_that_is_no_text_to_dvc_stands_beside_none_that_is(name: str, tmp_path: Path) -> None:
+    """DVC sorts a block's keys, and gives up, with a TypeError alone, where they are of several kinds."""
+    with pytest.raises(UserError, match=rf"params\.yaml:\d+: quote the name {re.escape(name)}, as '{re.escape(name)}': DVC takes it"):
+        load(SHIPPED.replace("      low: [0,", f"      {name}: [0,", 1), tmp_path)
+    quoted = load(SHIPPED.replace("      low: [0,", f"      '{name}': [0,", 1), tmp_path)
+    assert name in quoted.digits.tasks["taskA"]
+
+
+def test_numbers_may_name_every_teacher(tmp_path: Path) -> None:
+    text = SHIPPED
+    for number, name in enumerate(("low", "middle", "high")):
+        text = text.replace(f"      {name}: [", f"      {number}: [")
+    assert list(load(text, tmp_path).digits.tasks["taskA"]) == ["0", "1", "2"]
+
+
+def test_a_class_that_yaml_takes_for_nothing_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"digits\.tasks\.taskA\.low\.0: null is nothing in YAML; a class of that name is written 'null'"):
+        load(SHIPPED.replace("low: [0,", "low: [null,", 1), tmp_path)
 
 
 def test_truth_values_are_no_names(tmp_path: Path) -> None:
@@ -282,6 +303,14 @@ def test_dvc_refuses_a_key_that_does_not_exist(repository: Repository) -> None:
             "standardize_logits brings logits inside each teacher's classes to one spread, and target mean is one distribution over",
         ),
         (
+            {
+                "standardize_logits: false": "standardize_logits: true",
+                "target: blocks": "target: balanced",
+                "stored_teachers: covering": "stored_teachers: all",
+            },
+            "standardize_logits changes how frequent the classes are that target balanced has made equally frequent; set it to false",
+        ),
+        (
             {"label_fraction: 1.0": "label_fraction: 0", "stored_teachers: covering": "stored_teachers: all"},
             "target blocks says nothing .* and with label_fraction 0",
         ),
@@ -417,8 +446,8 @@ def test_blocks_of_free_scale_need_two_shared_classes_among_the_teachers_of_each
         {"a": ["1", "2", "3"], "b": ["1", "4", "5"], "c": ["2", "3", "4", "5"]}, list("12345"), "digits", "taskA"
     )
     plain = load_params(ROOT / "params.yaml").student("taskA").model_copy(update={"alpha": 1.0})
-    assert left_untold(label_sets, Teaching.of(plain), np.arange(5)) is None
-    problem = str(left_untold(label_sets, Teaching.of(plain.model_copy(update=changed)), np.arange(5)))
+    assert unlearnable(label_sets, Teaching.of(plain), np.arange(5)) is None
+    problem = str(unlearnable(label_sets, Teaching.of(plain.model_copy(update=changed)), np.arange(5)))
     assert "an image of 1 the teachers alone that know it, and of these b share fewer than two classes" in problem
 
 

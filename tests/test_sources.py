@@ -177,7 +177,7 @@ def test_of_one_image_no_test_is_drawn(images_folder: Path, tmp_path: Path) -> N
     shutil.rmtree(images_folder / "test")
     for file in sorted((images_folder / "train" / "blue").iterdir())[1:]:
         file.unlink()
-    with pytest.raises(UserError, match="no test images of blue"):
+    with pytest.raises(UserError, match=r"blue has one image in train/, and folder\.fetch\.test_fraction needs two of a class"):
         fetch(images_folder, tmp_path, test_fraction=0.5)
 
 

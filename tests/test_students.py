@@ -11,12 +11,11 @@ from torch import nn
 
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
-from amalgam.history import Epoch, write_history
+from amalgam.history import Epoch, Fit, write_history
 from amalgam.models import Classifier
 from amalgam.preprocessing import Preprocessing, channel_statistics
 from amalgam.selection import scored
 from amalgam.students import Architecture, check_trains, load_student, new_student, student_metrics, write_student
-from amalgam.trainer import Fit
 from amalgam.validation import Validation, validated
 from conftest import SETS, colour_split
 

@@ -11,12 +11,12 @@ import torch
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.inference import predict_logits
-from amalgam.models import Classifier
 from amalgam.params import TeacherSettings
 from amalgam.params_file import load_params
 from amalgam.preprocessing import Preprocessing
 from amalgam.source_settings import Augmentation
-from amalgam.targets import NOT_THE_TEACHERS, StoredTargets, ViewSettings, storable, write_targets
+from amalgam.storable import storable
+from amalgam.targets import NOT_THE_TEACHERS, StoredTargets, ViewSettings, write_targets
 from amalgam.views import draw_view
 from conftest import ROOT, SETS
 from untrained_teachers import NOISE, VIEWS, Teachers, stored, untrained_teachers
@@ -64,8 +64,8 @@ def test_more_views_cost_only_the_new_ones(split: PreparedSplit, teachers: Teach
 
 
 def test_whatever_determines_a_views_logits_is_in_its_key(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
-    (cold, sha256), bright = teachers["cold"], teachers["bright"]
-    other_input = Classifier(cold.architecture, cold.network, cold.classes, Preprocessing((8, 8), (0.4,) * 3, (0.2,) * 3))
+    cold, bright = teachers["cold"], teachers["bright"]
+    other_input = Preprocessing((8, 8), (0.4,) * 3, (0.2,) * 3)
     other_images = PreparedSplit(split.images, split.labels, split.validation, split.names, "other content")
 
     def entries() -> int:
@@ -74,9 +74,9 @@ def test_whatever_determines_a_views_logits_is_in_its_key(split: PreparedSplit, 
     stored(split, teachers, tmp_path / "targets", views=ViewSettings(1, 2, True, 5))
     for number, (images, changed, views) in enumerate(
         (
-            (split, {"cold": (cold, "other weights"), "bright": bright}, ViewSettings(1, 2, True, 5)),
-            (split, {"cold": (other_input, sha256), "bright": bright}, ViewSettings(1, 2, True, 5)),
-            (split, {"cold": (replace(cold, exact=True), sha256), "bright": bright}, ViewSettings(1, 2, True, 5)),
+            (split, {"cold": replace(cold, weights_sha256="other weights"), "bright": bright}, ViewSettings(1, 2, True, 5)),
+            (split, {"cold": replace(cold, preprocessing=other_input), "bright": bright}, ViewSettings(1, 2, True, 5)),
+            (split, {"cold": replace(cold, exact=True), "bright": bright}, ViewSettings(1, 2, True, 5)),
             (other_images, teachers, ViewSettings(1, 2, True, 5)),
             (split, teachers, ViewSettings(1, 1, True, 5)),
             (split, teachers, ViewSettings(1, 2, False, 5)),
@@ -86,7 +86,7 @@ def test_whatever_determines_a_views_logits_is_in_its_key(split: PreparedSplit, 
         )
     ):
         before = entries()
-        write_targets(tmp_path / f"targets{number}", images, SETS, changed, views, False)
+        write_targets(tmp_path / f"targets{number}", images, SETS, changed, views, "all")
         assert entries() > before, f"change {number} went unnoticed"
 
 
@@ -106,12 +106,12 @@ def test_logits_of_another_execution_or_code_are_not_taken(
 
 def test_the_targets_say_how_each_teacher_saw_the_images(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     """A training's checkpoint is told apart by what they say: the same weights, seen otherwise, are another teacher."""
-    cold, sha256 = teachers["cold"]
+    cold = teachers["cold"]
     otherwise = replace(cold.preprocessing, std=(0.5, 0.5, 0.5))
     changed = {"as it was": cold, "seen otherwise": replace(cold, preprocessing=otherwise), "other outputs": replace(cold, order=(1, 0))}
     said = set()
     for name, teacher in changed.items():
-        stored(split, teachers | {"cold": (teacher, sha256)}, tmp_path / name)
+        stored(split, teachers | {"cold": teacher}, tmp_path / name)
         said.add((tmp_path / name / "targets.json").read_text())
     assert len(said) == 3
 
@@ -140,9 +140,9 @@ def test_targets_of_other_views_than_a_training_asks_for_are_refused(split: Prep
 def test_targets_of_another_teacher_than_the_one_at_hand_are_refused(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets")
     targets.check_made_by(tmp_path / "models")
-    for name, (teacher, sha256) in teachers.items():
+    for name, teacher in teachers.items():
         (tmp_path / "models" / name).mkdir(parents=True)
-        own = teacher.identity(sha256) | {"origin": "trained"}
+        own = teacher.identity() | {"origin": "trained"}
         (tmp_path / "models" / name / "manifest.json").write_text(json.dumps(own))
     targets.check_made_by(tmp_path / "models")
     for changed in ({"weights_sha256": "another"}, {"preprocessing": own["preprocessing"] | {"mean": [0.1, 0.2, 0.3]}}):
@@ -168,7 +168,7 @@ def test_views_are_those_of_the_settings() -> None:
 
 def test_a_logit_that_cannot_be_stored_is_named(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     with torch.no_grad():
-        for parameter in list(teachers["cold"][0].network.parameters())[-2:]:
+        for parameter in list(teachers["cold"].network.parameters())[-2:]:
             parameter.mul_(1e8)
     with pytest.raises(UserError, match=r"the teacher of blue, green gives a logit of \S+ \(ReferenceCNN\), and 1024 is the largest"):
         stored(split, teachers, tmp_path / "targets")
@@ -177,7 +177,7 @@ def test_a_logit_that_cannot_be_stored_is_named(split: PreparedSplit, teachers: 
 @pytest.mark.parametrize("logit", [np.nan, np.inf])
 def test_a_logit_that_is_no_number_is_refused_as_such(logit: float, teachers: Teachers) -> None:
     with pytest.raises(UserError, match="the teacher of blue, green gives logits that are not finite"):
-        storable(np.array([[0, logit]], dtype=np.float32), teachers["cold"][0])
+        storable(np.array([[0, logit]], dtype=np.float32), teachers["cold"])
 
 
 @pytest.mark.parametrize(
@@ -187,15 +187,15 @@ def test_what_a_store_would_make_of_probabilities_is_what_counts(logits: list[fl
     """Between 512 and 1024 half precision knows no quarters: it would make 0.50 of 0.56."""
     answers = np.array([logits], dtype=np.float32)
     if precise:
-        np.testing.assert_allclose(storable(answers, teachers["cold"][0]).astype(np.float32), answers, rtol=1e-3)
+        np.testing.assert_allclose(storable(answers, teachers["cold"]).astype(np.float32), answers, rtol=1e-3)
     else:
         with pytest.raises(UserError, match=r"the teacher of blue, green gives logits .* by which a probability would be off by 0\.06"):
-            storable(answers, teachers["cold"][0])
+            storable(answers, teachers["cold"])
 
 
 def test_a_program_of_sigmoids_is_refused(teachers: Teachers) -> None:
     """A student of it would learn 0.39 where the same teacher's logits say 0.98. Another network's may be logits that say little."""
-    classifier, answers = teachers["cold"][0], np.array([[0.99, 0.01], [0.2, 1.0]], dtype=np.float32)
+    classifier, answers = teachers["cold"], np.array([[0.99, 0.01], [0.2, 1.0]], dtype=np.float32)
     storable(answers, classifier)
     program = replace(classifier, architecture="program")
     with pytest.raises(
@@ -211,5 +211,5 @@ def test_stored_validation_logits_are_every_teachers_on_the_images_as_they_are(
 ) -> None:
     targets = stored(split, teachers, tmp_path / "targets", covering=True)
     rows = split.validation_rows
-    live = np.concatenate([predict_logits(teacher, split.images, rows) for teacher, _ in teachers.values()], axis=1)
+    live = np.concatenate([predict_logits(teacher, split.images, rows) for teacher in teachers.values()], axis=1)
     np.testing.assert_allclose(targets.validation_logits(), live, atol=NOISE, rtol=NOISE)

@@ -13,12 +13,13 @@ from stages import teachers as teacher_stage
 from amalgam.batches import Batch, mixed_images
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
+from amalgam.history import Fit
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.preprocessing import channel_statistics
 from amalgam.teacher_training import Recipe, label_shares, provide_teacher, teacher_key, train_teacher
 from amalgam.teachers import OwnImages, load_teachers
-from amalgam.trainer import Fit, fit
+from amalgam.trainer import fit
 from amalgam.views import Selected, View, draw_view
 from conftest import SETS, colour_split
 
@@ -128,6 +129,19 @@ def test_a_teacher_that_diverges_is_named_with_its_own_remedy(split: PreparedSpl
     own = OwnImages.of("cold", SETS, split)
     with pytest.raises(UserError, match=r"teacher taskX cold: the loss is no longer finite in epoch \d, .*; lower teacher\.lr"):
         teacher_stage.provide_trained(replace(RECIPE, lr=1e30), own, "taskX cold", root / "cold")
+
+
+def test_a_teacher_whose_logits_cannot_be_stored_is_told_at_once_with_its_own_remedy(root: Path) -> None:
+    """Before the others are trained, by whose name: in the next stage it is one of several."""
+    own = OwnImages.of("cold", SETS, colour_split(20, 40, 5))
+    with pytest.raises(UserError, match=r"^teacher taskX cold: .* 1024 is the largest that is stored precisely enough; lower teacher\.lr"):
+        teacher_stage.provide_trained(replace(RECIPE, lr=10.0, num_epochs=3), own, "taskX cold", root / "cold")
+
+
+def test_a_teacher_without_images_is_named(split: PreparedSplit, root: Path) -> None:
+    own = OwnImages.of("cold", SETS, replace(split, labels=np.full_like(split.labels, -1)))
+    with pytest.raises(UserError, match=r"^teacher taskX cold: no training image of blue, green has a label; bring the teacher"):
+        teacher_stage.provide_trained(RECIPE, own, "taskX cold", root / "cold")
 
 
 def test_a_teacher_of_other_classes_is_refused(split: PreparedSplit, root: Path) -> None:

@@ -16,12 +16,12 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from amalgam.batches import Batch, Mixture, mixed_images, shuffled_batches, steps_per_epoch
-from amalgam.history import Epoch
+from amalgam.history import Epoch, Fit
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.preprocessing import Preprocessing
 from amalgam.student_settings import OptimizerName, SchedulerName
-from amalgam.trainer import DivergedError, Fit, Hooks, StepLoss, fit
+from amalgam.trainer import DivergedError, Hooks, StepLoss, fit
 from amalgam.validation import Validation, validated
 
 
@@ -506,6 +506,14 @@ def test_an_epoch_trains_though_validation_left_the_network_evaluating() -> None
 
     fit(classifier, replace(HOW, epochs=2), 5, batches, watched, validate)
     assert training == [True] * 10
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_training() -> None:
+    """Running statistics or averaged weights may have grown too large for it, of which no training loss tells."""
+    losses = iter((0.5, math.nan))
+    with pytest.raises(DivergedError, match="the validation loss is no longer finite after epoch 2") as error:
+        fit(toy(), replace(HOW, epochs=3), 5, batches, cross_entropy, lambda _: Validation(next(losses), 0.5))
+    assert error.value.result.best_epoch == 1
 
 
 def test_statistics_that_are_not_finite_end_the_training_too() -> None:

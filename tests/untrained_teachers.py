@@ -29,7 +29,7 @@ TEACHING = Teaching(
     seed=1,
 )
 SHARPER = 20.0
-Teachers = dict[str, tuple[Classifier, str]]
+Teachers = dict[str, Classifier]
 
 
 def untrained_teachers() -> Teachers:
@@ -37,7 +37,8 @@ def untrained_teachers() -> Teachers:
     made = {}
     for name, classes in SETS.teachers.items():
         how = Preprocessing((8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-        made[name] = (Classifier("ReferenceCNN", lively(build_network("ReferenceCNN", len(classes))), classes, how), f"sha-{name}")
+        network = lively(build_network("ReferenceCNN", len(classes)))
+        made[name] = Classifier("ReferenceCNN", network, classes, how, weights_sha256=f"sha-{name}")
     return made
 
 
@@ -54,5 +55,5 @@ def lively(network: nn.Module) -> nn.Module:
 
 
 def stored(split: PreparedSplit, teachers: Teachers, folder: Path, covering: bool = False, views: ViewSettings = VIEWS) -> StoredTargets:
-    write_targets(folder, split, SETS, teachers, views, covering)
+    write_targets(folder, split, SETS, teachers, views, "covering" if covering else "all")
     return StoredTargets.read(folder, split, SETS)

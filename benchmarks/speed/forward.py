@@ -83,14 +83,14 @@ def evaluation(setting: Setting) -> tuple[Callable[[], Any], int, int]:
 
 def targets(setting: Setting) -> tuple[Callable[[], Any], int, int]:
     split, label_sets = setting.split, setting.label_sets
-    teachers = {name: (teacher, "untrained") for name, teacher in untrained_teachers(split, label_sets).items()}
+    teachers = untrained_teachers(split, label_sets)
     images = int(label_sets.covering()[:, split.labels[split.training_rows]].sum())
     seeds = itertools.count(1)
 
     def write() -> None:
         number = next(seeds)  # a view that nobody has seen
         views = replace(setting.targets.settings, views=1, data_seed=number)
-        write_targets(setting.work / f"targets-{number}", split, label_sets, teachers, views, covering_only=True)
+        write_targets(setting.work / f"targets-{number}", split, label_sets, teachers, views, "covering")
 
     return write, images, split.images.shape[1]
 

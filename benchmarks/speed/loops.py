@@ -44,6 +44,7 @@ from amalgam.provenance import configure_execution, thread_count
 from amalgam.students import Architecture, new_student
 from amalgam.teaching import Teaching
 from amalgam.trainer import Hooks
+from amalgam.transfer_set import TransferSet
 
 Tick = Callable[[], None]
 
@@ -118,7 +119,8 @@ def shipped(setting: Setting, tick: Tick) -> None:
     settings, split, label_sets = setting.settings, setting.split, setting.label_sets
     architecture = Architecture(settings.student_model, settings.student_resolution, settings.pretrained)
     student = new_student(architecture, label_sets, split, settings.seed)
-    train_student(student, label_sets, split, setting.targets, Optimization.of(settings), Teaching.of(settings), Hooks(on_step=tick))
+    transfer_set = TransferSet.of(label_sets, split, setting.targets, Teaching.of(settings))
+    train_student(student, transfer_set, Optimization.of(settings), Hooks(on_step=tick))
 
 
 Variant = tuple[torch.memory_format, torch.dtype, str]

@@ -12,8 +12,8 @@ from amalgam.models import Classifier
 from amalgam.networks import build_network
 from amalgam.params import Params
 from amalgam.params_file import load_params
-from amalgam.preparing import prepare_split, stored_size
-from amalgam.preprocessing import Preprocessing, channel_statistics, three
+from amalgam.preparing import plan_split, stored_size, write_split
+from amalgam.preprocessing import Preprocessing, channel_statistics
 from amalgam.sources import folder as folder_source
 from amalgam.sources.raw import read_classes, read_split
 from amalgam.student_settings import StudentSettings
@@ -76,21 +76,19 @@ def prepare(archive: Path, work: Path) -> None:
     available, raw = read_classes(work / "raw"), read_split(work / "raw", "train")
     label_sets = LabelSets.of_task(parameters().folder.tasks[TASK], available, "folder", TASK)
     size = stored_size([raw], available, label_sets.classes, None)
-    prepare_split([raw], available, label_sets.classes, size, 0.0, 0, work / "trainval")
+    write_split(plan_split([raw], available, label_sets.classes, 0.0, 0), size, work / "trainval")
     label_sets.write(work / "trainval")
     split, augmentation = PreparedSplit.read(work / "trainval"), parameters().folder.augmentation
     views = ViewSettings(VIEWS, augmentation.crop, augmentation.flip, data_seed=0)
-    teachers = {name: (teacher, "untrained") for name, teacher in untrained_teachers(split, label_sets).items()}
-    write_targets(work / "targets", split, label_sets, teachers, views, covering_only=True)
+    write_targets(work / "targets", split, label_sets, untrained_teachers(split, label_sets), views, "covering")
 
 
 def untrained_teachers(split: PreparedSplit, label_sets: LabelSets) -> dict[str, Classifier]:
     """What a teacher costs does not depend on what it has learnt."""
     torch.manual_seed(0)
-    mean, std = channel_statistics(split.images, np.arange(len(split.images)))
     height, width = split.images.shape[1:3]
-    preprocessing = Preprocessing((height, width), three(mean), three(std))
+    preprocessing = Preprocessing((height, width), *channel_statistics(split.images, np.arange(len(split.images))))
     return {
-        name: Classifier("ReferenceCNN", build_network("ReferenceCNN", len(classes)), classes, preprocessing)
+        name: Classifier("ReferenceCNN", build_network("ReferenceCNN", len(classes)), classes, preprocessing, weights_sha256="untrained")
         for name, classes in label_sets.teachers.items()
     }

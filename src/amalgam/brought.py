@@ -16,6 +16,7 @@ from amalgam.places import (
     SUPPLIED_TEACHERS,
     SUPPLIED_WEIGHTS,
     TEACHER_MANIFEST,
+    WEIGHTS_FILE,
     brought_file,
     expanded,
     repository_root,
@@ -23,7 +24,7 @@ from amalgam.places import (
 from amalgam.source_settings import TASK_NAME
 
 EMPTIED = (str(DATA), str(MODELS), OUTPUTS, FETCHED)
-TEACHERS_FILES = ("weights.safetensors", "program.pt2")  # in a teacher's folder below models/
+TEACHERS_FILES = (WEIGHTS_FILE, "program.pt2")  # in a teacher's folder below models/
 NAMED = 5  # stray files, in a message
 
 
@@ -79,7 +80,7 @@ def refuse_changed(params: Params) -> None:
 
 def beside(weights: Path) -> dict[str, str | None]:
     """The sha256 of what lies beside a student's weights and says more of them; None where it is missing."""
-    return {name: sha256_of_file(path) if (path := weights.with_name(name)).is_file() else None for name in ("student.json", "run.json")}
+    return {name: sha256_of_file(path) if (path := weights.with_name(name)).is_file() else None for name in ("student.json",)}
 
 
 def copied_weights(task: str, named: str | None) -> Path | None:
@@ -89,7 +90,7 @@ def copied_weights(task: str, named: str | None) -> Path | None:
     folder, path = SUPPLIED_WEIGHTS / task, brought_file(named)
     if (copied := (read_json(folder / "supplied.json") or {}).get("file", "no file")) != path.name:
         raise UserError(f"{folder} was copied from {copied}, params.yaml says {named}; run dvc repro weights")
-    return folder / "weights.safetensors"
+    return folder / WEIGHTS_FILE
 
 
 def _copied(params: Params) -> Iterator[tuple[str, str, Path, str]]:

@@ -22,13 +22,12 @@ import yaml
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from amalgam.files import read_json
+from amalgam.history import Snapshot
 from amalgam.places import DVC_LOCK, repository_root
 from amalgam.states import write_whole
-from amalgam.store import STORE, entries, held, locked
-from amalgam.trainer import Snapshot
+from amalgam.store import CHECKPOINTS, STORE, entries, held, locked
 from amalgam.whole import remove, whole_file
 
-KIND = "checkpoints"
 SESSIONS = "sessions.json"
 KEPT_FINISHED = 2  # trainings whose results DVC did not take (yet)
 
@@ -93,7 +92,7 @@ def checkpoint(key: str) -> Iterator[Checkpoint]:
 
     It is left in place: remove it, or ``finish`` it, when the training's result is safe.
     """
-    folder = repository_root() / STORE / KIND / key
+    folder = repository_root() / STORE / CHECKPOINTS / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         if (folder / SESSIONS).exists() and is_taken(Sessions.read(folder / SESSIONS), committed(DVC_LOCK)):
@@ -108,7 +107,7 @@ def finish(own: Checkpoint, result: Path) -> None:
     """
     own.write(result=dvc_hash(result), experiment=os.environ.get("DVC_EXP_NAME"))
     kept, taken = 1, committed(DVC_LOCK)
-    for folder in by_age(path for path in entries(KIND) if path != own.folder):
+    for folder in by_age(path for path in entries(CHECKPOINTS) if path != own.folder):
         with held(folder) as free:
             other = Sessions.read(folder / SESSIONS) if free and (folder / SESSIONS).exists() else Sessions()
             if other.result is None:  # another process trains it, goes on with it later, or has just removed it

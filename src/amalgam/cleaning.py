@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from amalgam.checkpoint import KIND as CHECKPOINTS
 from amalgam.checkpoint import SESSIONS, Sessions
 from amalgam.places import FETCHED, OUTPUTS, RUNS, repository_root
-from amalgam.store import STORE, entries, held
+from amalgam.store import CHECKPOINTS, DIVERGED, DOWNLOADS, STORE, TEACHERS, VIEWS, entries, held
 from amalgam.whole import PART, remove, remove_abandoned
 
 WRITTEN_TO = (STORE, OUTPUTS, FETCHED, RUNS)  # where stages write
@@ -45,14 +44,14 @@ def clean_checkpoints(days: float) -> Iterator[tuple[Path, int, str]]:
 def clean_unused(days: float) -> Iterator[tuple[Path, int]]:
     """Remove teachers, logits and downloads that were not used for so many days, which cost time to make again, never a result; and the
     weights of trainings that diverged before."""
-    for kind in ("teachers", "views", "downloads"):
+    for kind in (TEACHERS, VIEWS, DOWNLOADS):
         for folder in entries(kind):
             with held(folder) as free:
                 if free and _is_older(folder, days):
                     size = size_of(folder)
                     remove(folder)
                     yield folder, size
-    for weights in sorted((repository_root() / STORE / "diverged").glob("*")):
+    for weights in sorted((repository_root() / STORE / DIVERGED).glob("*")):
         if _is_older(weights, days):
             size = size_of(weights)
             weights.unlink()

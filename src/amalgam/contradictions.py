@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from amalgam.student_settings import StudentSettings
-from amalgam.target_names import FITTED_TARGETS, Objective
+from amalgam.target_names import Objective
 
 
 def contradiction(teachers: Mapping[str, Sequence[str]], settings: StudentSettings) -> str | None:
@@ -115,7 +115,7 @@ def too_few_classes(teachers: Mapping[str, Sequence[str]], settings: StudentSett
         return None
     union = {"the task": {name for classes in teachers.values() for name in classes}}
     problem = "makes the same numbers of any two logits, and {} has two classes"
-    standardized = _of_two_classes(union if settings.target in FITTED_TARGETS else teachers)
+    standardized = _of_two_classes(union if settings.target == "stacked" else teachers)
     if settings.standardize_logits and standardized:
         return f"standardize_logits {problem.format(standardized)}; set it to false"
     correlated = _of_two_classes(teachers if settings.target == "blocks" else union)
@@ -125,13 +125,17 @@ def too_few_classes(teachers: Mapping[str, Sequence[str]], settings: StudentSett
 
 
 def incomparable(teachers: Mapping[str, Sequence[str]], settings: StudentSettings) -> str | None:
-    """A target over all classes from logits that were standardised inside each teacher's: no standardised student attains it; and the
-    remedy."""
-    if not settings.standardize_logits or settings.alpha == 0 or len(teachers) == 1 or settings.target in ("blocks", *FITTED_TARGETS):
+    """A target over all classes from logits standardised inside each teacher's, which no standardised student attains, or one whose
+    classes standardising would make unequally frequent again; and the remedy."""
+    if not settings.standardize_logits or settings.alpha == 0:
+        return None
+    if settings.target == "balanced":
+        return "standardize_logits changes how frequent the classes are that target balanced has made equally frequent; set it to false"
+    if len(teachers) == 1 or settings.target in ("blocks", "stacked"):
         return None
     return (
         f"standardize_logits brings logits inside each teacher's classes to one spread, and target {settings.target} is one distribution "
-        "over the classes of all, which no student of that spread attains; set it to false, or target to blocks, stacked or balanced"
+        "over the classes of all, which no student of that spread attains; set it to false, or target to blocks or stacked"
     )
 
 

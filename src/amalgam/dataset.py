@@ -8,8 +8,8 @@
     outputs/prepared/<task>/trainval/validation.npy  bool (N,): the images held out to choose the best epoch
     outputs/prepared/<task>/trainval/names.txt       N lines: where each image came from
     outputs/prepared/<task>/trainval/content.json    sha256 of images, labels and split
-    outputs/prepared/<task>/trainval/settings.json   what they were made with, for trainings by hand
-    outputs/prepared/<task>/test/…                   the same, no image held out
+    outputs/prepared/<task>/trainval/settings.json   what they were made with, which trainings check
+    outputs/prepared/<task>/test/…                   the same, without settings.json, no image held out
 """
 
 import difflib
@@ -79,7 +79,7 @@ def _nearest(name: str, available: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class PreparedSplit:
-    """Images and labels of one task, memory-mapped."""
+    """Images, memory-mapped, and labels of one task."""
 
     images: npt.NDArray[np.uint8]  # (N, height, width, 3)
     labels: npt.NDArray[np.int64]  # (N,), −1 for an image without label
@@ -111,7 +111,7 @@ def validation_mask(labels: npt.NDArray[np.int64], classes: Sequence[str], fract
     without label.
 
     The choice within a class depends on the seed, the class's name and its images alone, so that a change of one class
-    moves no image of another.
+    moves no image of another. Raises UserError if a class has a single image, of which none can be held out.
     """
     mask = np.zeros(len(labels), dtype=bool)
     if fraction == 0:
@@ -126,7 +126,7 @@ def validation_mask(labels: npt.NDArray[np.int64], classes: Sequence[str], fract
 
 
 def visible_labels(labels: npt.NDArray[np.int64], classes: Sequence[str], fraction: float, seed: int) -> npt.NDArray[np.int64]:
-    """The labels (N,) of ``fraction`` of each class, rounded, at least one; −1 for the others.
+    """The labels (N,) of ``fraction`` of each class, rounded, at least one unless ``fraction`` is 0; −1 for the others.
 
     A larger fraction shows those of a smaller one, and more.
     """

@@ -5,10 +5,11 @@ from functools import partial
 
 import torch
 
-from amalgam.batches import Batch, BatchOrder, mixed_batches, steps_per_epoch
+from amalgam.batches import Batch, BatchOrder, mixed_batches
 from amalgam.blocks import LabelBlocks
-from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
+from amalgam.history import Fit
 from amalgam.inference import Stored, device, take_rows, to_gpu_if_it_fits, view_images
 from amalgam.losses import Distilled, distillation, label_loss
 from amalgam.models import Classifier
@@ -18,41 +19,38 @@ from amalgam.soft_targets import Combination
 from amalgam.targets import StoredTargets
 from amalgam.teaching import Teaching, TrainingSubset
 from amalgam.team import SOLO, Team
-from amalgam.trainer import Fit, Hooks, StepLoss, Terms, fit
+from amalgam.trainer import Hooks, StepLoss, Terms, fit
+from amalgam.transfer_set import TransferSet
 
 
 def train_student(
     student: Classifier,
-    label_sets: LabelSets,
-    split: PreparedSplit,
-    targets: StoredTargets,
+    transfer_set: TransferSet,
     optimization: Optimization,
-    teaching: Teaching,
     hooks: Hooks | None = None,
     team: Team = SOLO,
     latest_of_few: bool = True,
-    combine: Combination | None = None,
 ) -> Fit:
-    """Train ``student`` in place; epoch e sees view e mod views (a new one at alpha 0), in an order that follows from (seed, e).
+    """Train ``student`` in place; epoch e sees view e mod views, in an order that follows from (seed, e).
 
-    ``combine`` is the fitted target, where the target is one. Raises UserError if a batch would hold fewer images than the team has
-    processes, or the network is to be compiled for several.
+    ``latest_of_few`` says which epoch is kept where few labels choose it (selection.py). Raises UserError if a batch would hold fewer
+    images than the team has processes, or the network is to be compiled for several.
     """
+    label_sets, split, targets = transfer_set.label_sets, transfer_set.split, transfer_set.targets
+    teaching, subset, steps = transfer_set.teaching, transfer_set.subset, transfer_set.steps_per_epoch
     if optimization.compile and team.size > 1:
         raise UserError(f"compile true is for one process, and there are {team.size}; set it to false, or start one")
-    subset = TrainingSubset.of(split, label_sets, targets, teaching)
-    steps = steps_per_epoch(len(subset.image_rows), teaching.batch_size)
     if len(subset.image_rows) // steps < team.size:
         raise UserError(f"batch_size {teaching.batch_size} leaves some of {team.size} processes without an image; raise it, or start fewer")
     images = to_gpu_if_it_fits(split.images)
     rules = SelectionRules(teaching.label_fraction, teaching.rules, targets.settings.data_seed, latest_of_few)
-    agreed = agreed_classes(targets, label_sets, rules, combine)
+    agreed = agreed_classes(targets, label_sets, rules, transfer_set.fitted)
     return fit(
         student,
         optimization,
         steps,
         lambda epoch: view_of_epoch(images, targets, subset, teaching, epoch, team),
-        student_loss(label_sets, teaching, combine),
+        student_loss(label_sets, teaching, transfer_set.fitted),
         partial(validate, images=images, split=split, label_sets=label_sets, rules=rules, agreed=agreed, team=team),
         hooks,
         team,
@@ -65,8 +63,8 @@ def view_of_epoch(
     """The epoch's batches: images of its view with the logits that the teachers gave on exactly those pixels; of a mixed image, on those
     of the two that it is made of.
 
-    Without teachers (alpha 0) nothing limits the number of views, and every epoch sees a new one. In a team a process has its share of
-    each batch's images, and all of its labels and logits.
+    Without teachers (alpha 0) nothing limits the number of views, and every epoch sees a new one; 0 views show the images as they are. In
+    a team a process has its share of each batch's images, and all of its labels and logits.
     """
     index = epoch if teaching.alpha == 0 else epoch % targets.settings.stored_views
     show = partial(view_images, images, targets.settings.view(index, len(images)))

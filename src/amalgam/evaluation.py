@@ -28,6 +28,7 @@ from sklearn.metrics import confusion_matrix
 
 from amalgam.controls import Controls
 from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.history import read_history
 from amalgam.inference import predict_logits
@@ -85,7 +86,10 @@ class Predictions:
 
 
 def predict(student: Classifier, split: PreparedSplit) -> Predictions:
+    """Raises UserError if the student gives logits that are not finite, as one may that no validation image has judged."""
     logits = predict_logits(student, split.images, np.arange(len(split.images)))
+    if not np.isfinite(logits).all():
+        raise UserError(f"the student ({student.architecture}) gives logits that are not finite for test images; train it with a lower lr")
     return Predictions(student.classes, split.names, split.labels, logits)
 
 

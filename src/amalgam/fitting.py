@@ -30,7 +30,7 @@ def fitted_target(label_sets: LabelSets, targets: StoredTargets, subset: Trainin
         case "balanced":
             return fit_balancing(logits, LabelBlocks.of(label_sets, device()), teaching.temperature)
         case "mean" | "blocks" | "joint" | "confidence":
-            raise ValueError(f"target {teaching.target} is not fitted")
+            raise AssertionError(f"target {teaching.target} is not fitted")
 
 
 def sampled(known: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

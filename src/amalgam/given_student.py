@@ -5,10 +5,10 @@
     fetched/checkpoints/<task>/weights.safetensors
     fetched/checkpoints/<task>/checkpoint.json      file, place in the repository, sha256, architecture, resolution; classes,
                                                     preprocessing, what chose the epoch and the split's hash, where the
-                                                    student.json (an older one's run.json) beside the file said so, and
-                                                    their sha256
+                                                    student.json beside the file said so, and its sha256
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +17,38 @@ import numpy as np
 from amalgam.brought import beside
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import read_json, read_object, sha256_of_file, write_json
+from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device
 from amalgam.models import Classifier, save_weights
-from amalgam.networks import build_network, load_whole
-from amalgam.places import repository_relative
-from amalgam.preprocessing import Preprocessing, channel_statistics, three
-from amalgam.record import RUN_FILE
+from amalgam.networks import ANOTHER, build_network, load_whole
+from amalgam.places import WEIGHTS_FILE, repository_relative
+from amalgam.preprocessing import Preprocessing, channel_statistics
 from amalgam.states import State, read_state
 from amalgam.student_settings import STUDENTS
 from amalgam.students import STUDENT_MANIFEST, own_manifest
 
 CHECKPOINT_MANIFEST = "checkpoint.json"
-WEIGHTS = "weights.safetensors"
+OTHER_CLASSES = "knows {}, but the task says {}; evaluate it with the task that it was trained for"
 NEEDED = ("architecture", "classes", "preprocessing")  # of a student.json, to use the weights
 
 
-def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder: Path) -> None:
+def copy_checkpoint(path: Path, classes: Collection[str], resolution: int, what: str, folder: Path) -> None:
     """Write the student at ``path`` into ``folder``.
 
-    Raises UserError, naming the setting ``what``, unless it is one of ``classes`` classes.
+    Raises UserError, naming the setting ``what``, unless it is one of these ``classes``, or, where nothing says which it knows, of as many.
     """
     state, own = read_state(path), own_manifest(path)
     if lacking := [name for name in NEEDED if own and not own.get(name)]:
         manifest = path.with_name(STUDENT_MANIFEST)
         raise UserError(f"{manifest} lacks {', '.join(lacking)}; restore it, or move it away to have the bare weights taken")
-    architecture = own["architecture"] if own else recognised(state, classes, f"{what}: {path}")
-    check_fit(architecture, classes, state, f"{what}: {path}")
+    if own and set(own["classes"]) != set(classes):
+        raise UserError(f"{what}: {path} {OTHER_CLASSES.format(', '.join(own['classes']), ', '.join(sorted(classes)))}")
+    architecture = own["architecture"] if own else recognised(state, len(classes), f"{what}: {path}")
+    check_fit(architecture, len(classes), state, f"{what}: {path}")
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(state, folder / WEIGHTS)
+    save_weights(state, folder / WEIGHTS_FILE)
     told = {name: own.get(name) for name in ("classes", "preprocessing", "selected_on")}
-    split = trained_on(path, own) if own and not told["selected_on"] else None
+    split = None if told["selected_on"] else own.get("training_images")
     entry = {
         "file": path.name,
         "place": repository_relative(path),
@@ -59,20 +60,6 @@ def copy_checkpoint(path: Path, classes: int, resolution: int, what: str, folder
     write_json(folder / CHECKPOINT_MANIFEST, entry | {"split": split} | told)
 
 
-def trained_on(path: Path, own: dict[str, Any]) -> str | None:
-    """The hash of the images and their split that a student of ours learnt from: of its manifest, or where that is older and names none, of
-    the run.json beside it. Raises UserError if that names none either."""
-    if found := own.get("training_images"):
-        return str(found)
-    record = path.with_name(RUN_FILE)
-    if not record.is_file():
-        return None
-    data = read_object(record).get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("content"), str):
-        raise UserError(f"{record} does not say which images the student learnt from; restore it, or move it away")
-    return str(data["content"])
-
-
 def recognised(state: State, classes: int, what: str) -> str:
     """The reference's student that has these weights. Raises UserError if none has."""
     problems = []
@@ -80,7 +67,7 @@ def recognised(state: State, classes: int, what: str) -> str:
         try:
             check_fit(architecture, classes, state, architecture)
         except UserError as error:
-            problems.append(str(error).removeprefix(f"{architecture}: not the weights of "))
+            problems.append(str(error).removeprefix(f"{architecture}: not the weights of ").removesuffix(ANOTHER))
         else:
             return architecture
     reasons = "; ".join(problems)
@@ -104,28 +91,29 @@ def load_checkpoint(folder: Path, label_sets: LabelSets, training: PreparedSplit
     entry = read_json(folder / CHECKPOINT_MANIFEST)
     classes = tuple(entry["classes"] or label_sets.classes)
     if classes != label_sets.classes:
-        raise UserError(
-            f"{entry['file']} knows {', '.join(classes)}, but the task says {', '.join(label_sets.classes)}; "
-            "evaluate it with the task that it was trained for"
-        )
-    if entry["split"] not in (None, training.content):
-        raise UserError(
-            f"{entry['file']} was trained on other images, or another split, than the pipeline has now, and may know its test images; run "
-            f"dvc repro with the settings of its training, or, to evaluate it all the same, copy it with its {STUDENT_MANIFEST}, and take "
-            "training_images out of that"
-        )
+        raise UserError(f"{entry['file']} {OTHER_CLASSES.format(', '.join(classes), ', '.join(label_sets.classes))}")
+    if problem := other_images(entry, training):
+        raise UserError(problem)
     network = build_network(entry["architecture"], len(classes))
-    load_whole(network, read_state(folder / WEIGHTS), architecture=entry["architecture"], origin=entry["file"])
+    load_whole(network, read_state(folder / WEIGHTS_FILE), architecture=entry["architecture"], origin=entry["file"])
     return Classifier(entry["architecture"], network, classes, preprocessing(entry, training)).to(device())
 
 
+def other_images(entry: dict[str, Any], training: PreparedSplit) -> str | None:
+    """That the student learnt from other images than ``training``, and the remedy; None if from these, or where nothing says from which."""
+    if entry["split"] in (None, training.content):
+        return None
+    return (
+        f"{entry['file']} was trained on other images, or another split, than the pipeline has now, and may know its test images; run "
+        f"dvc repro with the settings of its training, or, to evaluate it all the same, copy it with its {STUDENT_MANIFEST}, and take "
+        "training_images out of that"
+    )
+
+
 def preprocessing(entry: dict[str, Any], training: PreparedSplit) -> Preprocessing:
-    own = entry["preprocessing"]
-    if own:
-        height, width = own["size"]
-        return Preprocessing((height, width), three(own["mean"]), three(own["std"]))
-    mean, std = channel_statistics(training.images, np.arange(len(training.images)))
-    return Preprocessing((entry["resolution"],) * 2, three(mean), three(std))
+    if entry["preprocessing"]:
+        return Preprocessing.from_plain(entry["preprocessing"])
+    return Preprocessing((entry["resolution"],) * 2, *channel_statistics(training.images, np.arange(len(training.images))))
 
 
 def described(folder: Path) -> dict[str, str] | None:

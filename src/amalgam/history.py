@@ -1,4 +1,4 @@
-"""A training's history, epoch by epoch; in memory and as history.csv."""
+"""What a training gives: its weights, and its history epoch by epoch, which is history.csv too."""
 
 import csv
 from dataclasses import asdict, dataclass, field
@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from amalgam.states import State
 from amalgam.validation import Validation
+
+Snapshot = dict[str, Any]  # everything a training needs to go on: tensors and plain values
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,20 @@ class Epoch:
             if self.validation.score is not None:
                 row["val_score"] = 100 * self.validation.score
         return row | self.watched
+
+
+@dataclass
+class Fit:
+    """What training gives: the best and the last weights, and how it went."""
+
+    best_epoch: int = 0
+    best: State = field(default_factory=dict)
+    last: State = field(default_factory=dict)
+    history: list[Epoch] = field(default_factory=list)
+
+    @property
+    def best_record(self) -> Epoch:
+        return self.history[self.best_epoch - 1]
 
 
 def read_history(path: Path) -> dict[str, npt.NDArray[np.float64]]:

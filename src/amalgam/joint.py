@@ -30,9 +30,9 @@ MOST_ENTRIES = 1 << 20  # images × teachers × classes at a time: 8 MB a tensor
 def joint_estimate(log_probs: Tensor, active: Tensor, one_hot: Tensor) -> Tensor:
     """The logits u (B, C) of the estimate.
 
-    ``log_probs`` (B, n, K) are the teachers', anything at padding; ``active`` (B, n) says which teachers
-    count; ``one_hot`` (n, K, C) is one where an entry stands for a class. In double precision; of so many images at a time that memory
-    does not grow with their number, and each for itself.
+    ``log_probs`` (B, n, K) are the teachers', anything at padding; ``active`` (B, n) says which teachers count; ``one_hot`` (n, K, C) is
+    one where an entry stands for a class. Worked out in double precision and given in that of ``log_probs``; of so many images at a time
+    that memory does not grow with their number, and each for itself.
     """
     images = max(MOST_ENTRIES // (one_hot.shape[0] * one_hot.shape[2]), 1)
     parts = zip(torch.split(log_probs, images), torch.split(active, images), strict=True)
@@ -104,7 +104,7 @@ def _along_a_tree(said: Tensor, linked: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shares(z: Tensor, linked: Tensor) -> Tensor:
-    """Each teacher's part exp(−zᵢ) / Σⱼ exp(−zⱼ) in the classes that it shares (B, n, C)."""
+    """Each teacher's part exp(−zᵢ) / Σⱼ exp(−zⱼ) in the S classes that several know (B, n, S)."""
     known = linked.any(1, keepdim=True)
     return torch.softmax((-z[..., None]).masked_fill(~linked & known, -torch.inf), dim=1) * linked
 

@@ -1,6 +1,5 @@
 """The classifier: a network together with its classes and its own preprocessing; in memory and on disk."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,10 +11,11 @@ from torch import Tensor, nn
 
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
-from amalgam.networks import PROGRAM, build_network
+from amalgam.networks import build_network, load_body
+from amalgam.places import WEIGHTS_FILE
 from amalgam.precision import precision_of
-from amalgam.preprocessing import Preprocessing, three
-from amalgam.programs import read_program
+from amalgam.preprocessing import Preprocessing
+from amalgam.programs import PROGRAM, read_program
 from amalgam.whole import whole_file
 
 EXACT = "float32"  # of a classifier that computes in it, whatever is faster
@@ -31,6 +31,7 @@ class Classifier:
     preprocessing: Preprocessing
     order: tuple[int, ...] | None = None  # the network's output for each class; None: as they stand
     outputs: int | None = None  # how many the network has; None: one a class
+    weights_sha256: str | None = None  # of the file that it was read from
     exact: bool = False  # computes in float32: nobody knows how large the logits of a network are that was trained elsewhere
 
     def to(self, device: torch.device) -> "Classifier":
@@ -53,19 +54,16 @@ class Classifier:
         return {
             "architecture": self.architecture,
             "classes": list(self.classes),
-            "preprocessing": {
-                "size": list(self.preprocessing.size),
-                "mean": list(self.preprocessing.mean),
-                "std": list(self.preprocessing.std),
-            },
+            "preprocessing": self.preprocessing.plain(),
             **order,
             **outputs,
             **exact,
         }
 
-    def identity(self, weights_sha256: str) -> dict[str, Any]:
-        """All that its answers depend on, with weights of this sha256."""
-        return self.manifest() | {"weights_sha256": weights_sha256}
+    def identity(self) -> dict[str, Any]:
+        """All that the answers of one that was read from a file depend on."""
+        assert self.weights_sha256
+        return self.manifest() | {"weights_sha256": self.weights_sha256}
 
 
 @cache
@@ -79,7 +77,7 @@ def save_classifier(classifier: Classifier, weights: Path, manifest: Path, extra
     """Write weights (safetensors) and manifest (JSON: the classifier's own entries, the weights' sha256, ``extra``)."""
     weights.parent.mkdir(parents=True, exist_ok=True)
     save_weights(classifier.network.state_dict(), weights)
-    write_json(manifest, classifier.identity(sha256_of_file(weights)) | extra)
+    write_json(manifest, classifier.manifest() | {"weights_sha256": sha256_of_file(weights)} | extra)
 
 
 def save_weights(state: dict[str, Tensor], path: Path) -> None:
@@ -98,7 +96,7 @@ def _own(tensor: Tensor) -> Tensor:
 def weights_file(folder: Path) -> Path:
     """A teacher's: an exported program, if it is one."""
     program = folder / f"{PROGRAM}.pt2"
-    return program if program.exists() else folder / "weights.safetensors"
+    return program if program.exists() else folder / WEIGHTS_FILE
 
 
 def load_classifier(weights: Path, manifest: Path) -> Classifier:
@@ -107,27 +105,19 @@ def load_classifier(weights: Path, manifest: Path) -> Classifier:
         if not file.is_file():
             raise UserError(f"{file} is missing; dvc repro makes it, dvc pull fetches it")
     entry = read_json(manifest)
-    if sha256_of_file(weights) != entry["weights_sha256"]:
+    sha256 = sha256_of_file(weights)
+    if sha256 != entry["weights_sha256"]:
         raise UserError(f"{weights} is not the file that {manifest} describes (sha256 differs); restore both with dvc checkout")
-    architecture, classes, own = entry["architecture"], tuple(entry["classes"]), entry["preprocessing"]
-    preprocessing = Preprocessing(_pair(own["size"]), three(own["mean"]), three(own["std"]))
+    architecture, classes, preprocessing = entry["architecture"], tuple(entry["classes"]), Preprocessing.from_plain(entry["preprocessing"])
     order = tuple(entry["output_order"]) if "output_order" in entry else None
     outputs = entry.get("outputs")
     network = _load_network(architecture, outputs or len(classes), weights)
-    return Classifier(architecture, network, classes, preprocessing, order, outputs, exact=entry.get("precision") == EXACT)
+    return Classifier(architecture, network, classes, preprocessing, order, outputs, sha256, exact=entry.get("precision") == EXACT)
 
 
 def _load_network(architecture: str, num_classes: int, weights: Path) -> nn.Module:
     if architecture == PROGRAM:
         return read_program(weights)
     network = build_network(architecture, num_classes)
-    try:
-        network.load_state_dict(load_file(weights))
-    except RuntimeError as error:
-        raise UserError(f"{weights} does not fit a {architecture} of {num_classes} classes: {error}") from error
+    load_body(network, load_file(weights), architecture=f"a {architecture} of {num_classes} classes", origin=str(weights))
     return network
-
-
-def _pair(values: Sequence[int]) -> tuple[int, int]:
-    height, width = values
-    return height, width

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from amalgam.errors import UserError, listed
 from amalgam.files import sha256_of_file
+from amalgam.preprocessing import Channels
 from amalgam.reference_cnn import ReferenceCNN
 from amalgam.source_settings import TORCHVISION
 from amalgam.states import State, read_state
@@ -22,10 +23,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 NORMALISING = ("googlenet", "inception_v3")  # of torchvision's, by a flag that is set where they start from its weights
-PROGRAM = "program"  # the architecture of an exported program
 
 # torchvision's MobileNetV3 has 0.01: with few images its running statistics lag epochs behind the weights, and validation with them.
 BATCH_NORM_MOMENTUM = 0.1
+
+ANOTHER = "; bring the file of one, or say what it is of"  # the remedy of weights that are another network's
 
 SMALLEST_HEAD = 1e-3  # standard deviation of a head's first weights
 
@@ -184,7 +186,7 @@ def load_body(network: nn.Module, state: State, *heads: str, architecture: str, 
     ]
     for names, problem in ((missing, "lacks"), (foreign, "has unknown"), (shaped, "has")):
         if names:
-            raise UserError(f"{origin}: not the weights of {architecture}: it {problem} {listed(names, 3)}")
+            raise UserError(f"{origin}: not the weights of {architecture}: it {problem} {listed(names, 3)}{ANOTHER}")
     if bad := next((name for name, value in given.items() if not value.isfinite().all()), None):
         raise UserError(f"{origin}: {bad} is not finite; save the weights of an epoch before the training diverged")
     network.load_state_dict(given, strict=False)
@@ -195,18 +197,27 @@ def load_whole(network: nn.Module, state: State, *, architecture: str, origin: s
     load_body(getattr(network, "backbone", network), state, architecture=architecture, origin=origin)
 
 
-def pretrained_statistics(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation a channel with which the published weights were trained."""
+def pretrained_statistics(architecture: str) -> tuple[Channels, Channels]:
+    """Mean and standard deviation a channel with which the published weights of a network that ``build_network`` knows were trained."""
     if not architecture.startswith(TIMM):
         return IMAGENET_MEAN, IMAGENET_STD
-    config = _timm_model(architecture, 2).default_cfg
-    return tuple(config["mean"]), tuple(config["std"])
+    import timm
+
+    config = timm.get_pretrained_cfg(architecture.removeprefix(TIMM))
+    return config.mean, config.std
 
 
 def build_network(architecture: str, num_classes: int, pretrained: bool = False, weights: Path | None = None) -> nn.Module:
-    """A network in channels-last layout: the reference CNN, a student's, or one of torchvision's as it is."""
+    """A network in channels-last layout, where it has one: the reference CNN, a student's, or one of torchvision's as it is."""
     if architecture == "ReferenceCNN":
-        return ReferenceCNN(num_classes).to(memory_format=torch.channels_last)
+        return _channels_last(ReferenceCNN(num_classes))
     if architecture.startswith(TORCHVISION):
-        return _torchvision_by_name(architecture, num_classes).to(memory_format=torch.channels_last)
-    return Student(architecture, num_classes, pretrained, weights).to(memory_format=torch.channels_last)
+        return _channels_last(_torchvision_by_name(architecture, num_classes))
+    return _channels_last(Student(architecture, num_classes, pretrained, weights))
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    """In that layout, unless it has weights of five dimensions, which know none."""
+    if any(tensor.ndim > 4 for tensor in network.state_dict().values()):
+        return network
+    return network.to(memory_format=torch.channels_last)

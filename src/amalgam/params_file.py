@@ -23,6 +23,7 @@ from amalgam.source_settings import TASK_NAME
 PARAMS_FILE = Path("params.yaml")
 NULL = ("", "~", "null", "Null", "NULL")
 RESPELLED = re.compile(r"True|TRUE|False|FALSE|[-+.\d].*")  # what DVC's writer takes for truth values, and maybe for numbers and dates
+OTHER_THAN_TEXT = re.compile(r"(?i:true|false|null)|~|[-+.\d].*")  # what DVC's reader may take for that
 PLAIN_NUMBER = re.compile(r"0|[1-9]\d*")  # the same however it is written
 MERGE = "tag:yaml.org,2002:merge"  # the key <<
 
@@ -61,7 +62,7 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[Location, int]
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"{name} is not valid YAML: {error}") from error
+        raise UserError(f"{name} is not valid YAML: {error}; correct it there") from error
     _check_ends(root, name)
     _check_spelling(root, name)
     values = convert(root, ()) if root is not None else None
@@ -93,8 +94,25 @@ def _names(node: yaml.Node | None, keys: bool = False, values: bool = False) -> 
         yield node
 
 
+def _blocks(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    """All mappings, at any depth."""
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        for _, value in node.value:
+            yield from _blocks(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _blocks(item)
+
+
 def _check_spelling(root: yaml.Node | None, name: str) -> None:
-    """Raises UserError where DVC, when it sets anything, would spell the name of a class or a teacher otherwise, or cannot read it."""
+    """Raises UserError where DVC, when it sets anything, would spell the name of a class or a teacher otherwise, or cannot read it; or sort
+    the keys of a block, of which some are words to it and others are not."""
+    for block in _blocks(root):
+        odd = [key for key, _ in block.value if key.style is None and OTHER_THAN_TEXT.fullmatch(key.value) and not _is_text(key.value)]
+        if 0 < len(odd) < len(block.value):
+            quoted = f"quote the name {odd[0].value}, as '{odd[0].value}'"
+            raise UserError(f"{name}:{odd[0].start_mark.line + 1}: {quoted}: DVC takes it for no text, and those beside it for text")
     for node in _names(root):
         text = str(node.value)
         if node.style is not None or not RESPELLED.fullmatch(text) or PLAIN_NUMBER.fullmatch(text):
@@ -103,6 +121,13 @@ def _check_spelling(root: yaml.Node | None, name: str) -> None:
         if written != text:
             problem = "DVC reads no dates" if written is None else f"dvc exp run would write {written}"
             raise UserError(f"{name}:{node.start_mark.line + 1}: quote the name {text}, as '{text}': {problem}")
+
+
+def _is_text(name: str) -> bool:
+    """Whether DVC reads it so, unquoted."""
+    from dvc.utils.serialize import parse_yaml_for_update
+
+    return isinstance(parse_yaml_for_update(f"name: {name}", str(PARAMS_FILE))["name"], str)
 
 
 def _written_by_dvc(text: str) -> str | None:
@@ -176,6 +201,8 @@ def explain(error: ValidationError, name: str, lines: dict[Location, int], flags
             text = item["msg"].removeprefix("Value error, ")
         else:
             text = f"{item['input']!r} is refused: {item['msg'][0].lower()}{item['msg'][1:]}"
+            if item["input"] is None and "tasks" in location:
+                text = "null is nothing in YAML; a class of that name is written 'null'"
         line = next((lines[location[:end]] for end in range(len(location), 0, -1) if location[:end] in lines), None)
         flagged = item["type"] == "value_error" and any(flag[: len(location)] == location for flag in flags)
         together = " with these flags" if flagged else ""  # what contradicts may stand in either

@@ -15,6 +15,7 @@ PREPARED, TEACHERS, TARGETS, STUDENTS, EVALUATION, LIVE = (
     Path(OUTPUTS, name) for name in ("prepared", "teachers", "targets", "students", "evaluation", "live")
 )
 RUNS = Path("runs")  # one-offs, by hand
+WEIGHTS_FILE = "weights.safetensors"  # a teacher's, or of what was brought
 TEACHER_MANIFEST = "manifest.json"  # beside a teacher's weights
 DVC_LOCK = Path("dvc.lock")  # DVC writes down in it with which parameters each stage ran last, and what came of it
 URI_VARIABLE = "MLFLOW_TRACKING_URI"

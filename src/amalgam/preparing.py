@@ -22,7 +22,6 @@ from amalgam.errors import UserError
 from amalgam.files import new_array, save_array, sha256_of_arrays, write_json
 from amalgam.serving.pixels import fit
 from amalgam.sources.raw import UNLABELED, RawSplit
-from amalgam.whole import whole_folder
 
 MIXED_RESOLUTION = 64  # pixels; where the images share no size and the source's resolution is null
 SMALLEST_NATIVE, LARGEST_NATIVE = 4, 1024  # pixels a side
@@ -81,26 +80,12 @@ def plan_split(raws: Sequence[RawSplit], raw_classes: Sequence[str], union: Sequ
 
 def write_split(plan: Plan, size: tuple[int, int], folder: Path) -> None:
     """Write the planned images in ``size`` (height, width), with their labels, into the new ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
     images = _write_images(plan.chosen, size, folder / "images.npy")
     save_array(folder / "labels.npy", plan.labels)
     save_array(folder / "validation.npy", plan.validation)
     _write_names(plan.chosen, folder / "names.txt")
     write_json(folder / "content.json", {"sha256": sha256_of_arrays(images, plan.labels, plan.validation)})
-
-
-def prepare_split(
-    raws: Sequence[RawSplit],
-    raw_classes: Sequence[str],
-    union: Sequence[str],
-    size: tuple[int, int],
-    fraction: float,
-    seed: int,
-    folder: Path,
-) -> None:
-    """``plan_split`` and ``write_split`` in one: ``folder`` is there whole or not at all."""
-    plan = plan_split(raws, raw_classes, union, fraction, seed)
-    with whole_folder(folder) as work:
-        write_split(plan, size, work)
 
 
 def _check_labels(labels: npt.NDArray[np.int64], union: Sequence[str]) -> None:

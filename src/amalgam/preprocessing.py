@@ -1,8 +1,8 @@
 """From stored pixels to a network's input."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from amalgam.views import Images
+
+Channels = tuple[float, float, float]  # a number for each of red, green and blue
 
 STATISTICS_PIXELS = 1 << 20  # at a time
 ENLARGED_BY_PRODUCTS = 64  # side in pixels up to which that is the faster way
@@ -20,8 +22,16 @@ class Preprocessing:
     """From stored pixels to a network's input."""
 
     size: tuple[int, int]  # (height, width) in pixels
-    mean: tuple[float, float, float]  # of pixels scaled to 0 … 1
-    std: tuple[float, float, float]
+    mean: Channels  # of pixels scaled to 0 … 1
+    std: Channels
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> "Preprocessing":
+        return cls(**{name: tuple(numbers) for name, numbers in values.items()})
+
+    def plain(self) -> dict[str, list[float]]:
+        """As manifests hold it."""
+        return {name: list(numbers) for name, numbers in asdict(self).items()}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised float (B, 3, *size), channels last, of uint8 images (B, height, width, 3)."""
@@ -67,7 +77,7 @@ def _enlargement(own: int, wanted: int, channels: int) -> npt.NDArray[np.float32
     return np.kron(line, np.eye(channels)).astype(np.float32)
 
 
-def channel_statistics(images: Images, rows: npt.NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Images, rows: npt.NDArray[np.int64]) -> tuple[Channels, Channels]:
     """Mean and standard deviation a channel, of pixels scaled to 0 … 1, over the images of ``rows``; the latter at least 1/255."""
     values, counts = np.arange(256) / 255, np.zeros((3, 256), dtype=np.int64)
     chunk = max(STATISTICS_PIXELS // (images.shape[1] * images.shape[2]), 1)
@@ -77,9 +87,4 @@ def channel_statistics(images: Images, rows: npt.NDArray[np.int64]) -> tuple[tup
     shares = counts / counts.sum(1, keepdims=True)
     mean = shares @ values
     std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0)).clip(1 / 255)
-    return tuple(map(float, mean)), tuple(map(float, std))
-
-
-def three(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue
+    return cast(Channels, tuple(map(float, mean))), cast(Channels, tuple(map(float, std)))

@@ -27,7 +27,7 @@ def processes_asked_for() -> int:
         from amalgam.hardware import gpus
 
         if 0 < gpus() < int(text):
-            raise UserError(f"{PROCESSES_VARIABLE} is {text}, but there are {gpus()} GPUs, and each process needs its own")
+            raise UserError(f"{PROCESSES_VARIABLE} is {text}, but there are {gpus()} GPUs, and each process needs its own; lower it")
     return int(text)
 
 

@@ -22,6 +22,8 @@ from amalgam.errors import UserError
 from amalgam.hardware import is_the_gpus, on_gpu
 from amalgam.states import first_line
 
+PROGRAM = "program"  # the architecture of an exported program
+
 MEMBERS = re.compile(
     r"(data/(weights/(weight_\d+|model_weights_config\.json)|constants/(tensor_\d+|model_constants_config\.json)|sample_inputs/model\.pt)"
     r"|models/model\.json|archive_format|archive_version|byteorder|\.data/(version|serialization_id))"
@@ -70,7 +72,7 @@ def read_program(path: Path) -> Program:
             from_gpu = not problem and _is_from_gpu(archive)
             seen = io.BytesIO() if problem else _copy(archive)
     except (zipfile.BadZipFile, LookupError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is damaged, or no program of torch.export.save ({error})") from error
+        raise UserError(f"{path} is damaged, or no program of torch.export.save ({error}); {ANY_REMEDY}") from error
     if problem:
         remedy = next((remedy for held, remedy in REMEDIES.items() if held in problem), ANY_REMEDY)
         raise UserError(f"{path} is refused: it holds {problem}; {remedy}")
@@ -130,7 +132,8 @@ def _suspicious(archive: zipfile.ZipFile) -> Iterator[str]:
 
 def _plain(pickled: bytes) -> bool:
     try:
-        torch.load(io.BytesIO(pickled), map_location="cpu", weights_only=True) if pickled else None
+        if pickled:
+            torch.load(io.BytesIO(pickled), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):
         return False
     return True

@@ -8,7 +8,7 @@ import numpy as np
 
 from amalgam.dataset import PreparedSplit
 from amalgam.files import sha256_of_arrays
-from amalgam.preprocessing import Preprocessing, channel_statistics, three
+from amalgam.preprocessing import Preprocessing, channel_statistics
 
 NAME = "reference"
 SELECTED_ON = "test images (optimistic)"
@@ -55,8 +55,7 @@ def concatenated(training: PreparedSplit, test: PreparedSplit) -> PreparedSplit:
 
 def common_preprocessing(split: PreparedSplit, resolution: int) -> Preprocessing:
     """What every network sees."""
-    mean, std = channel_statistics(split.images, split.training_rows)
-    return Preprocessing((resolution, resolution), three(mean), three(std))
+    return Preprocessing((resolution, resolution), *channel_statistics(split.images, split.training_rows))
 
 
 def applied(training: PreparedSplit, test: PreparedSplit, resolution: int) -> tuple[PreparedSplit, Preprocessing, dict[str, str]]:

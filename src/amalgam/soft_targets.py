@@ -57,7 +57,7 @@ def union_log_probs(knowledge: Knowledge, target: Target, weight: Tensor) -> Ten
         case "mean" | "confidence":
             return mean_log_probs(knowledge, weight)
         case "blocks" | "stacked" | "balanced":
-            raise ValueError(f"target {target} is no distribution that the teachers' answers to an image give by themselves")
+            raise AssertionError(f"target {target} is no distribution that the teachers' answers to an image give by themselves")
 
 
 def joint_log_probs(knowledge: Knowledge) -> Tensor:

@@ -2,25 +2,21 @@
 
 import argparse
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import yaml
 
-from amalgam.contradictions import without_labels
-from amalgam.dataset import LabelSets, visible_labels
 from amalgam.errors import UserError
 from amalgam.interruption import interruptible, put_off
 from amalgam.params import Params
 from amalgam.params_file import PARAMS_FILE, load_params
 from amalgam.parents import end_with_parent
 from amalgam.places import check_root
-from amalgam.processes import PROCESSES_VARIABLE, fail, processes_asked_for
-from amalgam.student_settings import StudentSettings
+from amalgam.processes import fail
 
 PIPELINE_FILE = Path("dvc.yaml")
 TRAINING = "train-"  # and the task: the name of a task's training stage
@@ -80,6 +76,11 @@ def task_argument(description: str | None) -> str:
     return full_task_name(parser.parse_args().task)
 
 
+def in_pipeline() -> bool:
+    """Whether DVC runs this process as a stage."""
+    return "DVC_STAGE" in os.environ
+
+
 def full_task_name(named: str) -> str:
     """``A`` is taskA too."""
     return named if named.startswith("task") else f"task{named}"
@@ -88,32 +89,6 @@ def full_task_name(named: str) -> str:
 def check_task(task: str, tasks: Sequence[str]) -> None:
     if task not in tasks:
         raise UserError(f"there is no {task}; the tasks are {', '.join(tasks)}")
-
-
-def check_labels(task: str, settings: StudentSettings, label_sets: LabelSets, labels: npt.NDArray[np.int64]) -> None:
-    """Raises UserError if the student is to use labels and no training image (−1: it has none) has one, or if all have one and so no
-    teacher compares what the student is to know: before teachers run for nothing."""
-    from amalgam.teaching import Teaching, left_untold
-
-    if settings.label_fraction > 0 and not (labels >= 0).any():
-        raise UserError(f"{task}: {without_labels(settings.alpha)}")
-    shown = visible_labels(labels, label_sets.classes, settings.label_fraction, seed=0)  # the seed says which, not how many
-    if problem := left_untold(label_sets, Teaching.of(settings), shown):
-        raise UserError(f"{task}: {problem}")
-
-
-def check_student(settings: StudentSettings, classes: Sequence[str], weights: Path | None = None) -> None:
-    """Raises UserError if there can be no such student of these classes, or not in so many processes: before teachers run for it.
-
-    Its file of weights, where it starts from one, is left to the stage that copies it, unless given.
-    """
-    from amalgam.students import Architecture, check_possible
-
-    if settings.compile and processes_asked_for() > 1:
-        raise UserError(f"compile true is for one process; set it to false, or {PROCESSES_VARIABLE} to 1")
-
-    pretrained = settings.pretrained and (weights is not None or settings.student_weights is None)
-    check_possible(Architecture(settings.student_model, settings.student_resolution, pretrained, weights), classes)
 
 
 def stage_params() -> Params:

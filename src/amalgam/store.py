@@ -16,6 +16,8 @@ from amalgam.places import repository_root
 from amalgam.whole import sync, whole_folder
 
 STORE = ".amalgam"
+TEACHERS, VIEWS, DOWNLOADS = "teachers", "views", "downloads"  # kinds of entries that make clean removes where nothing used them for long
+CHECKPOINTS, DIVERGED = "checkpoints", "diverged"
 
 
 def entry(kind: str, key: str, make: Callable[[Path], None]) -> Path:

@@ -12,6 +12,7 @@ TIMM = "timm/"
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 SchedulerName = Literal["step", "cosine", "one_cycle"]
+StoredTeachers = Literal["covering", "all"]
 
 
 def _known_model(name: str) -> str:
@@ -85,7 +86,7 @@ class StudentSettings(Section):
     )
     standardize_logits: bool = Field(
         description="true brings the logits of teachers and student to the same mean and spread before they are compared (under "
-        "target blocks inside each teacher's classes, under stacked and balanced over all; the others cannot be so compared), so that "
+        "target blocks inside each teacher's classes, under stacked over all; the others cannot be so compared), so that "
         "only relations count, not how sure a network is. Try it with a temperature around 2."
     )
     confidence_temperature: float = Field(
@@ -211,7 +212,7 @@ class StudentSettings(Section):
         description="How much brightness, contrast and saturation of a view may change, 0 to 1; 0.4 is strong. Raise it against "
         "over-fitting, where colour does not tell the class.",
     )
-    stored_teachers: Literal["covering", "all"] = Field(
+    stored_teachers: StoredTeachers = Field(
         description="covering stores, for each image, the logits of the teachers that know its class (cheap; of an image without label "
         "every teacher's); all stores every teacher's, which targets stacked and balanced and a label_fraction below 1 need."
     )

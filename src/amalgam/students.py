@@ -4,9 +4,12 @@
 
     outputs/students/<task>/best.safetensors   weights of the best validation epoch (the last without a validation split)
     outputs/students/<task>/last.safetensors   weights after the last epoch
-    outputs/students/<task>/student.json       manifest: architecture, classes, preprocessing, best epoch, settings, execution
+    outputs/students/<task>/student.json       manifest: architecture, classes, preprocessing, best epoch, settings, execution,
+                                               the teachers that taught it, the images it learnt from
     outputs/students/<task>/history.csv        one row an epoch
     outputs/students/<task>/metrics.json       what DVC compares
+    outputs/students/<task>/target.safetensors what a fitted target makes of all teachers' answers (combination.py)
+    outputs/students/<task>/run.json           all that its run in MLflow says of it (record.py)
 """
 
 import copy
@@ -23,14 +26,14 @@ from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
 from amalgam.files import read_object, sha256_of_file, write_json
 from amalgam.hardware import on_gpu
-from amalgam.history import write_history
+from amalgam.history import Fit, write_history
 from amalgam.inference import device
 from amalgam.models import Classifier, load_classifier, save_classifier, save_weights
 from amalgam.networks import IMAGENET_MEAN, IMAGENET_STD, build_network, pretrained_statistics
-from amalgam.preprocessing import Preprocessing, channel_statistics, three
-from amalgam.trainer import Fit
+from amalgam.preprocessing import Preprocessing, channel_statistics
 from amalgam.trial import Remedies, trial
 
+BEST_WEIGHTS, LAST_WEIGHTS = "best.safetensors", "last.safetensors"
 STUDENT_MANIFEST = "student.json"
 
 
@@ -47,9 +50,9 @@ class Architecture:
 def new_student(architecture: Architecture, label_sets: LabelSets, split: PreparedSplit, seed: int) -> Classifier:
     """An untrained student of the union's classes on this process's device, its random weights drawn from ``seed``."""
     name, pretrained = architecture.name, architecture.pretrained
-    preprocessing = student_preprocessing(name, architecture.resolution, pretrained, split.images, split.training_rows)
     torch.manual_seed(seed)
     network = build_network(name, len(label_sets.classes), pretrained, architecture.weights)
+    preprocessing = student_preprocessing(name, architecture.resolution, pretrained, split.images, split.training_rows)
     student = Classifier(name, network, label_sets.classes, preprocessing).to(device())
     check_trains(student)
     return student
@@ -81,10 +84,10 @@ def check_trains(student: Classifier) -> None:
 def write_student(student: Classifier, result: Fit, task: str, details: dict[str, Any], folder: Path) -> None:
     """Write the student's folder; the best weights are left in ``student``."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(result.last, folder / "last.safetensors")
+    save_weights(result.last, folder / LAST_WEIGHTS)
     student.network.load_state_dict(result.best)
-    extra = {"best_epoch": result.best_epoch, "last_sha256": sha256_of_file(folder / "last.safetensors")} | details
-    save_classifier(student, folder / "best.safetensors", folder / STUDENT_MANIFEST, extra)
+    extra = {"best_epoch": result.best_epoch, "last_sha256": sha256_of_file(folder / LAST_WEIGHTS)} | details
+    save_classifier(student, folder / BEST_WEIGHTS, folder / STUDENT_MANIFEST, extra)
     write_history(result.history, folder / "history.csv")
     write_json(folder / "metrics.json", {task: {"best_epoch": result.best_epoch} | student_metrics(result)})
 
@@ -111,7 +114,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def load_student(folder: Path, label_sets: LabelSets) -> Classifier:
     """The best student. Raises UserError if it knows other classes than the task."""
-    student = load_classifier(folder / "best.safetensors", folder / STUDENT_MANIFEST)
+    student = load_classifier(folder / BEST_WEIGHTS, folder / STUDENT_MANIFEST)
     if student.classes != label_sets.classes:
         raise UserError(
             f"student {folder} knows {', '.join(student.classes)}, but the task says {', '.join(label_sets.classes)}; run dvc repro"
@@ -120,7 +123,7 @@ def load_student(folder: Path, label_sets: LabelSets) -> Classifier:
 
 
 def student_metrics(result: Fit) -> dict[str, float]:
-    """The best epoch's figures, in percent: accuracies by all labels, and, where it was chosen by fewer or none, by how many of these."""
+    """The best epoch's figures, in percent: accuracies by all labels and, where another, what chose it, by fewer or none."""
     best = result.best_record
     metrics = {} if best.train_accuracy is None else {"train_accuracy": round(100 * best.train_accuracy, 2)}
     if best.validation:
@@ -134,5 +137,5 @@ def student_preprocessing(
     architecture: str, resolution: int, pretrained: bool, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]
 ) -> Preprocessing:
     """The statistics that pre-trained weights expect, else those of the training images."""
-    mean, std = pretrained_statistics(architecture) if pretrained else channel_statistics(images, rows)
-    return Preprocessing((resolution, resolution), three(mean), three(std))
+    statistics = pretrained_statistics(architecture) if pretrained else channel_statistics(images, rows)
+    return Preprocessing((resolution, resolution), *statistics)

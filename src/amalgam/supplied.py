@@ -19,10 +19,10 @@ from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file, write_json
 from amalgam.inference import device, images_at_a_time, predict_logits
 from amalgam.models import Classifier, load_classifier, save_weights, weights_file
-from amalgam.networks import PROGRAM, build_network, load_whole
-from amalgam.places import TEACHER_MANIFEST
-from amalgam.preprocessing import Preprocessing, channel_statistics, three
-from amalgam.programs import read_program
+from amalgam.networks import build_network, load_whole
+from amalgam.places import TEACHER_MANIFEST, WEIGHTS_FILE
+from amalgam.preprocessing import Preprocessing, channel_statistics
+from amalgam.programs import PROGRAM, read_program
 from amalgam.source_settings import SuppliedTeacher
 from amalgam.states import read_state
 from amalgam.teachers import OwnImages
@@ -39,9 +39,9 @@ def copy_supplied(given: SuppliedTeacher, classes: tuple[str | None, ...], path:
     Raises UserError, naming it ``what``, unless file and settings agree.
     """
     folder.mkdir(parents=True)
-    size = (given.resolution, given.resolution)
     network, weights = _read(given, len(classes), path, what)
-    preprocessing = Preprocessing(size, three(given.mean or ANY_STATISTICS), three(given.std or ANY_STATISTICS))
+    statistics = {"mean": given.mean or ANY_STATISTICS, "std": given.std or ANY_STATISTICS}
+    preprocessing = Preprocessing.from_plain({"size": [given.resolution] * 2} | statistics)
     asked = {name: output for output, name in enumerate(classes) if name is not None}
     order, outputs = (tuple(asked.values()), len(classes)) if None in classes else (None, None)
     classifier = Classifier(given.architecture or PROGRAM, network, tuple(asked), preprocessing, order, outputs, exact=True)
@@ -63,7 +63,7 @@ def _read(given: SuppliedTeacher, outputs: int, path: Path, what: str) -> tuple[
         return read_program(path), f"{PROGRAM}.pt2"
     network = build_network(given.architecture, outputs)
     load_whole(network, read_state(path), architecture=f"{given.architecture} of {outputs} classes", origin=f"{what}: {path}")
-    return network, "weights.safetensors"
+    return network, WEIGHTS_FILE
 
 
 def _check_output(classifier: Classifier, what: str) -> None:
@@ -72,7 +72,7 @@ def _check_output(classifier: Classifier, what: str) -> None:
     classifier.network.eval()
     outputs, before = classifier.outputs or len(classifier.classes), None
     size = classifier.preprocessing.size
-    for batch in (2, 3, 3, 1, images_at_a_time(classifier.architecture, size, size, device().type)):
+    for batch in (2, 3, 3, images_at_a_time(classifier.architecture, size, size, device().type), 1):
         logits = _answer(classifier, batch, what)
         if problem := _problem(logits, (batch, outputs), before):
             raise UserError(f"{what} {problem}")
@@ -95,10 +95,11 @@ def _problem(logits: Any, shape: tuple[int, int], before: torch.Tensor | None) -
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if found != shape:
         return (
-            f"gives {found} for {shape[0]} images, not {shape}: a logit for each of its classes, where null is an output of no class here"
+            f"gives {found} for {shape[0]} images, not {shape}: a logit for each of its classes, where null is an output of no class here; "
+            "correct classes"
         )
     if not logits.isfinite().all():
-        return "gives logits that are not finite"
+        return "gives logits that are not finite; save the weights of an epoch before the training diverged"
     if _are_probabilities(logits):
         return (
             "gives probabilities, and logits are needed (of softened probabilities a student learns next to nothing); export the network "
@@ -115,7 +116,8 @@ def _are_probabilities(values: torch.Tensor) -> bool:
 
 
 def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> str:
-    """Copy a supplied teacher into ``target`` with its accuracy on the images of its classes that no training here uses; say whence it is.
+    """Copy a supplied teacher into ``target`` with its accuracy on the images of its classes (held out, where some are); say
+    whence it is.
 
     Raises UserError if it is below the stated minimum, or the task gives it other classes.
     """
@@ -132,8 +134,8 @@ def provide_supplied(folder: Path, own: OwnImages, what: str, target: Path) -> s
     if not len(own.labels):
         _check_trusted(manifest, what)
     elif manifest["own_statistics"]:
-        mean, std = channel_statistics(own.images, np.arange(len(own.labels)))
-        teacher = replace(teacher, preprocessing=Preprocessing(teacher.preprocessing.size, three(mean), three(std)))
+        statistics = channel_statistics(own.images, np.arange(len(own.labels)))
+        teacher = replace(teacher, preprocessing=Preprocessing(teacher.preprocessing.size, *statistics))
     measured = _measured(teacher, own, manifest["min_accuracy"], what) if len(own.labels) else {"validation_accuracy": None}
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights_file(folder), target / weights_file(folder).name)

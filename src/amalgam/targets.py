@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from amalgam import store
 from amalgam.dataset import LabelSets, PreparedSplit
@@ -26,16 +25,14 @@ from amalgam.errors import UserError
 from amalgam.files import new_array, read_json, sha256_of_arrays, write_json
 from amalgam.inference import Stored, predict_logits, to_gpu_if_it_fits
 from amalgam.models import Classifier
-from amalgam.networks import PROGRAM
 from amalgam.places import TEACHER_MANIFEST
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.source_settings import Augmentation
-from amalgam.student_settings import StudentSettings
+from amalgam.storable import Logits, storable
+from amalgam.student_settings import StoredTeachers, StudentSettings
 from amalgam.team import SOLO, Team
 from amalgam.views import View, draw_view, plain_view
 from amalgam.whole import whole_folder
-
-Logits = npt.NDArray[np.float16]
 
 NOT_THE_TEACHERS = 1 << 40  # what is added to a view's index, so that it is none of those that a teacher saw in its training
 
@@ -73,7 +70,7 @@ class StoredTargets:
 
     folder: Path
     settings: ViewSettings
-    stored_teachers: str
+    stored_teachers: StoredTeachers
 
     @classmethod
     def read(cls, folder: Path, split: PreparedSplit, label_sets: LabelSets) -> "StoredTargets":
@@ -85,7 +82,7 @@ class StoredTargets:
             raise UserError(f"{folder} holds targets of other teachers or classes, or of these in another order; run dvc repro")
         return cls(folder, ViewSettings(**manifest["views"]), manifest["stored_teachers"])
 
-    def check_made_with(self, views: ViewSettings, stored_teachers: str) -> None:
+    def check_made_with(self, views: ViewSettings, stored_teachers: StoredTeachers) -> None:
         """Raises UserError unless the store holds what these settings ask for."""
         asked = asdict(views) | {"stored_teachers": stored_teachers}
         for name, value in (asdict(self.settings) | {"stored_teachers": self.stored_teachers}).items():
@@ -118,8 +115,6 @@ class StoredTargets:
 
 
 VALIDATION_FILE = "validation.npy"
-MOST_LOGIT = 1024.0  # beyond it float16 knows no halves
-MOST_OFF = 0.05  # by which storing logits may change a probability at temperature 1
 ROWS_AT_A_TIME = 16_384  # of logits, whatever the number of images
 
 
@@ -131,24 +126,25 @@ def write_targets(
     folder: Path,
     split: PreparedSplit,
     label_sets: LabelSets,
-    teachers: dict[str, tuple[Classifier, str]],
+    teachers: dict[str, Classifier],
     settings: ViewSettings,
-    covering_only: bool,
+    stored_teachers: StoredTeachers,
     on_view: Callable[[], None] = lambda: None,
     team: Team = SOLO,
 ) -> None:
-    """Run each teacher (with its weights' sha256) on every view and write the store into ``folder``.
+    """Run each teacher on every view and write the store into ``folder``.
 
     What a teacher says of a view is kept in the repository's store: more views or another teacher cost only what is new. A team's
-    processes take turns at views and teachers; then the first one writes.
+    processes take turns at views and teachers; then the first one writes. Raises UserError for logits that are not ``storable``.
     """
     known = list(teachers.values())
     rows, held_out, images = split.training_rows, split.validation_rows, to_gpu_if_it_fits(split.images)
-    covers = label_sets.asked()[split.labels[rows]].T if covering_only else np.full((len(teachers), len(rows)), True)
+    everywhere = np.full((len(teachers), len(rows)), True)
+    covers = label_sets.asked()[split.labels[rows]].T if stored_teachers == "covering" else everywhere
 
     def answers(view: int, number: int) -> Logits:
         """One teacher's of the images that it covers (images, |Lᵢ|)."""
-        return _view_logits(*known[number], split.content, images, rows[covers[number]], settings, view)
+        return _view_logits(known[number], split.content, images, rows[covers[number]], settings, view)
 
     for piece, (view, number) in enumerate(product(range(settings.stored_views), range(len(known)))):
         if team.turn(piece):
@@ -160,19 +156,18 @@ def write_targets(
         with whole_folder(folder) as work:
             for view in range(settings.stored_views):
                 _write_side_by_side(work / view_file(view), [answers(view, number) for number in range(len(known))], covers)
-            every = [_view_logits(*teacher, split.content, images, held_out, ViewSettings(0, 0, False, 0), 0) for teacher in known]
+            every = [_view_logits(teacher, split.content, images, held_out, ViewSettings(0, 0, False, 0), 0) for teacher in known]
             _write_side_by_side(work / VALIDATION_FILE, every, np.full((len(known), len(held_out)), True))
-            stored = "covering" if covering_only else "all"
-            write_json(work / "targets.json", _manifest(split, teachers) | {"views": asdict(settings), "stored_teachers": stored})
+            write_json(work / "targets.json", _manifest(split, teachers) | {"views": asdict(settings), "stored_teachers": stored_teachers})
     team.wait()
 
 
-def _manifest(split: PreparedSplit, teachers: dict[str, tuple[Classifier, str]]) -> dict[str, Any]:
+def _manifest(split: PreparedSplit, teachers: dict[str, Classifier]) -> dict[str, Any]:
     """What the store belongs to."""
     return {
         "images": split.content,
-        "teachers": {name: list(classifier.classes) for name, (classifier, _) in teachers.items()},
-        "classifiers": {name: classifier.identity(sha256) for name, (classifier, sha256) in teachers.items()},
+        "teachers": {name: list(classifier.classes) for name, classifier in teachers.items()},
+        "classifiers": {name: classifier.identity() for name, classifier in teachers.items()},
         "execution": execution_record(),
     }
 
@@ -194,34 +189,8 @@ def _write_side_by_side(path: Path, answers: list[Logits], covers: npt.NDArray[n
     whole.flush()
 
 
-def storable(logits: npt.NDArray[np.float32], classifier: Classifier) -> Logits:
-    """Logits (N, |Lᵢ|) as float16. Raises UserError if that would change what they mean, or one is no number."""
-    whose, largest = f"the teacher of {', '.join(classifier.classes)}", float(np.abs(logits).max(initial=0))
-    remedy = (
-        "have it give logits of which the softmax is its probabilities, with a mean near zero (one constant, added to all its logits of "
-        "every image, changes nothing)"
-    )
-    if classifier.architecture == PROGRAM and logits.size and logits.min() >= 0 and largest <= 1:
-        raise UserError(
-            f"{whose} gives values from 0 to 1 alone, as after a sigmoid (of which a student learns next to nothing); export it without, "
-            "or torch.logit of them"
-        )
-    if not np.isfinite(largest):
-        raise UserError(f"{whose} gives logits that are not finite ({classifier.architecture}); train it anew, or bring another")
-    if largest > MOST_LOGIT:
-        problem = f"gives a logit of {largest:g} ({classifier.architecture}), and {MOST_LOGIT:g} is the largest that is stored"
-        raise UserError(f"{whose} {problem} precisely enough; {remedy}")
-    stored = logits.astype(np.float16)
-    before, after = (torch.softmax(torch.from_numpy(values), 1) for values in (logits, stored.astype(np.float32)))
-    off = float((before - after).abs().max()) if len(logits) else 0.0
-    if off > MOST_OFF:
-        problem = f"gives logits of up to {largest:g} ({classifier.architecture}), stored with steps by which a probability would be off by"
-        raise UserError(f"{whose} {problem} {off:.2g}; {remedy}")
-    return stored
-
-
 def _view_logits(
-    classifier: Classifier, sha256: str, content: str, images: Stored, rows: npt.NDArray[np.int64], settings: ViewSettings, index: int
+    classifier: Classifier, content: str, images: Stored, rows: npt.NDArray[np.int64], settings: ViewSettings, index: int
 ) -> Logits:
     """Logits (len(rows), classes) of one teacher on view ``index``, memory-mapped, from the store where they are known.
 
@@ -238,12 +207,12 @@ def _view_logits(
 
     view = {**asdict(settings), "views": index} if settings.views else "plain"  # this view, however many there are
     key = fingerprint(
-        teacher=classifier.identity(sha256),
+        teacher=classifier.identity(),
         images=content,
         rows=sha256_of_arrays(rows),
         view=view,
         record=execution_record(),
         code=code_hash(__name__),
     )
-    values: Logits = np.load(store.entry("views", key, make) / "logits.npy", mmap_mode="r")
+    values: Logits = np.load(store.entry(store.VIEWS, key, make) / "logits.npy", mmap_mode="r")
     return values

@@ -12,16 +12,17 @@ from torch.nn import functional
 from amalgam import store
 from amalgam.batches import Batch, BatchOrder, mixed_batches, steps_per_epoch
 from amalgam.errors import UserError
+from amalgam.history import Fit
 from amalgam.inference import device, predict_logits, take_rows, to_gpu_if_it_fits, view_images
 from amalgam.models import Classifier, save_classifier
 from amalgam.networks import build_network
 from amalgam.optimization import Optimization
 from amalgam.params import Params
-from amalgam.places import TEACHER_MANIFEST
+from amalgam.places import TEACHER_MANIFEST, WEIGHTS_FILE
 from amalgam.preprocessing import Preprocessing, channel_statistics
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.teachers import OwnImages
-from amalgam.trainer import Fit, Hooks, StepLoss, fit
+from amalgam.trainer import Hooks, StepLoss, fit
 from amalgam.validation import Validation, validated
 from amalgam.views import draw_view
 
@@ -60,7 +61,7 @@ def provide_teacher(own: OwnImages, recipe: Recipe, target: Path, train: Callabl
         classifier, result = train()
         write_teacher(classifier, result, own, recipe, record, folder)
 
-    store.copy_entry(store.entry("teachers", teacher_key(own, recipe), make), target)
+    store.copy_entry(store.entry(store.TEACHERS, teacher_key(own, recipe), make), target)
     return trained
 
 
@@ -79,11 +80,10 @@ def train_teacher(own: OwnImages, recipe: Recipe, hooks: Hooks | None = None) ->
         raise UserError(f"no training image of {', '.join(own.classes)} has a label; bring the teacher (supplied), or give such images")
     torch.manual_seed(recipe.seed)
     training, validation = np.flatnonzero(~own.validation), np.flatnonzero(own.validation)
-    mean, std = channel_statistics(own.images, training)
-    side = recipe.resolution
-    size = (side, side) if side else own.images.shape[1:3]
+    height, width = (recipe.resolution,) * 2 if recipe.resolution else own.images.shape[1:3]
+    preprocessing = Preprocessing((height, width), *channel_statistics(own.images, training))
     network = build_network(ARCHITECTURE, len(own.classes))
-    classifier = Classifier(ARCHITECTURE, network, own.classes, Preprocessing(size, mean, std)).to(device())  # type: ignore[arg-type]
+    classifier = Classifier(ARCHITECTURE, network, own.classes, preprocessing).to(device())
     pixels, labels = to_gpu_if_it_fits(own.images), to_gpu_if_it_fits(own.labels)
 
     def batches(epoch: int) -> Iterator[Batch]:
@@ -117,7 +117,7 @@ def write_teacher(classifier: Classifier, result: Fit, own: OwnImages, recipe: R
     best = result.best_record
     save_classifier(
         classifier,
-        folder / "weights.safetensors",
+        folder / WEIGHTS_FILE,
         folder / TEACHER_MANIFEST,
         {
             "origin": "trained",

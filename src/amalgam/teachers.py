@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import read_json, sha256_of_arrays
+from amalgam.files import sha256_of_arrays
 from amalgam.inference import device
 from amalgam.models import Classifier, load_classifier, weights_file
 from amalgam.places import TEACHER_MANIFEST
@@ -63,9 +63,3 @@ def load_teachers(folder: Path, label_sets: LabelSets) -> dict[str, Classifier]:
             )
         teachers[name] = teacher.to(device())
     return teachers
-
-
-def load_hashed_teachers(folder: Path, label_sets: LabelSets) -> dict[str, tuple[Classifier, str]]:
-    """Those of ``load_teachers``, each with its weights' sha256."""
-    teachers = load_teachers(folder, label_sets)
-    return {name: (teacher, read_json(folder / name / TEACHER_MANIFEST)["weights_sha256"]) for name, teacher in teachers.items()}

@@ -44,9 +44,13 @@ class Teaching:
         return TargetRules(self.target, self.temperature, self.standardize_logits, self.confidence_temperature)
 
 
-def left_untold(label_sets: LabelSets, teaching: Teaching, labels: npt.NDArray[np.int64]) -> str | None:
-    """What a student of the teachers alone is not told, inside each one's classes, if each training image has a label that may be used
-    (−1: it has none): of an image without one all teachers are asked; and the remedy."""
+def unlearnable(label_sets: LabelSets, teaching: Teaching, labels: npt.NDArray[np.int64]) -> str | None:
+    """What training images of these labels (−1: none that may be used) do not tell the student, and the remedy; None if they tell it all.
+
+    If each has a label, teachers alone say nothing, inside each one's classes, of how these relate: of an image without one all are asked.
+    """
+    if teaching.label_fraction > 0 and not (labels >= 0).any():
+        return without_labels(teaching.alpha)
     if teaching.target != "blocks" or teaching.alpha < 1 or (labels < 0).any():
         return None
     problem = untold(label_sets.teachers, classes_that_relate(teaching.objective, teaching.standardize_logits))
@@ -69,9 +73,7 @@ class TrainingSubset:
         """
         rows = split.training_rows
         labels = visible_labels(split.labels[rows], label_sets.classes, teaching.label_fraction, targets.settings.data_seed)
-        if teaching.label_fraction > 0 and not (labels >= 0).any():
-            raise UserError(without_labels(teaching.alpha))
-        if problem := left_untold(label_sets, teaching, labels):
+        if problem := unlearnable(label_sets, teaching, labels):
             raise UserError(problem)
         needs_all = teaching.label_fraction < 1 or teaching.is_fitted
         if teaching.alpha > 0 and needs_all and targets.stored_teachers != "all":

@@ -9,19 +9,17 @@ which numbers are added.
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, distributed
 
 from amalgam.errors import UserError
 from amalgam.hardware import gpus, on_gpu, take_gpu
 from amalgam.provenance import execution_record
-from amalgam.whole_batch import WholeBatch
 
 PATIENCE = timedelta(days=7)  # with each other: who dies is noticed by the launcher, and one may wait for another training
 OTHERS_GONE = ("remote process exited", "Connection closed", "Connection reset", "socketProgress")  # in what NCCL says then
@@ -74,14 +72,6 @@ class Team:
         """Until all processes are here."""
         if self.size > 1:
             distributed.barrier()
-
-    def wrap(self, network: nn.Module) -> nn.Module:
-        """The network as it is to be called in training: its gradients become the mean over processes."""
-        return network if self.size == 1 else DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
-
-    def whole_batch(self, count: int) -> AbstractContextManager[object]:
-        """In the block, batch norm and random masks see all ``count`` images of which this process holds its share."""
-        return nullcontext() if self.size == 1 else WholeBatch(self.share(count), count)
 
 
 SOLO = Team()

@@ -3,9 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,14 +14,14 @@ from amalgam.batches import Batch
 from amalgam.compiling import compiled, compiler_told
 from amalgam.errors import UserError
 from amalgam.hardware import on_gpu
-from amalgam.history import Epoch
+from amalgam.history import Epoch, Fit, Snapshot
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
+from amalgam.states import State
 from amalgam.team import SOLO, Team
 from amalgam.validation import Validation
+from amalgam.whole_batch import as_whole_batch, data_parallel
 
-State = dict[str, Tensor]
-Snapshot = dict[str, Any]  # everything a training needs to go on: tensors and plain values
 Terms = dict[str, Tensor]
 
 STEPS_BETWEEN_CHECKS = 50  # of the loss being finite: each makes a GPU wait for its numbers
@@ -37,23 +37,9 @@ class StepLoss(NamedTuple):
 class DivergedError(UserError):
     """The loss stopped being finite; ``result`` is what training had reached before."""
 
-    def __init__(self, message: str, result: "Fit") -> None:
+    def __init__(self, message: str, result: Fit) -> None:
         super().__init__(message)
         self.result = result
-
-
-@dataclass
-class Fit:
-    """What training gives: the best and the last weights, and how it went."""
-
-    best_epoch: int = 0
-    best: State = field(default_factory=dict)
-    last: State = field(default_factory=dict)
-    history: list[Epoch] = field(default_factory=list)
-
-    @property
-    def best_record(self) -> Epoch:
-        return self.history[self.best_epoch - 1]
 
 
 @dataclass(frozen=True)
@@ -82,15 +68,15 @@ def fit(
 
     ``batches(epoch)`` yields ``steps`` batches. With an average of the weights, it is what is validated and kept. A training that
     goes on from what its hooks kept ends bit for bit as it would have without the break (three processes or more: up to the order in
-    which the first step's gradients are added). Raises DivergedError if the loss or a weight stops being finite. Every process of a
-    team calls it, with the same arguments but for ``hooks`` and its share of the images.
+    which the first step's gradients are added). Raises DivergedError if a loss, of validation too, or a weight stops being finite. Every
+    process of a team calls it, with the same arguments but for ``hooks`` and its share of the images.
     """
     hooks = hooks or Hooks()
     course = _Course(classifier, optimization, steps)
     if hooks.resume:
         course.restore(hooks.resume)
     network = compiled(classifier.network) if optimization.compile else classifier.network
-    parallel = replace(classifier, network=team.wrap(network))
+    parallel = replace(classifier, network=data_parallel(network, team))
     for number in range(len(course.result.history) + 1, optimization.epochs + 1):
         started = time.perf_counter()
         try:
@@ -103,6 +89,8 @@ def fit(
             raise DivergedError(f"the weights are no longer finite after epoch {number}", course.result)
         speed = sums.images / (time.perf_counter() - started)
         record = sums.epoch(number, course.lr, validate(course.average.classifier))
+        if record.validation and not math.isfinite(record.validation.loss):
+            raise DivergedError(f"the validation loss is no longer finite after epoch {number}", course.result)
         seconds, now = time.perf_counter() - started, time.time_ns() // 1_000_000
         course.add(replace(record, images_per_second=speed, seconds=seconds, ended=now))
         if hooks.keep:
@@ -232,7 +220,7 @@ def _train_epoch(
     sums = _Sums()
     for step, batch in enumerate(batches, start=1):
         count = len(batch.labels)
-        with team.whole_batch(count):
+        with as_whole_batch(count, team):
             own = classifier.logits(batch.images)
         logits = team.gather(own, count)
         found = loss(logits, batch)

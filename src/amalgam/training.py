@@ -4,18 +4,14 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
-from amalgam.batches import steps_per_epoch
 from amalgam.checkpoint import Checkpoint
-from amalgam.combination import FittedTarget, write_fitted
-from amalgam.dataset import LabelSets, PreparedSplit
+from amalgam.combination import write_fitted
 from amalgam.distilling import train_student
 from amalgam.errors import UserError
 from amalgam.files import read_json, sha256_of_file
-from amalgam.fitting import fitted_target
-from amalgam.history import Epoch
+from amalgam.history import Epoch, Fit
 from amalgam.inference import device_name
 from amalgam.models import Classifier, save_weights
 from amalgam.notes import run_name, told
@@ -27,14 +23,13 @@ from amalgam.preprocessing import Preprocessing
 from amalgam.progress import progress_bar
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.record import DataRecord, RunRecord
-from amalgam.store import STORE
+from amalgam.store import DIVERGED, STORE
 from amalgam.student_settings import StudentSettings
 from amalgam.students import Architecture, new_student, write_student
-from amalgam.targets import StoredTargets
-from amalgam.teaching import Teaching, TrainingSubset
 from amalgam.team import SOLO, Team
 from amalgam.tracking.run import Tracker, training_run
-from amalgam.trainer import DivergedError, Fit, Hooks, epochs_done
+from amalgam.trainer import DivergedError, Hooks, epochs_done
+from amalgam.transfer_set import TransferSet
 
 
 def run_params(params: Params, settings: StudentSettings) -> dict[str, str]:
@@ -52,44 +47,21 @@ class Job:
     task: str
     settings: StudentSettings
     values: dict[str, str]  # the run's parameters
-    label_sets: LabelSets
-    split: PreparedSplit
-    targets: StoredTargets
+    transfer_set: TransferSet
     supplied: Path | None  # weights to start from
     preprocessing: Preprocessing | None = None  # the student's, where not its own
     about: dict[str, str] = field(default_factory=dict)  # what its manifest and its run's tags say besides
     latest_of_few: bool = True  # which epoch is kept where few labels choose it (selection.py)
 
-    def __post_init__(self) -> None:
-        """Raises UserError if the images and the stored targets are not what these settings learn from."""
-        _ = self.subset
-
-    @cached_property
-    def subset(self) -> TrainingSubset:
-        return TrainingSubset.of(self.split, self.label_sets, self.targets, Teaching.of(self.settings))
-
-    @cached_property
-    def combine(self) -> FittedTarget | None:
-        teaching = Teaching.of(self.settings)
-        return fitted_target(self.label_sets, self.targets, self.subset, teaching) if teaching.is_fitted else None
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return steps_per_epoch(len(self.subset.image_rows), self.settings.batch_size)
-
     def student(self) -> Classifier:
         """Untrained."""
         settings = self.settings
         architecture = Architecture(settings.student_model, settings.student_resolution, settings.pretrained, self.supplied)
-        student = new_student(architecture, self.label_sets, self.split, settings.seed)
+        student = new_student(architecture, self.transfer_set.label_sets, self.transfer_set.split, settings.seed)
         return dataclasses.replace(student, preprocessing=self.preprocessing) if self.preprocessing else student
 
     def fit(self, student: Classifier, hooks: Hooks, team: Team) -> Fit:
-        settings = self.settings
-        optimization, teaching = Optimization.of(settings), Teaching.of(settings)
-        return train_student(
-            student, self.label_sets, self.split, self.targets, optimization, teaching, hooks, team, self.latest_of_few, self.combine
-        )
+        return train_student(student, self.transfer_set, Optimization.of(self.settings), hooks, team, self.latest_of_few)
 
     def key(self, processes: int = 1) -> str:
         return fingerprint(
@@ -97,9 +69,9 @@ class Job:
             by_hand="one_off" in self.about,
             settings=self.settings.model_dump(),
             params=self.values,
-            classes=self.label_sets.classes,
-            images=self.split.content,
-            targets=read_json(self.targets.folder / "targets.json"),
+            classes=self.transfer_set.label_sets.classes,
+            images=self.transfer_set.split.content,
+            targets=read_json(self.transfer_set.targets.folder / "targets.json"),
             weights=sha256_of_file(self.supplied) if self.supplied else None,
             preprocessing=dataclasses.asdict(self.preprocessing) if self.preprocessing else None,
             record=execution_record(processes),
@@ -115,7 +87,7 @@ def train(
     In a team the first process calls it, while the others ``assist``.
     """
     settings = job.settings
-    saved, steps = team.first(own.last()), job.steps_per_epoch
+    saved, steps = team.first(own.last()), job.transfer_set.steps_per_epoch
     done = epochs_done(saved)
     if done:
         print(f"student {job.task}: goes on after epoch {done} of {settings.num_epochs}", flush=True)
@@ -132,12 +104,12 @@ def train(
             result = job.fit(student, hooks, team)
         except DivergedError as error:
             raise UserError(f"student {job.task}: {error}; lower lr; {keep_best(error.result, tracker.run_id)}") from error
-    taught_by = job.targets.classifiers if settings.alpha > 0 else {}
-    made_of = {"taught_by": taught_by, "training_images": job.split.content}
+    taught_by = job.transfer_set.targets.classifiers if settings.alpha > 0 else {}
+    made_of = {"taught_by": taught_by, "training_images": job.transfer_set.split.content}
     details = {"settings": told(settings), "execution": execution_record(team.size)} | made_of | job.about
     write_student(student, result, job.task, details, folder)
-    if job.combine:
-        write_fitted(job.combine, folder)
+    if fitted := job.transfer_set.fitted:
+        write_fitted(fitted, folder)
     return result
 
 
@@ -155,7 +127,7 @@ def keep_best(result: Fit, run_id: str) -> str:
     """Save what a training had reached before it failed, and say where."""
     if not result.best:
         return "no epoch was finished before"
-    path = repository_root() / STORE / "diverged" / f"{run_id}.safetensors"
+    path = repository_root() / STORE / DIVERGED / f"{run_id}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(result.best, path)
     return f"the best weights before, of epoch {result.best_epoch}, are kept in {path}"
@@ -188,8 +160,9 @@ def one_run(
     team: Team = SOLO,
 ) -> tuple[RunRecord, Fit]:
     """Train inside a run of MLflow, and write the student into ``folder``; ``changed`` settings and ``commands`` are for people."""
-    task, settings, split, student = job.task, job.settings, job.split, job.student()
-    data = DataRecord(source, pinned("data"), split.content, job.label_sets.classes, split.images.shape[1:3], len(split.images))
+    task, settings, student = job.task, job.settings, job.student()
+    split, classes = job.transfer_set.split, job.transfer_set.label_sets.classes
+    data = DataRecord(source, pinned("data"), split.content, classes, split.images.shape[1:3], len(split.images))
     dirty, name = code_is_dirty(), run_name(settings, changed, task)
     kind = {"task": task, "source": source, "student": settings.student_model, "target": settings.target, "device": device_name()}
     tags = kind | origin_tags() | job.about

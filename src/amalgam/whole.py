@@ -93,7 +93,10 @@ def remove_abandoned(part: Path) -> bool:
         return False
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        part.unlink(missing_ok=True) if part.is_file() else shutil.rmtree(part, ignore_errors=True)
+        if part.is_file():
+            part.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(part, ignore_errors=True)
     except BlockingIOError:
         return False
     finally:

@@ -1,17 +1,31 @@
-"""A batch of which each process holds a part, to a network as if it held the whole: batch norm's statistics and random masks.
+"""A batch of which each process holds a part, to a network as if it held the whole: gradients, batch norm's statistics, random masks.
 
 SyncBatchNorm would refuse a CPU's tensors, and changes the network; here the functions that any network calls are replaced for a while.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
+from amalgam.team import Team
+
 DROPOUTS = (functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d)
+
+
+def data_parallel(network: nn.Module, team: Team) -> nn.Module:
+    """The network as it is to be called in training: its gradients become the mean over processes."""
+    return network if team.size == 1 else DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+def as_whole_batch(count: int, team: Team) -> AbstractContextManager[object]:
+    """In the block, batch norm and random masks see all ``count`` images of which this process holds its share."""
+    return nullcontext() if team.size == 1 else WholeBatch(team.share(count), count)
 
 
 class WholeBatch(TorchFunctionMode):

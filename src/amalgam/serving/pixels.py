@@ -92,11 +92,6 @@ def _high_bytes(values: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
 
 def fit(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """The largest part in the centre that has the shape of ``size`` (height, width), resized to it (bicubic); as it is where it fits."""
-    height, width, _ = pixels.shape
-    if (height, width) == size:
+    if pixels.shape[:2] == size:
         return pixels
-    scale = max(size[0] / height, size[1] / width)
-    down, across = min(size[0] / scale, height), min(size[1] / scale, width)
-    top, left = (height - down) / 2, (width - across) / 2
-    shown = (left, top, left + across, top + down)
-    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC, shown))
+    return np.asarray(ImageOps.fit(Image.fromarray(pixels), size[::-1], Image.Resampling.BICUBIC))

@@ -33,7 +33,8 @@ def read_images(path: Path, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArr
         found = read_plain(path, _array_parts())
     except Exception as error:  # damage makes PyTorch's reader raise whatever its place leads to
         raise UserError(
-            f"{name} is damaged, or holds more than arrays and numbers, which could run code and is not read ({first_line(error)})"
+            f"{name} is damaged, or holds more than arrays and numbers, which could run code and is not read ({first_line(error)}); "
+            "fetch it again, or save a dict of arrays"
         ) from error
     if not isinstance(found, dict) or not {"data", "labels"} <= set(found):
         raise UserError(f"{name} is no dict of images, 'data', and 'labels', as the published archives hold; save such a one")
@@ -45,7 +46,7 @@ def read_images(path: Path, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArr
 
 def _as_array(values: Any, name: str) -> npt.NDArray[Any]:
     if isinstance(values, torch.Tensor) and is_inflated(values):
-        raise UserError(f"{name} is damaged: its data is larger than what the file holds of it")
+        raise UserError(f"{name} is damaged: its data is larger than what the file holds of it; fetch it again")
     array = values.numpy() if isinstance(values, torch.Tensor) else values
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
         raise UserError(f"{name}: data is neither an array nor a tensor of numbers; save the images as one array N x H x W x 3")

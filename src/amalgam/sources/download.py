@@ -22,9 +22,8 @@ from amalgam.errors import UserError, without_passwords
 from amalgam.files import sha256_of_file
 from amalgam.places import repository_root
 from amalgam.sources.archive import check_hash
-from amalgam.store import STORE, locked
+from amalgam.store import DOWNLOADS, STORE, locked
 
-KIND = "downloads"
 ANEW = "AMALGAM_REFETCH"  # environment variable: what is there already is fetched again, and kept until the new has come
 SECONDS_WITHOUT_A_BYTE = 60
 RETRIES = 3
@@ -70,7 +69,7 @@ def _local(address: str, root: Path, parameter: str) -> Path:
 
 def _downloaded(address: str, parameter: str) -> Path:
     """The file at an address; it is transferred once, and again after it was removed or where ``ANEW`` says so."""
-    folder = repository_root() / STORE / KIND / hashlib.sha256(address.encode()).hexdigest()[:16]
+    folder = repository_root() / STORE / DOWNLOADS / hashlib.sha256(address.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "file"
     with locked(folder):

@@ -98,6 +98,11 @@ def _with_test(path: Path, spooled: list[Spooled], digests: list[bytes], fractio
     for image, digest in zip(spooled, digests, strict=True):
         if image.split == "train":
             of_class.setdefault(image.category, []).append(digest)
+    if alone := sorted(category for category, own in of_class.items() if len(own) == 1):
+        raise UserError(
+            f"{path}: {listed(alone, NAMED)} has one image in train/, and folder.fetch.test_fraction needs two of a class, one to test and "
+            "one to learn; add another, or remove the class"
+        )
     drawn: set[bytes] = set()
     for own in of_class.values():
         drawn.update(sorted(own)[: min(max(round(fraction * len(own)), 1), len(own) - 1)])
@@ -152,7 +157,9 @@ def _place(inside: PurePosixPath, path: Path) -> Place | None:
         if part == UNLABELED_SPLIT:
             return Place(PurePosixPath(*folders[:depth]), part, "")
         if part.lower() in LIKE_UNLABELED:
-            raise UserError(f"{path}: '{inside}' would be left out: images without label stand in {UNLABELED_SPLIT}/, so spelled")
+            raise UserError(
+                f"{path}: '{inside}' would be left out: images without label stand in {UNLABELED_SPLIT}/, so spelled; rename that folder"
+            )
         if part in SPLITS:
             below = folders[depth + 1 :]
             if len(below) != 1:
@@ -161,7 +168,9 @@ def _place(inside: PurePosixPath, path: Path) -> Place | None:
             return Place(PurePosixPath(*folders[:depth]), part, below[0])
     for part in folders:
         if part.lower() in SPLITS:
-            raise UserError(f"{path}: '{inside}' would be left out: images stand in {part.lower()}/<class>/, so spelled")
+            raise UserError(
+                f"{path}: '{inside}' would be left out: images stand in {part.lower()}/<class>/, so spelled; rename that folder"
+            )
     return None
 
 

@@ -130,7 +130,9 @@ def _split_images(files: Mapping[Part, tuple[Path, str]], split: str, names: lis
             labels.append(numbers[new])
         sizes = {images.shape[1:] for images in pixels}
         if len(sizes) > 1:
-            raise UserError(f"{task}: the {split} images of its teachers have different sizes: {', '.join(map(str, sizes))}")
+            raise UserError(
+                f"{task}: the {split} images of its teachers have different sizes: {', '.join(map(str, sizes))}; name archives of one size"
+            )
         place = {number: names.index(name) for number, name in numbered.items()}
         places = np.array([place[number] for number in np.concatenate(labels).tolist()])
         yield from array_images(np.concatenate(pixels), places, f"{task}/{split}")

@@ -24,7 +24,7 @@ from amalgam.models import load_classifier
 from amalgam.notes import COMMANDS, run_note
 from amalgam.provenance import fingerprint
 from amalgam.record import RunRecord
-from amalgam.students import STUDENT_MANIFEST, is_chosen
+from amalgam.students import BEST_WEIGHTS, LAST_WEIGHTS, STUDENT_MANIFEST, is_chosen
 from amalgam.tracking.registry import DATA_TAG, SELECTED_ON_TAG, Candidate, consider, rival
 from amalgam.tracking.run import Tracker, distinct
 from amalgam.tracking.store import connect, experiment, store_lock
@@ -33,7 +33,7 @@ TRAINING_TAG = "amalgam.training"  # complete: all of it is there
 EVALUATION_TAG = "amalgam.evaluation"  # the fingerprint of what is there
 BEGUN_TAG = "amalgam.evaluation_begun"  # the same, before it is there
 RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files name
-FILES = ("best.safetensors", "last.safetensors", STUDENT_MANIFEST, "history.csv")
+FILES = (BEST_WEIGHTS, LAST_WEIGHTS, STUDENT_MANIFEST, "history.csv")
 MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy")
 OF_TEACHERS = "teacher_accuracy/"
 RIVAL_METRIC = "mcnemar_p"
@@ -98,7 +98,7 @@ def publish_training(student: Path, restore: bool = False) -> list[str]:
     tracker.text(record.commands, f"student/{COMMANDS}")
     client.log_inputs(tracker.run_id, datasets=[_dataset(record, "trainval", "training")])
     try:
-        log_model(client, tracker.run_id, load_classifier(student / "best.safetensors", student / STUDENT_MANIFEST), record.data.size)
+        log_model(client, tracker.run_id, load_classifier(student / BEST_WEIGHTS, student / STUDENT_MANIFEST), record.data.size)
     finally:  # MLflow calls the run running while it logs a model, and failed when that fails; the training is neither
         client.set_terminated(tracker.run_id, "FINISHED", record.ended)
     if EVALUATION_TAG not in run.data.tags:
@@ -285,7 +285,7 @@ def _against_rival(tracker: Tracker, task: str, evaluation: Path) -> dict[str, f
     with tempfile.TemporaryDirectory() as folder:
         try:
             theirs = Path(tracker.client.download_artifacts(other.run_id, "evaluation", folder))
-            if ours is None or _judged_on(theirs) != ours:
+            if _judged_on(theirs) != ours:
                 return {}
             right = _right(theirs)
         except (MlflowException, OSError):  # it was never evaluated, or its files are gone
@@ -294,10 +294,10 @@ def _against_rival(tracker: Tracker, task: str, evaluation: Path) -> dict[str, f
     return {RIVAL_METRIC: mcnemar(_right(evaluation), right)}
 
 
-def _judged_on(evaluation: Path) -> tuple[Any, ...] | None:
-    """The test images: their pixels, labels and classes; None where an earlier version did not note them."""
+def _judged_on(evaluation: Path) -> tuple[Any, ...]:
+    """The test images: their pixels, labels and classes."""
     found = read_json(evaluation / RESULTS)
-    return (found["test_content"], *found["per_class_accuracy"]) if "test_content" in found else None
+    return found["test_content"], *found["per_class_accuracy"]
 
 
 def _right(evaluation: Path) -> npt.NDArray[np.bool_]:
