@@ -79,7 +79,7 @@ def stage(task: str, began: int, team: Team) -> None:
     if not team.is_first:
         assist(job, team)
         return
-    with checkpoint(job.key(team.size)) as own:
+    with checkpoint(job.key(team.world_size)) as own:
         own.write(began=(*own.sessions.began, began))
         live = LiveCurve(LIVE / task / PICTURE, f"{task}: training", past_epochs(own))
         with whole_folder(STUDENTS / task) as work:
@@ -123,7 +123,7 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
     check_labels(task, settings, label_sets, split.labels[split.training_rows])
     supplied = brought_file(settings.student_weights) if settings.student_weights else None
     check_student(settings, label_sets.classes, supplied)
-    folder = team.first(new_folder(task, settings.run) if team.is_first else Path())
+    folder = team.broadcast(new_folder(task, settings.run) if team.is_first else Path())
     if team.is_first:
         print(f"student {task}: everything goes into {folder}", flush=True)
     with targets_for(split, label_sets, MODELS / task, settings, params, common, folder, team) as targets:
@@ -143,7 +143,7 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
 
 def one_off(job: Job, source: str, folder: Path, flags: dict[str, str], began: int, team: Team) -> tuple[RunRecord, Fit, Path]:
     """Train into the ``folder``; the run's record, the result, and the student in the reference's form."""
-    with checkpoint(job.key(team.size)) as own:
+    with checkpoint(job.key(team.world_size)) as own:
         own.write(began=(*own.sessions.began, began))
         live = LiveCurve(folder / PICTURE, f"{job.task}: training", past_epochs(own))
         command = commands_that_repeat(shlex.join(["python", *sys.argv]))

@@ -89,7 +89,7 @@ def steps_of(network: nn.Module, team: Team) -> tuple[list[float], dict[str, tor
         labels = torch.randint(0, CLASSES, (IMAGES,), generator=random)
         with as_whole_batch(IMAGES, team):
             own = called(images[team.share(IMAGES)])
-        loss = functional.cross_entropy(team.gather(own, IMAGES), labels)
+        loss = functional.cross_entropy(team.all_gather(own, IMAGES), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -133,7 +133,7 @@ def learnt(architecture: str, precision: torch.dtype, team: Team) -> torch.Tenso
             with as_whole_batch(BATCH, team):
                 own = student.logits(images[team.share(BATCH)])
             optimizer.zero_grad()
-            functional.cross_entropy(team.gather(own, BATCH), labels).backward()  # type: ignore[no-untyped-call]
+            functional.cross_entropy(team.all_gather(own, BATCH), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return weights_of(network).double() - before
 
@@ -175,7 +175,7 @@ def stored(folder: Path, team: Team) -> StoredTargets:
 def training(team: Team) -> None:
     """The same course, up to double precision's rounding; and the same bits in every process."""
     with TemporaryDirectory() as own:
-        root = Path(team.first(own))
+        root = Path(team.broadcast(own))
         os.environ["DVC_ROOT"] = str(root)
         targets = stored(root / "targets", team)
         (student, together), (_, alone) = trained(team, targets), trained(SOLO, targets)
@@ -190,16 +190,16 @@ def training(team: Team) -> None:
             np.testing.assert_allclose(
                 together.last[name], values, rtol=1e-6, atol=1e-7, err_msg=name
             )  # the loss sees logits in single precision
-        firsts = team.first({name: values.clone() for name, values in student.network.state_dict().items()})
+        firsts = team.broadcast({name: values.clone() for name, values in student.network.state_dict().items()})
         assert all(torch.equal(values, firsts[name]) for name, values in student.network.state_dict().items())
-        team.wait()
+        team.barrier()
 
 
 @check
 def targets(team: Team) -> None:
     """Each view and teacher is one process's: the store holds the same bits as one process's."""
     with TemporaryDirectory() as own:
-        root = Path(team.first(own))
+        root = Path(team.broadcast(own))
         os.environ["DVC_ROOT"] = str(root / "together")
         together = stored(root / "together" / "targets", team)
         if team.is_first:
@@ -208,7 +208,7 @@ def targets(team: Team) -> None:
             for view in range(2):
                 np.testing.assert_array_equal(together.logits(view), alone.logits(view))
             np.testing.assert_array_equal(together.validation_logits(), alone.validation_logits())
-        team.wait()
+        team.barrier()
 
 
 @check
@@ -225,15 +225,15 @@ def predictions(team: Team) -> None:
 @check
 def small_batches(team: Team) -> None:
     with TemporaryDirectory() as own:
-        os.environ["DVC_ROOT"] = team.first(own)
+        os.environ["DVC_ROOT"] = team.broadcast(own)
         targets = stored(Path(os.environ["DVC_ROOT"]) / "targets", team)
         with pytest.raises(UserError, match="batch_size 2 leaves some of 3 processes without an image"):
-            trained(replace(team, size=3), targets, batch_size=2)
-        team.wait()
+            trained(replace(team, world_size=3), targets, batch_size=2)
+        team.barrier()
 
 
 if __name__ == "__main__":
     configure_execution()
     with joined() as us:
-        assert us.size == int(sys.argv[2])
+        assert us.world_size == int(sys.argv[2])
         CHECKS[sys.argv[1]](us)

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from amalgam.batches import Batch
-from amalgam.checkpoint import Checkpoint, checkpoint, committed, dvc_hash, finish
+from amalgam.checkpoint import Checkpoint, checkpoint, dvc_hash, finish, hashes_in_lock
 from amalgam.history import Epoch, Fit, Snapshot
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
@@ -330,13 +330,13 @@ def test_an_experiment_that_dvc_has_is_trained_anew_when_it_is_forced(root: Path
 
 
 def test_no_lock_file_no_result(tmp_path: Path) -> None:
-    assert committed(tmp_path / "dvc.lock") == set()
+    assert hashes_in_lock(tmp_path / "dvc.lock") == set()
 
 
 def test_a_lock_file_that_is_just_being_written_says_nothing(tmp_path: Path) -> None:
     """Or a little less than what will stand there: the last hash may be a part of itself, which is nobody's."""
-    whole, known = (ROOT / "dvc.lock").read_text(), committed(ROOT / "dvc.lock")
+    whole, known = (ROOT / "dvc.lock").read_text(), hashes_in_lock(ROOT / "dvc.lock")
     assert len(known) > 5
     for length in range(0, 3000, 7):
         (tmp_path / "dvc.lock").write_text(whole[:length])
-        assert len(committed(tmp_path / "dvc.lock") - known) <= 1
+        assert len(hashes_in_lock(tmp_path / "dvc.lock") - known) <= 1

@@ -13,7 +13,7 @@ from torch.nn import functional
 from amalgam import selection
 from amalgam.batches import Batch
 from amalgam.dataset import PreparedSplit, visible_labels
-from amalgam.distilling import student_loss, train_student, view_of_epoch
+from amalgam.distilling import epoch_batches, student_loss, train_student
 from amalgam.history import Fit
 from amalgam.inference import to_gpu_if_it_fits
 from amalgam.models import Classifier
@@ -40,7 +40,7 @@ def teachers() -> Teachers:
 
 def batches_of(split: PreparedSplit, targets: StoredTargets, batch_size: int, epoch: int) -> Iterator[Batch]:
     teaching = replace(TEACHING, batch_size=batch_size)
-    return view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching, epoch)
+    return epoch_batches(split.images, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching, epoch)
 
 
 @pytest.mark.parametrize("views", [VIEWS, replace(VIEWS, zoom=0.5, colour=0.3)], ids=["shifted", "strong"])
@@ -80,7 +80,7 @@ def test_images_that_lie_whole_on_the_device_give_the_same_batches(split: Prepar
     subset = TrainingSubset.of(split, SETS, targets, TEACHING)
     whole = torch.from_numpy(np.array(split.images))
     assert to_gpu_if_it_fits(whole) is whole
-    pairs = zip(view_of_epoch(split.images, targets, subset, TEACHING, 1), view_of_epoch(whole, targets, subset, TEACHING, 1), strict=True)
+    pairs = zip(epoch_batches(split.images, targets, subset, TEACHING, 1), epoch_batches(whole, targets, subset, TEACHING, 1), strict=True)
     for mapped, held in pairs:
         assert torch.equal(mapped.images, held.images)
         assert torch.equal(mapped.labels, held.labels)
@@ -201,7 +201,7 @@ def test_an_image_without_label_is_learnt_from_the_teachers_alone(split: Prepare
     """The loss, image by image: (1 − α)·CE + α·T²·KL with a label, T²·KL without."""
     targets = stored(split, teachers, tmp_path / "targets")
     teaching = replace(TEACHING, alpha=0.3, label_fraction=0.5, batch_size=24)
-    batch = next(view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching, 0))
+    batch = next(epoch_batches(split.images, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching, 0))
     assert batch.teacher_logits is not None
     logits, said, total = torch.randn(24, 3), batch.teacher_logits.numpy(), 0.0
     for row, label in enumerate(batch.labels.tolist()):
@@ -240,7 +240,7 @@ def test_a_fitted_target_is_what_the_loss_is_made_of(target: Target, split: Prep
     targets, teaching = stored(split, teachers, tmp_path / "targets"), replace(TEACHING, target=target, batch_size=24)
     transfer_set = TransferSet.of(SETS, split, targets, teaching)
     subset, combine = transfer_set.subset, transfer_set.fitted
-    batch, logits = next(view_of_epoch(split.images, targets, subset, teaching, 0)), torch.randn(24, 3)
+    batch, logits = next(epoch_batches(split.images, targets, subset, teaching, 0)), torch.randn(24, 3)
     assert batch.teacher_logits is not None
     assert combine is not None
     p, q = (torch.softmax(values.double() / 4, 1) for values in (combine(batch.teacher_logits), logits))
@@ -329,7 +329,7 @@ def test_a_hidden_label_reaches_nothing(
 def test_a_mixed_batchs_loss_is_the_mean_of_both_images_losses(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:
     targets = stored(split, teachers, tmp_path / "targets", covering=True)
     teaching = replace(TEACHING, mixup=1.0, batch_size=24)
-    batch = next(view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching, 0))
+    batch = next(epoch_batches(split.images, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching, 0))
     assert batch.mixture is not None
     partner, share = batch.mixture
     logits, loss = torch.randn(24, 3), student_loss(SETS, teaching)
@@ -349,7 +349,7 @@ def test_what_is_mixed_repeats_and_differs_between_epochs_and_seeds(split: Prepa
 
     def mixtures(seed: int, epoch: int) -> list[Any]:
         teaching = replace(TEACHING, mixup=1.0, seed=seed)
-        found = view_of_epoch(split.images, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching, epoch)
+        found = epoch_batches(split.images, targets, TrainingSubset.of(split, SETS, targets, teaching), teaching, epoch)
         return [(batch.mixture.share, batch.mixture.partner.tolist()) for batch in found if batch.mixture is not None]
 
     first = mixtures(1, 0)
@@ -374,6 +374,6 @@ def test_without_teachers_every_epoch_sees_a_new_view(split: PreparedSplit, teac
     targets = stored(split, teachers, tmp_path / "targets", covering=True, views=ViewSettings(1, 2, True, 5))
     teaching = replace(TEACHING, alpha=0.0, batch_size=24)
     subset = TrainingSubset.of(split, SETS, targets, teaching)
-    shown = [next(view_of_epoch(split.images, targets, subset, teaching, epoch)) for epoch in range(3)]
+    shown = [next(epoch_batches(split.images, targets, subset, teaching, epoch)) for epoch in range(3)]
     assert all(batch.teacher_logits is None for batch in shown)
     assert len({b"".join(sorted(image.numpy().tobytes() for image in batch.images)) for batch in shown}) == 3

@@ -12,7 +12,7 @@ from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides
 
 from amalgam.errors import without_passwords
-from amalgam.notes import arguments, changed_settings, repeat, run_name, run_note, told
+from amalgam.notes import arguments, changed_settings, recorded_settings, repeat, run_name, run_note
 from amalgam.params_file import load_params
 from amalgam.student_settings import StudentSettings
 from conftest import ROOT
@@ -77,7 +77,7 @@ def test_what_is_told_of_a_run_does_not_depend_on_the_machine(monkeypatch: pytes
         (None, None),
     ):
         values = settings(student_weights=given)
-        assert told(values) == values.model_dump() | {"student_weights": said}
+        assert recorded_settings(values) == values.model_dump() | {"student_weights": said}
         assert run_name(values, {"student_weights": str(given)}, "taskA") == f"MobileNetV3 α0.5 T4 blocks s42 student_weights={said}"
 
 

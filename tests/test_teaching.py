@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from amalgam.dataset import PreparedSplit, visible_labels
-from amalgam.distilling import student_loss, view_of_epoch
+from amalgam.distilling import epoch_batches, student_loss
 from amalgam.errors import UserError
 from amalgam.optimization import Optimization
 from amalgam.params_file import load_params
@@ -56,7 +56,7 @@ def test_only_visible_labels_are_handed_on(split: PreparedSplit, teachers: Teach
     rows = split.training_rows
     np.testing.assert_array_equal(subset.image_rows, rows)
     np.testing.assert_array_equal(subset.labels, visible_labels(split.labels[rows], SETS.classes, 0.3, VIEWS.data_seed))
-    batch = next(view_of_epoch(split.images, targets, subset, teaching, 0))
+    batch = next(epoch_batches(split.images, targets, subset, teaching, 0))
     assert int((batch.labels >= 0).sum()) == 3 * round(0.3 * 8)
 
 
@@ -78,7 +78,7 @@ def test_images_without_label_are_learnt_from_every_teacher(split: PreparedSplit
     subset = TrainingSubset.of(mixed, SETS, targets, TEACHING)
     np.testing.assert_array_equal(subset.labels, labels[rows])
     assert (TrainingSubset.of(mixed, SETS, targets, replace(TEACHING, alpha=0.0)).labels >= 0).all()
-    batch = next(view_of_epoch(mixed.images, targets, subset, replace(TEACHING, batch_size=24), 0))
+    batch = next(epoch_batches(mixed.images, targets, subset, replace(TEACHING, batch_size=24), 0))
     watched = student_loss(SETS, TEACHING)(torch.zeros(24, 3), batch).watched
     unlabelled = int((labels[rows] < 0).sum())
     green = int((labels[rows] == 1).sum())

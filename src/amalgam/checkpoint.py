@@ -24,7 +24,7 @@ from torch.serialization import get_crc32_options, set_crc32_options
 from amalgam.files import read_json
 from amalgam.history import Snapshot
 from amalgam.places import DVC_LOCK, repository_root
-from amalgam.states import write_whole
+from amalgam.states import save_torch
 from amalgam.store import CHECKPOINTS, STORE, entries, held, locked
 from amalgam.whole import remove, whole_file
 
@@ -64,7 +64,7 @@ class Checkpoint:
 
     def keep(self, snapshot: Snapshot) -> None:
         with unchecked():
-            write_whole(snapshot, self.folder / "epoch.pt")
+            save_torch(snapshot, self.folder / "epoch.pt")
 
     def last(self) -> Snapshot | None:
         """What was kept last, on the CPU."""
@@ -95,7 +95,7 @@ def checkpoint(key: str) -> Iterator[Checkpoint]:
     folder = repository_root() / STORE / CHECKPOINTS / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        if (folder / SESSIONS).exists() and is_taken(Sessions.read(folder / SESSIONS), committed(DVC_LOCK)):
+        if (folder / SESSIONS).exists() and is_taken(Sessions.read(folder / SESSIONS), hashes_in_lock(DVC_LOCK)):
             remove(folder)  # that training is done, and this is another
         yield Checkpoint(folder)
 
@@ -106,7 +106,7 @@ def finish(own: Checkpoint, result: Path) -> None:
     Of other finished trainings, those are removed that DVC has taken, and the oldest.
     """
     own.write(result=dvc_hash(result), experiment=os.environ.get("DVC_EXP_NAME"))
-    kept, taken = 1, committed(DVC_LOCK)
+    kept, taken = 1, hashes_in_lock(DVC_LOCK)
     for folder in by_age(path for path in entries(CHECKPOINTS) if path != own.folder):
         with held(folder) as free:
             other = Sessions.read(folder / SESSIONS) if free and (folder / SESSIONS).exists() else Sessions()
@@ -154,7 +154,7 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def committed(lock_file: Path) -> set[str]:
+def hashes_in_lock(lock_file: Path) -> set[str]:
     """The hashes of all results that DVC has taken in this workspace.
 
     Empty where the file cannot be read whole: another stage's ``dvc`` may just be writing it.

@@ -38,10 +38,12 @@ def train_student(
     """
     label_sets, split, targets = transfer_set.label_sets, transfer_set.split, transfer_set.targets
     teaching, subset, steps = transfer_set.teaching, transfer_set.subset, transfer_set.steps_per_epoch
-    if optimization.compile and team.size > 1:
-        raise UserError(f"compile true is for one process, and there are {team.size}; set it to false, or start one")
-    if len(subset.image_rows) // steps < team.size:
-        raise UserError(f"batch_size {teaching.batch_size} leaves some of {team.size} processes without an image; raise it, or start fewer")
+    if optimization.compile and team.world_size > 1:
+        raise UserError(f"compile true is for one process, and there are {team.world_size}; set it to false, or start one")
+    if len(subset.image_rows) // steps < team.world_size:
+        raise UserError(
+            f"batch_size {teaching.batch_size} leaves some of {team.world_size} processes without an image; raise it, or start fewer"
+        )
     images = to_gpu_if_it_fits(split.images)
     rules = SelectionRules(teaching.label_fraction, teaching.rules, targets.settings.data_seed, latest_of_few)
     agreed = agreed_classes(targets, label_sets, rules, transfer_set.fitted)
@@ -49,7 +51,7 @@ def train_student(
         student,
         optimization,
         steps,
-        lambda epoch: view_of_epoch(images, targets, subset, teaching, epoch, team),
+        lambda epoch: epoch_batches(images, targets, subset, teaching, epoch, team),
         student_loss(label_sets, teaching, transfer_set.fitted),
         partial(validate, images=images, split=split, label_sets=label_sets, rules=rules, agreed=agreed, team=team),
         hooks,
@@ -57,7 +59,7 @@ def train_student(
     )
 
 
-def view_of_epoch(
+def epoch_batches(
     images: Stored, targets: StoredTargets, subset: TrainingSubset, teaching: Teaching, epoch: int, team: Team = SOLO
 ) -> Iterator[Batch]:
     """The epoch's batches: images of its view with the logits that the teachers gave on exactly those pixels; of a mixed image, on those

@@ -91,4 +91,4 @@ def predict_logits(
     for start in range(0, len(own), step):
         place = slice(start, start + step)
         logits[place] = classifier.logits(view_images(images, view, own[place]))
-    return team.gather(logits, len(rows)).cpu().numpy()
+    return team.all_gather(logits, len(rows)).cpu().numpy()

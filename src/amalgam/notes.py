@@ -27,7 +27,7 @@ CONFUSIONS = 15  # the most frequent ones, listed instead
 KeyPath = tuple[str, ...]  # a setting's name and those of its blocks, from the outermost
 
 
-def told(settings: StudentSettings) -> dict[str, Any]:
+def recorded_settings(settings: StudentSettings) -> dict[str, Any]:
     """All settings by name, a file by its place in the repository or, where it lies outside, by its name alone."""
     weights = settings.student_weights
     return settings.model_dump() | {"student_weights": repository_relative(Path(weights).expanduser()) if weights else None}
@@ -45,7 +45,7 @@ def run_name(settings: StudentSettings, changed: Mapping[str, str], task: str) -
     labels = "" if settings.label_fraction == 1 else f"labels {100 * settings.label_fraction:g}%"
     students = set(StudentSettings.model_fields) - NAMED
     own = [name for name in sorted(students) if name in changed or f"{task}.{name}" in changed]
-    others = [f"{name}={told(settings)[name]}" for name in own]
+    others = [f"{name}={recorded_settings(settings)[name]}" for name in own]
     others += [f"{key}={value}" for key, value in changed.items() if key.startswith("teacher.")]
     return " ".join(word for word in [*words, labels, f"s{settings.seed}", *others, settings.run] if word)
 

@@ -25,7 +25,7 @@ from amalgam.models import Classifier
 from amalgam.params import Params
 from amalgam.places import RUNS
 from amalgam.preprocessing import Preprocessing
-from amalgam.states import read_state, write_whole
+from amalgam.states import read_state, save_torch
 from amalgam.student_settings import StudentSettings
 from amalgam.students import BEST_WEIGHTS, STUDENT_MANIFEST
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
@@ -68,7 +68,7 @@ def targets_for(
     """
     views = ViewSettings.of(settings, params.source_block.augmentation, params.data_seed)
     with scratch_folder(place / "targets") if team.is_first else nullcontext(Path()) as own:
-        folder = team.first(own) / "targets"
+        folder = team.broadcast(own) / "targets"
         # No name is left with the teachers, so that a GPU is rid of them when the training begins.
         write_targets(folder, split, label_sets, _teachers(models, label_sets, common), views, settings.stored_teachers, team=team)
         yield StoredTargets.read(folder, split, label_sets)
@@ -95,6 +95,6 @@ def write_state_dict(folder: Path, task: str) -> Path:
     reached = "" if accuracy is None else f"_acc{accuracy:.2f}"
     path = folder / f"student_model_epoch{manifest['best_epoch']}{reached}.pth"
     state = read_state(folder / BEST_WEIGHTS)
-    write_whole({f"backbone.{name}": value for name, value in state.items()}, path)
+    save_torch({f"backbone.{name}": value for name, value in state.items()}, path)
     write_json(folder / STUDENT_MANIFEST, manifest | {"exported": {path.name: sha256_of_file(path)}})
     return path

@@ -24,7 +24,7 @@ class SelectionRules:
     """How much of the validation labels may be used, and the target that the student is to agree with where none may."""
 
     label_fraction: float
-    target: TargetRules
+    target_rules: TargetRules
     data_seed: int
     latest_of_few: bool = True
 
@@ -93,6 +93,6 @@ def teachers_consensus(
         return torch.softmax(combine(logits), dim=1)
     blocks = LabelBlocks.of(label_sets, device())
     said = Knowledge.of_every_teacher(blocks, logits.double())
-    whole = replace(rules.target, target="joint") if rules.target.target == "blocks" else rules.target
+    whole = replace(rules.target_rules, target="joint") if rules.target_rules.target == "blocks" else rules.target_rules
     knowledge, weight = soften(said, whole)
     return union_log_probs(knowledge, whole.target, weight).exp()

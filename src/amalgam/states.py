@@ -67,7 +67,7 @@ def is_inflated(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
-def write_whole(value: object, path: Path) -> None:
+def save_torch(value: object, path: Path) -> None:
     """Write a file of PyTorch's that is there whole or not at all. Raises OSError that names it."""
     with new_whole_file(path) as file:
         try:

@@ -151,7 +151,7 @@ def write_targets(
             answers(view, number)
         if number == len(known) - 1:
             on_view()
-    team.wait()
+    team.barrier()
     if team.is_first:
         with whole_folder(folder) as work:
             for view in range(settings.stored_views):
@@ -159,7 +159,7 @@ def write_targets(
             every = [_view_logits(teacher, split.content, images, held_out, ViewSettings(0, 0, False, 0), 0) for teacher in known]
             _write_side_by_side(work / VALIDATION_FILE, every, np.full((len(known), len(held_out)), True))
             write_json(work / "targets.json", _manifest(split, teachers) | {"views": asdict(settings), "stored_teachers": stored_teachers})
-    team.wait()
+    team.barrier()
 
 
 def _manifest(split: PreparedSplit, teachers: dict[str, Classifier]) -> dict[str, Any]:

@@ -30,8 +30,8 @@ T = TypeVar("T")
 class Team:
     """This process among those that work together."""
 
-    rank: int = 0  # 0 … size − 1; the first alone writes and logs
-    size: int = 1
+    rank: int = 0  # 0 … world_size − 1; the first alone writes and logs
+    world_size: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -39,38 +39,38 @@ class Team:
 
     def share(self, count: int) -> slice:
         """This process's part of ``count`` rows; parts differ by one at most."""
-        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
     def turn(self, number: int) -> bool:
         """Whether piece ``number`` of work in pieces is this process's."""
-        return number % self.size == self.rank
+        return number % self.world_size == self.rank
 
-    def gather(self, part: Tensor, count: int) -> Tensor:
+    def all_gather(self, part: Tensor, count: int) -> Tensor:
         """All ``count`` rows (count, …) of everyone's ``part``, in order.
 
         What every process computes from them alike may be differentiated: the gradient of the part is multiplied by the team's size,
         which DistributedDataParallel's mean over processes takes back.
         """
-        return part if self.size == 1 else cast(Tensor, _Gather.apply(part, self, count))
+        return part if self.world_size == 1 else cast(Tensor, _Gather.apply(part, self, count))
 
-    def first(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What the first process has for ``value``, in all of them; it is pickled."""
-        if self.size == 1:
+        if self.world_size == 1:
             return value
         box = [value if self.is_first else None]
         distributed.broadcast_object_list(box)
         return cast(T, box[0])
 
-    def everyones(self, value: T) -> list[T]:
+    def all_gather_objects(self, value: T) -> list[T]:
         """What each process has for ``value``, by rank, in all of them; it is pickled."""
-        found: list[Any] = [value] * self.size
-        if self.size > 1:
+        found: list[Any] = [value] * self.world_size
+        if self.world_size > 1:
             distributed.all_gather_object(found, value)
         return found
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all processes are here."""
-        if self.size > 1:
+        if self.world_size > 1:
             distributed.barrier()
 
 
@@ -101,7 +101,7 @@ def joined() -> Iterator[Team]:
     well = False
     try:
         team = Team(distributed.get_rank(), size)
-        check_alike(team.everyones(execution_record(size)))
+        check_alike(team.all_gather_objects(execution_record(size)))
         yield team
         well = True
     except RuntimeError as error:
@@ -144,4 +144,4 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.team.size * gradients[0][ctx.team.share(ctx.count)], None, None
+        return ctx.team.world_size * gradients[0][ctx.team.share(ctx.count)], None, None

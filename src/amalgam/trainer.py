@@ -222,7 +222,7 @@ def _train_epoch(
         count = len(batch.labels)
         with as_whole_batch(count, team):
             own = classifier.logits(batch.images)
-        logits = team.gather(own, count)
+        logits = team.all_gather(own, count)
         found = loss(logits, batch)
         update(torch.stack(list(found.terms.values())).sum())
         sums.add(step, logits, batch, found)

@@ -14,7 +14,7 @@ from amalgam.files import read_json, sha256_of_file
 from amalgam.history import Epoch, Fit
 from amalgam.inference import device_name
 from amalgam.models import Classifier, save_weights
-from amalgam.notes import run_name, told
+from amalgam.notes import recorded_settings, run_name
 from amalgam.optimization import Optimization
 from amalgam.origin import code_is_dirty, origin_tags, pinned
 from amalgam.params import Params
@@ -37,7 +37,7 @@ def run_params(params: Params, settings: StudentSettings) -> dict[str, str]:
     common = {"source": params.source, "data_seed": params.data_seed, "val_fraction": params.val_fraction}
     teacher = {f"teacher.{name}": value for name, value in params.teacher.model_dump().items()}
     views = {f"augmentation.{name}": value for name, value in params.source_block.augmentation.model_dump().items()}
-    return {name: str(value) for name, value in (common | told(settings) | teacher | views).items()}
+    return {name: str(value) for name, value in (common | recorded_settings(settings) | teacher | views).items()}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def train(
     In a team the first process calls it, while the others ``assist``.
     """
     settings = job.settings
-    saved, steps = team.first(own.last()), job.transfer_set.steps_per_epoch
+    saved, steps = team.broadcast(own.last()), job.transfer_set.steps_per_epoch
     done = epochs_done(saved)
     if done:
         print(f"student {job.task}: goes on after epoch {done} of {settings.num_epochs}", flush=True)
@@ -106,7 +106,7 @@ def train(
             raise UserError(f"student {job.task}: {error}; lower lr; {keep_best(error.result, tracker.run_id)}") from error
     taught_by = job.transfer_set.targets.classifiers if settings.alpha > 0 else {}
     made_of = {"taught_by": taught_by, "training_images": job.transfer_set.split.content}
-    details = {"settings": told(settings), "execution": execution_record(team.size)} | made_of | job.about
+    details = {"settings": recorded_settings(settings), "execution": execution_record(team.world_size)} | made_of | job.about
     write_student(student, result, job.task, details, folder)
     if fitted := job.transfer_set.fitted:
         write_fitted(fitted, folder)
@@ -115,11 +115,11 @@ def train(
 
 def assist(job: Job, team: Team) -> None:
     """Be one of the processes of a team that train with the first, and write nothing."""
-    student, saved = job.student(), team.first(None)
+    student, saved = job.student(), team.broadcast(None)
     try:
         job.fit(student, Hooks(resume=saved), team)
     except DivergedError:
-        team.wait()  # for the first, which tells and keeps what was reached: with its end the team's other processes end
+        team.barrier()  # for the first, which tells and keeps what was reached: with its end the team's other processes end
         raise
 
 

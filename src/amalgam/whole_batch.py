@@ -20,12 +20,12 @@ DROPOUTS = (functional.dropout, functional.dropout1d, functional.dropout2d, func
 
 def data_parallel(network: nn.Module, team: Team) -> nn.Module:
     """The network as it is to be called in training: its gradients become the mean over processes."""
-    return network if team.size == 1 else DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    return network if team.world_size == 1 else DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def as_whole_batch(count: int, team: Team) -> AbstractContextManager[object]:
     """In the block, batch norm and random masks see all ``count`` images of which this process holds its share."""
-    return nullcontext() if team.size == 1 else WholeBatch(team.share(count), count)
+    return nullcontext() if team.world_size == 1 else WholeBatch(team.share(count), count)
 
 
 class WholeBatch(TorchFunctionMode):
