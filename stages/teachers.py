@@ -22,7 +22,7 @@ from amalgam.inference import predict_logits
 from amalgam.models import Classifier
 from amalgam.places import PREPARED, SUPPLIED_TEACHERS, TEACHER_MANIFEST, TEACHERS
 from amalgam.processes import in_processes
-from amalgam.progress import progress_bar
+from amalgam.progress import training_bar
 from amalgam.provenance import configure_execution
 from amalgam.stage import no_arguments, run_stage, stage_params
 from amalgam.storable import storable
@@ -77,10 +77,7 @@ def provide_trained(recipe: Recipe, own: OwnImages, label: str, folder: Path) ->
 def train(recipe: Recipe, own: OwnImages, label: str, kept: Checkpoint) -> tuple[Classifier, Fit]:
     steps = steps_per_epoch(int((~own.validation).sum()), recipe.batch_size)
     saved = kept.last()
-    done = epochs_done(saved)
-    if done:
-        print(f"teacher {label}: goes on after epoch {done} of {recipe.num_epochs}", flush=True)
-    with progress_bar(f"teacher {label}", recipe.num_epochs * steps, "step", done * steps) as (on_step, on_epoch):
+    with training_bar(f"teacher {label}", recipe.num_epochs, steps, epochs_done(saved)) as (on_step, on_epoch):
         try:
             teacher, result = train_teacher(own, recipe, Hooks(on_step, on_epoch, kept.keep, saved))
             judged = np.flatnonzero(own.validation) if own.validation.any() else np.arange(len(own.labels))

@@ -32,3 +32,12 @@ def progress_bar(label: str, total: int, unit: str, done: int = 0) -> Iterator[t
             bar.update()
 
         yield advance, show
+
+
+@contextmanager
+def training_bar(label: str, epochs: int, steps: int, done: int) -> Iterator[tuple[Callable[[], None], Callable[[Epoch], None]]]:
+    """``progress_bar`` of a training of so many ``steps`` an epoch; one that goes on says so."""
+    if done:
+        print(f"{label}: goes on after epoch {done} of {epochs}", flush=True)
+    with progress_bar(label, epochs * steps, "step", done * steps) as callbacks:
+        yield callbacks

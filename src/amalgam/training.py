@@ -20,7 +20,7 @@ from amalgam.origin import code_is_dirty, origin_tags, pinned
 from amalgam.params import Params
 from amalgam.places import repository_root
 from amalgam.preprocessing import Preprocessing
-from amalgam.progress import progress_bar
+from amalgam.progress import training_bar
 from amalgam.provenance import code_hash, execution_record, fingerprint
 from amalgam.record import DataRecord, RunRecord
 from amalgam.store import DIVERGED, STORE
@@ -88,10 +88,7 @@ def train(
     """
     settings = job.settings
     saved, steps = team.broadcast(own.last()), job.transfer_set.steps_per_epoch
-    done = epochs_done(saved)
-    if done:
-        print(f"student {job.task}: goes on after epoch {done} of {settings.num_epochs}", flush=True)
-    with progress_bar(f"student {job.task}", settings.num_epochs * steps, "step", done * steps) as (on_step, show):
+    with training_bar(f"student {job.task}", settings.num_epochs, steps, epochs_done(saved)) as (on_step, show):
 
         def on_epoch(record: Epoch) -> None:
             show(record)
