@@ -108,11 +108,6 @@ def _blocks(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
 def _check_spelling(root: yaml.Node | None, name: str) -> None:
     """Raises UserError where DVC, when it sets anything, would spell the name of a class or a teacher otherwise, or cannot read it; or sort
     the keys of a block, of which some are words to it and others are not."""
-    for block in _blocks(root):
-        odd = [key for key, _ in block.value if key.style is None and OTHER_THAN_TEXT.fullmatch(key.value) and not _is_text(key.value)]
-        if 0 < len(odd) < len(block.value):
-            quoted = f"quote the name {odd[0].value}, as '{odd[0].value}'"
-            raise UserError(f"{name}:{odd[0].start_mark.line + 1}: {quoted}: DVC takes it for no text, and those beside it for text")
     for node in _names(root):
         text = str(node.value)
         if node.style is not None or not RESPELLED.fullmatch(text) or PLAIN_NUMBER.fullmatch(text):
@@ -121,6 +116,11 @@ def _check_spelling(root: yaml.Node | None, name: str) -> None:
         if written != text:
             problem = "DVC reads no dates" if written is None else f"dvc exp run would write {written}"
             raise UserError(f"{name}:{node.start_mark.line + 1}: quote the name {text}, as '{text}': {problem}")
+    for block in _blocks(root):
+        odd = [key for key, _ in block.value if key.style is None and OTHER_THAN_TEXT.fullmatch(key.value) and not _is_text(key.value)]
+        if 0 < len(odd) < len(block.value):
+            quoted = f"quote the name {odd[0].value}, as '{odd[0].value}'"
+            raise UserError(f"{name}:{odd[0].start_mark.line + 1}: {quoted}: DVC takes it for no text, and those beside it for text")
 
 
 def _is_text(name: str) -> bool:
