@@ -55,7 +55,8 @@ class Augmentation(Section):
     crop: int = Field(
         ge=0,
         le=512,
-        description="Largest shift of a view in each direction, in pixels of the stored image, usually an eighth of its side; 0 for none.",
+        description="Largest shift of a view in each direction, in pixels of the stored image: usually an eighth of its side, always less "
+        "than half; 0 for none.",
     )
     flip: bool = Field(
         description="true mirrors half of the views left to right; false where a mirror image is another class, as in digits."
