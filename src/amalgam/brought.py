@@ -80,7 +80,8 @@ def refuse_changed(params: Params) -> None:
 
 def beside(weights: Path) -> dict[str, str | None]:
     """The sha256 of what lies beside a student's weights and says more of them; None where it is missing."""
-    return {name: sha256_of_file(path) if (path := weights.with_name(name)).is_file() else None for name in ("student.json",)}
+    path = weights.with_name("student.json")
+    return {path.name: sha256_of_file(path) if path.is_file() else None}
 
 
 def copied_weights(task: str, named: str | None) -> Path | None:

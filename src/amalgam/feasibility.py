@@ -32,7 +32,7 @@ def check_split(task: str, params: Params, split: PreparedSplit) -> None:
     if 2 * crop >= min(height, width):
         raise UserError(
             f"{params.source}.augmentation.crop {crop} shifts images of {task}, {height} × {width} pixels as stored, by half their side or "
-            f"more, where most of what is shown is a reflection; lower it, to {min(height, width) // 8} say, or raise "
+            f"more, so that a view may show more of their reflection than of them; lower it, to {min(height, width) // 8} say, or raise "
             f"{params.source}.resolution"
         )
     given = SUPPLIED_CHECKPOINTS / task / CHECKPOINT_MANIFEST
