@@ -1,4 +1,4 @@
-"""The training loop: batches, schedules, choice of the best epoch, determinism."""
+"""The training loop: what it minimises, reports and keeps, and how it ends."""
 
 import math
 from collections.abc import Iterator
@@ -9,119 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from amalgam.batches import Batch, Mixture, mixed_images, shuffled_batches, steps_per_epoch
+from amalgam.batches import Batch, Mixture
 from amalgam.history import Epoch, Fit
 from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.preprocessing import Preprocessing
-from amalgam.student_settings import OptimizerName, SchedulerName
+from amalgam.student_settings import SchedulerName
 from amalgam.trainer import DivergedError, Hooks, StepLoss, fit
-from amalgam.validation import Validation, validated
-
-
-@given(st.integers(1, 300), st.integers(2, 64), st.integers(0, 100), st.integers(0, 20))
-@settings(deadline=None)
-def test_an_epoch_sees_every_image_once_in_batches_of_nearly_one_size(count: int, size: int, seed: int, epoch: int) -> None:
-    rows = np.arange(count) * 3
-    batches = shuffled_batches(rows, size, seed, epoch)
-    assert len(batches) == steps_per_epoch(count, size)
-    np.testing.assert_array_equal(np.sort(np.concatenate(batches)), rows)
-    sizes = [len(batch) for batch in batches]
-    assert max(sizes) <= max(size, 3)
-    assert min(sizes) >= min(count, 2)
-    assert max(sizes) - min(sizes) <= 1
-
-
-def test_epochs_and_seeds_differ_in_order_and_repeat_exactly() -> None:
-    orders = {np.concatenate(shuffled_batches(np.arange(50), 8, seed, epoch)).tobytes() for seed in range(3) for epoch in range(3)}
-    assert len(orders) == 9
-    again = np.concatenate(shuffled_batches(np.arange(50), 8, 1, 1))
-    assert again.tobytes() in orders
-
-
-def learning_rates(optimization: Optimization, steps: int) -> list[float]:
-    """The rate at each step."""
-    optimizer, scheduler = optimization.build(nn.Linear(1, 1), steps)
-    rates = []
-    for _ in range(optimization.epochs * steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return rates
-
-
-def test_the_step_schedule_drops_after_whole_epochs() -> None:
-    rates = learning_rates(Optimization("adam", 0.1, 0, "step", 5, scheduler_step=2, scheduler_gamma=0.5), 3)
-    np.testing.assert_allclose(rates, [0.1] * 6 + [0.05] * 6 + [0.025] * 3)
-
-
-def test_one_cycle_rises_to_lr_and_falls_to_almost_nothing() -> None:
-    rates = learning_rates(Optimization("adamw", 0.1, 0, "one_cycle", 10), 10)
-    peak = int(np.argmax(rates))
-    assert peak == 29, "after 30 % of the steps"
-    assert rates[peak] == pytest.approx(0.1, rel=1e-3)
-    assert all(np.diff(rates[: peak + 1]) > 0)
-    assert all(np.diff(rates[peak:]) < 0)
-    assert rates[-1] < 1e-5
-
-
-def test_one_cycles_momentum_goes_the_other_way() -> None:
-    optimizer, scheduler = Optimization("adamw", 0.1, 0, "one_cycle", 10).build(nn.Linear(1, 1), 10)
-    momenta = []
-    for _ in range(100):
-        momenta.append(optimizer.param_groups[0]["betas"][0])
-        optimizer.step()
-        scheduler.step()
-    assert [momenta[step] for step in (0, 29, 99)] == pytest.approx([0.95, 0.85, 0.95])
-
-
-@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
-def test_adam_and_adamw_are_pytorchs(name: OptimizerName, kind: type) -> None:
-    optimizer, _ = Optimization(name, 0.1, 0.01, "cosine", 1).build(nn.Linear(1, 1), 1)
-    assert type(optimizer) is kind
-    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.1, 0.01)
-
-
-def test_a_single_step_is_taken_at_lr() -> None:
-    """One cycle of one step would be its beginning alone, a millionth of lr."""
-    for warmup in (0, 2):
-        assert learning_rates(Optimization("adamw", 0.1, 0, "one_cycle", 1, warmup_epochs=warmup), 1) == [0.1]
-
-
-class Linear(nn.Module):
-    """Logits from the mean colour."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(3, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(x.mean(dim=(2, 3)))
-        return logits
-
-
-def toy() -> Classifier:
-    torch.manual_seed(0)
-    return Classifier("MobileNetV3", Linear(), ("dark", "light"), Preprocessing((4, 4), (0.5,) * 3, (0.25,) * 3))
-
-
-def batches(epoch: int) -> Iterator[Batch]:
-    random = np.random.default_rng(epoch)
-    for _ in range(5):
-        labels = random.integers(0, 2, 8)
-        pixels = (random.normal(80 + 100 * labels[:, None, None, None], 30, (8, 4, 4, 3))).clip(0, 255).astype(np.uint8)
-        yield Batch(torch.from_numpy(pixels), torch.from_numpy(labels))
-
-
-def cross_entropy(logits: torch.Tensor, batch: Batch) -> StepLoss:
-    return StepLoss({"labels": functional.cross_entropy(logits, batch.labels)})
-
+from amalgam.validation import Validation
+from toy_training import batches, cross_entropy, learning_rates, toy
 
 HOW = Optimization("adamw", 0.05, 0.0, "one_cycle", 4)
 
@@ -291,32 +189,6 @@ def test_the_learning_rate_on_record_is_that_of_the_epochs_last_step(scheduler: 
     assert [record.lr for record in result.history] == pytest.approx(learning_rates(how, 5)[4::5])
 
 
-def test_the_cosine_schedule_warms_up_and_falls_to_nothing() -> None:
-    rates = learning_rates(Optimization("adamw", 0.1, 0, "cosine", 10, warmup_epochs=2), 5)
-    np.testing.assert_allclose(rates[:10], 0.1 * np.arange(1, 11) / 11)
-    np.testing.assert_allclose(rates[10:], [0.05 * (1 + math.cos(math.pi * i / 40)) for i in range(40)])
-
-
-@pytest.mark.parametrize("scheduler", ["cosine", "step"])
-def test_the_longest_warm_up_ends_at_the_learning_rate(scheduler: SchedulerName) -> None:
-    assert learning_rates(Optimization("adamw", 0.1, 0, scheduler, 2, warmup_epochs=1.99), 5)[-1] == pytest.approx(0.1)
-
-
-def test_warm_up_precedes_the_step_schedule_and_moves_no_drop() -> None:
-    rates = learning_rates(Optimization("sgd", 0.1, 0, "step", 4, scheduler_step=2, scheduler_gamma=0.5, warmup_epochs=1), 3)
-    np.testing.assert_allclose(rates, [0.025, 0.05, 0.075] + [0.1] * 3 + [0.05] * 6)
-
-
-def test_sgd_has_nesterov_momentum() -> None:
-    optimizer, _ = Optimization("sgd", 0.1, 0.01, "cosine", 1).build(nn.Linear(1, 1), 1)
-    assert isinstance(optimizer, torch.optim.SGD)
-    assert {key: optimizer.param_groups[0][key] for key in ("momentum", "nesterov", "weight_decay")} == {
-        "momentum": 0.9,
-        "nesterov": True,
-        "weight_decay": 0.01,
-    }
-
-
 def test_the_average_of_the_weights_is_what_is_validated_and_kept() -> None:
     """Against the recursion by hand: decay min(d, (1 + n) / (10 + n)), statistics of batch norm included."""
     torch.manual_seed(0)
@@ -345,52 +217,6 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept() -> None:
     torch.testing.assert_close(validated[-1], by_hand["0.weight"])
     assert not torch.equal(by_hand["0.weight"], network.state_dict()["0.weight"])
     torch.testing.assert_close(result.best["0.weight"], validated[0])
-
-
-def test_the_average_is_bit_for_bit_that_of_pytorchs_own_loop() -> None:
-    """Which a GPU would have to be waited for; batch norm's statistics included, of whose counts PyTorch's takes a mean, cut down."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.PReLU(), nn.Flatten(), nn.LazyLinear(2))
-    network(torch.randn(4, 3, 6, 6))
-    theirs = AveragedModel(network, use_buffers=True)
-    ours = Optimization("sgd", 0.1, 0.0, "cosine", 1, ema_decay=0.8).average(replace(toy(), network=network))
-    for count in range(50):
-        network(torch.randn(4, 3, 6, 6)).square().sum().backward()
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        theirs.multi_avg_fn = get_ema_multi_avg_fn(min(0.8, (1 + count) / (10 + count)))  # type: ignore[no-untyped-call]
-        theirs.update_parameters(network)
-        ours.update()
-        assert ours.model is not None
-        expected = theirs.state_dict() | {"module.1.num_batches_tracked": network.state_dict()["1.num_batches_tracked"]}
-        torch.testing.assert_close(ours.model.state_dict(), expected, rtol=0, atol=0)
-
-
-def test_the_average_of_a_network_that_stays_the_same_is_that_network() -> None:
-    """Its indices too, of which every mean is a little less in single precision, and would be cut down to the one before."""
-    network = nn.Linear(3, 2)
-    network.register_buffer("places", torch.arange(1024), persistent=False)
-    network.register_buffer("share", torch.rand(7))
-    ours = Optimization("sgd", 0.1, 0.0, "cosine", 1, ema_decay=0.99).average(replace(toy(), network=network))
-    for _ in range(100):
-        ours.update()
-    assert ours.model is not None
-    assert torch.equal(ours.model.module.get_buffer("places"), torch.arange(1024))
-    torch.testing.assert_close(ours.model.module.get_buffer("share"), network.get_buffer("share"))
-
-
-def test_the_average_takes_over_a_table_that_the_network_makes_at_its_first_images() -> None:
-    network = nn.Linear(3, 2)
-    network.register_buffer("table", torch.zeros(1), persistent=False)
-    ours = Optimization("sgd", 0.1, 0.0, "cosine", 1, ema_decay=0.9).average(replace(toy(), network=network))
-    for entries in (4, 4, 9):
-        network.table = torch.rand(entries)
-        ours.update()
-        assert ours.model is not None
-        assert ours.model.module.get_buffer("table").shape == (entries,)
-    assert ours.model is not None
-    assert torch.equal(ours.model.module.get_buffer("table"), network.get_buffer("table"))
 
 
 def test_long_gradients_are_shortened() -> None:
@@ -454,27 +280,6 @@ def test_training_accuracy_of_mixed_images_is_by_what_each_shows_most_of() -> No
     record = fit(toy(), HOW, 5, swapped, watched, lambda _: None).history[-1]
     assert record.train_accuracy == pytest.approx(sum(right[-40:]) / 40)
     assert sum(right[-40:]) != sum(by_own_label[-40:])
-
-
-def test_a_mixed_batch_keeps_what_belongs_to_each_image_and_to_its_partner() -> None:
-    batch = next(batches(0))._replace(teacher_logits=torch.arange(16.0).view(8, 2))
-    images, mixture = mixed_images(lambda rows: batch.images[rows], np.arange(8), 1.0, np.random.default_rng(0), slice(0, 8))
-    assert mixture is not None
-    result, (partner, share) = batch._replace(images=images, mixture=mixture), mixture
-    expected = share * batch.images.float() + (1 - share) * batch.images[partner].float()
-    torch.testing.assert_close(result.images.float(), expected, atol=0.5, rtol=0)
-    other = result.partners()
-    assert torch.equal(other.labels, batch.labels[partner])
-    assert other.teacher_logits is not None
-    assert torch.equal(other.teacher_logits, batch.teacher_logits[partner])  # type: ignore[index]
-    part, _ = mixed_images(lambda rows: batch.images[rows], np.arange(8), 1.0, np.random.default_rng(0), slice(3, 5))
-    assert torch.equal(part, images[3:5]), "a process mixes its share as one alone mixes all"
-
-
-def test_score_by_hand() -> None:
-    found = validated(np.log(np.array([[0.5, 0.5], [0.75, 0.25]], dtype=np.float32)), np.array([0, 1]))
-    assert found.loss == pytest.approx(-(math.log(0.5) + math.log(0.25)) / 2)
-    assert found.accuracy == 0.5
 
 
 def test_each_steps_gradient_is_its_own() -> None:
@@ -547,23 +352,3 @@ def test_weight_decay_shrinks_every_weight_and_bias() -> None:
         lambda _: None,
     )
     torch.testing.assert_close(classifier.network.state_dict(), {name: 0.95 * value for name, value in before.items()})
-
-
-def test_a_part_of_an_epoch_may_warm_up() -> None:
-    """0.6 epochs of three steps are two, rounded."""
-    rates = learning_rates(Optimization("sgd", 0.3, 0, "step", 2, scheduler_step=2, warmup_epochs=0.6), 3)
-    np.testing.assert_allclose(rates, [0.1, 0.2] + [0.3] * 4)
-
-
-def test_one_cycle_begins_and_ends_as_its_paper_has_it() -> None:
-    """A twenty-fifth of the peak, as PyTorch has it, and a ten-thousandth of that."""
-    rates = learning_rates(Optimization("adamw", 0.1, 0, "one_cycle", 10), 10)
-    assert [rates[0], rates[-1]] == pytest.approx([0.1 / 25, 0.1 / 25 / 1e4])
-
-
-def test_shares_of_mixed_images_are_drawn_from_the_beta_distribution() -> None:
-    """Beta(s, s) has variance 1 / (4 (2 s + 1))."""
-    random, blank = np.random.default_rng(0), torch.zeros(2, 1, 1, 3)
-    for strength in (0.1, 2.0):
-        mixtures = [mixed_images(lambda _: blank, np.arange(2), strength, random, slice(0, 2))[1] for _ in range(2000)]
-        assert np.var([mixture.share for mixture in mixtures if mixture]) == pytest.approx(1 / (4 * (2 * strength + 1)), abs=0.01)
