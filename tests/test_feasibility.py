@@ -1,4 +1,4 @@
-"""What can be told before teachers run (test_params.py and test_compiling.py: of labels and students)."""
+"""What can be told before teachers run (test_contradictions.py and test_compiling.py: of labels and students)."""
 
 from dataclasses import replace
 from pathlib import Path
