@@ -12,7 +12,7 @@ from amalgam.files import sha256_of_file
 from amalgam.params import Params
 from amalgam.params_file import load_params
 from amalgam.places import brought_file
-from conftest import ROOT
+from shipped import SHIPPED
 
 TEACHER = """
     taskA:
@@ -34,7 +34,7 @@ NAMED = {
 def params(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """Settings that name a file of each kind, in a folder where each was copied."""
     monkeypatch.chdir(root)
-    text = (ROOT / "params.yaml").read_text().replace("  supplied: {}\n", f"  supplied:{TEACHER}", 1)
+    text = SHIPPED.replace("  supplied: {}\n", f"  supplied:{TEACHER}", 1)
     text = text.replace("\ntaskB:\n", "\ntaskB:\n  pretrained: true\n  student_weights: start.pth\n")
     (tmp_path / "params.yaml").write_text(text.replace("    taskA: null\n", "    taskA: given.pth\n", 1))
     for file, about, kept in NAMED.values():

@@ -16,8 +16,8 @@ from amalgam.notes import arguments, changed_settings, recorded_settings, repeat
 from amalgam.params_file import load_params
 from amalgam.student_settings import StudentSettings
 from conftest import ROOT
+from shipped import SHIPPED
 
-SHIPPED = (ROOT / "params.yaml").read_text()
 FOUND = {
     "interval_95": (80.1, 83.9),
     "overall_accuracy": 82.0,

@@ -20,6 +20,7 @@ from amalgam.programs import read_program
 from amalgam.team import SOLO
 from conftest import ROOT, SETS
 from foreign_teachers import MEAN, STD, export_program
+from shipped import SHIPPED
 from untrained_teachers import untrained_teachers
 
 SUPPLIED = """  supplied:
@@ -34,7 +35,7 @@ def test_the_order_of_a_supplied_teachers_outputs_is_that_of_when_it_was_copied(
 ) -> None:
     """Where its own ``classes`` do not say it, the task's do; otherwise these may be in any order."""
     supplied = SUPPLIED.replace("resolution: 8", "resolution: 8, classes: [0, 1, 2, 3]") if named else SUPPLIED
-    text = (ROOT / "params.yaml").read_text().replace("  supplied: {}\n", supplied, 1)
+    text = SHIPPED.replace("  supplied: {}\n", supplied, 1)
     monkeypatch.chdir(tmp_path)
 
     def params(low: str) -> Params:
