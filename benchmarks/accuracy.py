@@ -11,7 +11,7 @@ without a choice, unless the grid is a single point. ``--protocol benchmarks/lab
 training's validation accuracy, and which test images it got right, go into accuracy.results.json: ``table`` reads nothing else, and a
 training that stands in two tables is run once. A training is known by its seed and by what the protocol says of it; after a change of
 the shipped settings, or of the code, it is not run again by itself, and a further seed of a row that was trained with other shipped ones
-is refused. So are settings that are not committed, images other than those that the results were trained and tested on, and another file
+is refused. So are settings or a protocol that are not committed, images other than those that the results were trained and tested on, and another file
 of weights to start from. What was computed is kept under
 .amalgam/accuracy and not computed again, a training that was broken off goes on after its last whole epoch, and what the results hold is
 not run again; teachers made twice are the same on the same kind of machine alone, so what learns from a seed's teachers is finished where
@@ -33,7 +33,7 @@ import yaml
 from benchmarks.comparison import gain, right_images, with_spread
 from benchmarks.measured import commit
 from benchmarks.protocol import FITTED, RATES, ROOT, SCORE, UNROUTED, Job, Protocol, Settings, results
-from benchmarks.refusals import refuse_contradictions, refuse_incomparable, refuse_uncommitted_settings
+from benchmarks.refusals import refuse_contradictions, refuse_incomparable, refuse_uncommitted_protocol, refuse_uncommitted_settings
 from benchmarks.rows import combine, is_fitted, train_and_test, tuned
 
 from amalgam.cores import available_cores
@@ -133,6 +133,7 @@ def main() -> None:
         tune(protocol, task, arguments.jobs, rows)
     elif arguments.command == "run":
         jobs = protocol.jobs(task, rows, seeds)
+        refuse_uncommitted_protocol(protocol)
         refuse_contradictions(jobs)
         refuse_incomparable(jobs)
         failed = [why for why in work(train_and_test, [job for job in jobs if not job.is_tested], arguments.jobs) if why]

@@ -2,9 +2,10 @@
 
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from benchmarks.protocol import ROOT, Job, results
+from benchmarks.protocol import ROOT, Job, Protocol, results
 from benchmarks.rows import IMAGES, SHIPPED, START, images_of, shipped_settings, start_weights
 
 from amalgam.contradictions import contradiction
@@ -13,8 +14,21 @@ from amalgam.errors import UserError
 
 def refuse_uncommitted_settings() -> None:
     """An experiment's settings stay in params.yaml; what the protocol does not say would be theirs."""
-    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "params.yaml"], cwd=ROOT, check=False).returncode == 1:
+    if _is_uncommitted(ROOT / "params.yaml"):
         raise UserError("params.yaml holds settings that are not committed; set them back: git checkout params.yaml")
+
+
+def refuse_uncommitted_protocol(protocol: Protocol) -> None:
+    """Rows, seeds and what was chosen for them are fixed before the test images are looked at."""
+    for file in (protocol.file, protocol.choice_file):
+        if _is_uncommitted(file):
+            raise UserError(f"{file.name} is to be committed before the test images are looked at: git add {file.name}, git commit")
+
+
+def _is_uncommitted(file: Path) -> bool:
+    """Whether a file of a git repository differs from what is committed, or never was."""
+    command = ["git", "status", "--porcelain", "--ignored", "--", file.name]
+    return bool(subprocess.run(command, cwd=file.parent, capture_output=True, check=False).stdout)
 
 
 def refuse_contradictions(jobs: list[Job]) -> None:

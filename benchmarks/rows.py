@@ -18,6 +18,7 @@ from benchmarks.same_teachers import refuse_other_arithmetic, refuse_other_teach
 from benchmarks.specialists import finetune
 from filelock import FileLock
 
+from amalgam.answers import answers
 from amalgam.checkpoint import Checkpoint, checkpoint
 from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets, PreparedSplit
@@ -253,7 +254,7 @@ def combined_teachers(job: Job) -> dict[str, str]:
     trainval, targets = PreparedSplit.read(pupils(job.protocol, folder)), stored_targets(folder, job, job.settings)
     transfer_set = TransferSet.of(label_sets, trainval, targets, Teaching.of(job.settings))
     teachers = load_teachers(trained_teachers(job.protocol, folder, job.seed, job.task), label_sets)
-    right = teacher_controls(teachers, label_sets, split, transfer_set.fitted).unrouted_fitted_right
+    right = teacher_controls(answers(teachers, split), label_sets, split.labels, transfer_set.fitted).unrouted_fitted_right
     assert right is not None
     return {FITTED: packed(right)}
 
@@ -268,7 +269,7 @@ def recognised(protocol: Protocol, task: str, seed: int) -> None:
 
     def measure(work: Path) -> None:
         label_sets, split = LabelSets.read(folder / "test"), PreparedSplit.read(folder / "test")
-        measured = teacher_controls(load_teachers(models, label_sets), label_sets, split)
+        measured = teacher_controls(answers(load_teachers(models, label_sets), split), label_sets, split.labels)
         rates = dict(zip(RATES, (measured.oracle_routed, measured.unrouted, measured.unrouted_joint), strict=True))
         right = {"right": packed(measured.unrouted_right), "joint right": packed(measured.unrouted_joint_right)}
         write_json(work / "controls.json", {"own": measured.own} | rates | {"images": len(split.labels)} | right)

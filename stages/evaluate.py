@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from amalgam.answers import answers
 from amalgam.brought import refuse_changed
 from amalgam.combination import FITTED_FILE, FittedTarget, read_fitted
 from amalgam.controls import teacher_controls
@@ -48,7 +49,7 @@ def evaluate(task: str, student: Classifier, judged: Judged, folder: Path) -> No
     label_sets, split = prepared(PREPARED / task / "test")
     teachers = load_teachers(MODELS / task, label_sets)
     identities = {name: teacher.identity() for name, teacher in teachers.items()}
-    controls = teacher_controls(teachers, label_sets, split, fitted_to(identities, task, judged, label_sets))
+    controls = teacher_controls(answers(teachers, split), label_sets, split.labels, fitted_to(identities, task, judged, label_sets))
     found = Evaluation(task, judged, predict(student, split), controls, label_sets, split, doubts(MODELS / task))
     write_evaluation(found, folder)
 

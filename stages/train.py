@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from amalgam import reference_protocol
+from amalgam.advice import advice
 from amalgam.brought import copied_weights, refuse_changed
 from amalgam.checkpoint import checkpoint, finish
 from amalgam.dataset import LabelSets, PreparedSplit
@@ -79,6 +80,7 @@ def stage(task: str, began: int, team: Team) -> None:
     if not team.is_first:
         assist(job, team)
         return
+    advise(job)
     with checkpoint(job.key(team.world_size)) as own:
         own.write(began=(*own.sessions.began, began))
         live = LiveCurve(LIVE / task / PICTURE, f"{task}: training", past_epochs(own))
@@ -134,11 +136,18 @@ def by_hand(task: str, flags: dict[str, str], reference: bool, began: int, team:
         if not team.is_first:
             assist(job, team)
             return
+        advise(job)
         record, result, exported = one_off(job, params.source, folder, flags, began, team)
     chosen_by = f"accuracy on the {reference_protocol.SELECTED_ON}" if reference else "validation accuracy"
     report(task, result, record, chosen_by)
     print(f"evaluate it: python stages/evaluate.py --task {task} --checkpoint {exported}", flush=True)
     attempt(lambda: publish_training(folder), folder, f"python stages/sync.py {folder} sends what is missing")
+
+
+def advise(job: Job) -> None:
+    learnt = job.transfer_set
+    if found := advice(learnt.teaching, learnt.label_sets.teachers, learnt.subset.labels):
+        print(f"{job.task}: {found} (docs/your_own.md, Few labels, or none)", flush=True)
 
 
 def one_off(job: Job, source: str, folder: Path, flags: dict[str, str], began: int, team: Team) -> tuple[RunRecord, Fit, Path]:

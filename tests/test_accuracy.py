@@ -42,6 +42,9 @@ RESULTS = "benchmarks/accuracy.results.json"
 def accuracy(repository: Repository, command: str, *more: str, check: bool = True, **changes: Any) -> str:
     """What the command prints, or complains of."""
     (repository.root / "protocol.yaml").write_text(yaml.safe_dump(PROTOCOL | changes))
+    if command == "run":
+        repository.run("git", "add", *(path.name for path in repository.root.glob("protocol*.yaml")))
+        repository.run("git", "commit", "-q", "-m", "protocol", check=False)  # nothing to do where it is the same
     archive = [] if command == "table" else ["images"]
     words = ("python", "benchmarks/accuracy.py", command, *archive, "--task", "A", "--protocol", "protocol.yaml", *more)
     done = repository.run(*words, check=check, PYTHONPATH="src:.")
@@ -398,6 +401,15 @@ def test_teachers_of_other_settings_are_not_taken_for_these(bench: Repository) -
 def test_an_experiments_settings_are_not_taken_for_the_shipped_ones(bench: Repository) -> None:
     bench.set_params(objective="dist")
     assert "params.yaml holds settings that are not committed; set them back" in accuracy(bench, "run", check=False)
+
+
+def test_a_protocol_is_committed_before_the_test_images_are_looked_at(bench: Repository) -> None:
+    words = ("python", "benchmarks/accuracy.py", "run", "images", "--task", "A", "--protocol", "protocol.yaml")
+    bench.edit("protocol.yaml", lambda text: text + "\n")
+    assert "protocol.yaml is to be committed before" in bench.run(*words, check=False, PYTHONPATH="src:.").stderr
+    bench.run("git", "checkout", "protocol.yaml")
+    (bench.root / "protocol.chosen.yaml").write_text("{}")
+    assert "protocol.chosen.yaml is to be committed before" in bench.run(*words, check=False, PYTHONPATH="src:.").stderr
 
 
 def test_settings_that_the_pipeline_would_refuse_are_refused(bench: Repository) -> None:

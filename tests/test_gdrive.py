@@ -20,6 +20,7 @@ from amalgam.sources import gdrive
 from amalgam.sources.arrays import read_images
 from amalgam.sources.download import obtain
 from amalgam.sources.raw import read_classes, read_split
+from amalgam.sources.seam import OVERLAP
 from conftest import ROOT
 from fake_drive import STUDENT, TASK_A, TASK_B, TEACHER, Server, data_files, drive_certificate, model_files, saved, serving, write_zip
 
@@ -284,11 +285,12 @@ def test_a_transfer_that_breaks_off_goes_on(server: Server, tmp_path: Path, monk
     server.behaviour = "breaks off"
     with pytest.raises(UserError, match=r"did not come whole.* bytes are kept, repeat the command to go on"):
         got(server.address, tmp_path)
-    with pytest.raises(UserError, match="1,572,864 bytes are kept"):
+    with pytest.raises(UserError, match="1,507,328 bytes are kept"):
         got(server.address, tmp_path)
     server.behaviour = "well"
     assert got(server.address, tmp_path).read_bytes() == server.content
-    assert server.requests[-1][1] == "bytes=1572864-", "it asked for the rest alone"
+    assert server.requests[-1][1] == f"bytes={1_507_328 - OVERLAP}-", "it asked for the rest, and a little that has to be the same"
+    assert [path.name for path in (tmp_path / ".amalgam" / "downloads").glob("*/*")] == ["file"]
 
 
 def test_a_break_within_one_command_is_bridged(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,12 +310,30 @@ def test_where_a_server_cannot_go_on_the_transfer_begins_anew(server: Server, tm
     assert got(server.address, tmp_path).read_bytes() == server.content
 
 
-def test_another_file_at_the_same_address_is_never_spliced_on(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("behaviour", ["no ranges", "well"])
+@pytest.mark.parametrize("size", [500_000, 2_000_000, 3_000_000])
+def test_another_file_at_the_same_address_is_never_spliced_on(
+    behaviour: str, size: int, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("amalgam.sources.download.RETRIES", 0)
     server.behaviour = "breaks off"
     with pytest.raises(UserError):
         got(server.address, tmp_path)
-    server.behaviour, server.content = "no ranges", os.urandom(2_000_000)
+    server.behaviour, server.content = behaviour, os.urandom(size)
+    assert got(server.address, tmp_path).read_bytes() == server.content
+
+
+def test_another_file_is_noticed_also_where_its_transfer_broke_off_too(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("amalgam.sources.download.RETRIES", 0)
+    server.behaviour = "breaks off"
+    with pytest.raises(UserError):
+        got(server.address, tmp_path)
+    server.content = os.urandom(2_000_000)
+    with pytest.raises(UserError):
+        got(server.address, tmp_path)
+    server.behaviour = "well"
     assert got(server.address, tmp_path).read_bytes() == server.content
 
 

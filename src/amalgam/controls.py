@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from amalgam.answers import Answers
 from amalgam.blocks import Knowledge, LabelBlocks
-from amalgam.dataset import LabelSets, PreparedSplit
-from amalgam.inference import device, predict_logits
-from amalgam.models import Classifier
+from amalgam.dataset import LabelSets
+from amalgam.inference import device
 from amalgam.soft_targets import Combination, equal_weights, joint_log_probs, mean_log_probs
 
 
@@ -55,25 +55,22 @@ def percent(right: npt.NDArray[np.bool_]) -> float:
     return round(100 * float(right.mean()), 2)
 
 
-def teacher_controls(
-    teachers: dict[str, Classifier], label_sets: LabelSets, split: PreparedSplit, combine: Combination | None = None
-) -> Controls:
-    """Run every teacher on every image; ``combine`` is the student's fitted target.
+def teacher_controls(logits: Answers, label_sets: LabelSets, labels: npt.NDArray[np.int64], combine: Combination | None = None) -> Controls:
+    """By the teachers' ``logits`` of N images that show ``labels`` (N,); ``combine`` is the student's fitted target.
 
     What they say is put together in double precision: in single precision the probabilities of two teachers that are both sure are the
     same, one, and the first of them would win.
     """
-    logits = {name: predict_logits(teacher, split.images, np.arange(len(split.images))) for name, teacher in teachers.items()}
-    covering = torch.from_numpy(label_sets.covering().T[split.labels])  # (N, teachers)
+    covering = torch.from_numpy(label_sets.covering().T[labels])  # (N, teachers)
     side_by_side = torch.from_numpy(np.concatenate(list(logits.values()), axis=1)).double()
     every, blocks = torch.ones_like(covering), LabelBlocks.of(label_sets)
     return Controls(
-        {name: own_accuracy(values, label_sets.columns(name), split.labels) for name, values in logits.items()},
-        routed_right(side_by_side, covering, blocks, split.labels, padded_mean),
-        routed_right(side_by_side, every, blocks, split.labels, padded_mean),
-        routed_right(side_by_side, every, blocks, split.labels, joint_log_probs),
+        {name: own_accuracy(values, label_sets.columns(name), labels) for name, values in logits.items()},
+        routed_right(side_by_side, covering, blocks, labels, padded_mean),
+        routed_right(side_by_side, every, blocks, labels, padded_mean),
+        routed_right(side_by_side, every, blocks, labels, joint_log_probs),
         np.stack([np.array(label_sets.columns(name))[values.argmax(1)] for name, values in logits.items()]),
-        None if combine is None else combine(side_by_side.to(device())).argmax(1).cpu().numpy() == split.labels,
+        None if combine is None else combine(side_by_side.to(device())).argmax(1).cpu().numpy() == labels,
     )
 
 

@@ -4,6 +4,7 @@
 
     .amalgam/downloads/<key of the address>/file               what came, whole
     .amalgam/downloads/<key of the address>/incoming*.part     the beginning of a transfer that broke off
+    .amalgam/downloads/<key of the address>/incoming-*.tail    what was cut off it, to see that it comes again (seam.py)
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from amalgam.errors import UserError, without_passwords
 from amalgam.files import sha256_of_file
 from amalgam.places import repository_root
+from amalgam.sources import seam
 from amalgam.sources.archive import check_hash
 from amalgam.store import DOWNLOADS, STORE, locked
 
@@ -82,7 +84,11 @@ def _downloaded(address: str, parameter: str) -> Path:
 
 def _transfer(address: str, target: Path, parameter: str) -> None:
     by_hand = f"or fetch it by hand, with a browser say, and set {parameter} to file:///path/of/it"
-    begun = _begun(target)
+    part = _part(target)
+    if part and not seam.set_back(part, target):
+        _forget(target)
+        part = None
+    begun = part.stat().st_size if part else 0
     try:
         _get(address, target)
     except FileURLRetrievalError as error:
@@ -93,7 +99,7 @@ def _transfer(address: str, target: Path, parameter: str) -> None:
     except requests.HTTPError as error:
         raise UserError(f"{parameter}: {address} answers {error}; correct it, {by_hand}") from error
     except (DownloadError, requests.RequestException) as error:
-        kept = _begun(target)
+        kept = part.stat().st_size if (part := _part(target)) else 0
         if kept and kept == begun and error.__cause__ is None and isinstance(error, DownloadError):
             _forget(target)  # the server cannot go on, or the file there is another now
             _transfer(address, target, parameter)
@@ -102,6 +108,11 @@ def _transfer(address: str, target: Path, parameter: str) -> None:
         if not kept:
             problem, remedy = ("cannot be fetched", f"check the address and the network, {by_hand}")
         raise UserError(f"{parameter}: {address} {problem} ({_reason(error)}); {remedy}") from error
+    if not seam.is_whole(target, target):  # another file is there now
+        target.unlink()
+        _forget(target)
+        _transfer(address, target, parameter)
+        return
     _refuse_web_page(address, target, parameter, by_hand)
 
 
@@ -116,22 +127,24 @@ def _get(address: str, target: Path) -> None:
         gdown.download(address, str(target), quiet=True, resume=True, progress=show, timeout=SECONDS_WITHOUT_A_BYTE, retries=RETRIES)
 
 
-def _parts(target: Path) -> list[Path]:
-    return sorted(target.parent.glob(f"{target.name}*.part"))
-
-
-def _begun(target: Path) -> int:
-    """Bytes of a transfer that broke off. Where a killed one left several, the longest stays."""
-    parts = sorted(_parts(target), key=lambda path: path.stat().st_size)
+def _part(target: Path) -> Path | None:
+    """The beginning of a transfer that broke off, if one did. Where a killed one left several, the longest stays."""
+    parts = _parts(target)
     for shorter in parts[:-1]:
         shorter.unlink()
-    return parts[-1].stat().st_size if parts else 0
+    return parts[-1] if parts else None
+
+
+def _parts(target: Path) -> list[Path]:
+    """The shortest first."""
+    return sorted(target.parent.glob(f"{target.name}*.part"), key=lambda path: path.stat().st_size)
 
 
 def _forget(target: Path) -> None:
     print("the transfer cannot go on where it broke off, and begins anew", file=sys.stderr)
     for part in _parts(target):
         part.unlink()
+    seam.forget(target)
 
 
 def _refuse_web_page(address: str, target: Path, parameter: str, by_hand: str) -> None:
