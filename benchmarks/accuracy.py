@@ -6,18 +6,18 @@
     python benchmarks/accuracy.py combine images.zip --task A  of rows that have been run, how the teachers do without a student
     python benchmarks/accuracy.py table            --task A    Markdown, from what has been run
 
-``tune`` writes its choice beside the protocol, into accuracy.chosen.yaml, which is committed before ``run``; ``run`` refuses rows
-without a choice, unless the grid is a single point. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none. Each
+``tune`` writes its choice beside the protocol, into accuracy.chosen.yaml, which is committed before ``run``; ``run`` refuses rows without
+a choice, unless the grid is a single point. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none. Each
 training's validation accuracy, and which test images it got right, go into accuracy.results.json: ``table`` reads nothing else, and a
-training that stands in two tables is run once. A training is known by its seed and by what the protocol says of it; after a change of
-the shipped settings, or of the code, it is not run again by itself, and a further seed of a row that was trained with other shipped ones
-is refused. So are settings or a protocol that are not committed, images other than those that the results were trained and tested on, and another file
-of weights to start from. What was computed is kept under
-.amalgam/accuracy and not computed again, a training that was broken off goes on after its last whole epoch, and what the results hold is
-not run again; teachers made twice are the same on the same kind of machine alone, so what learns from a seed's teachers is finished where
-it was begun: with other teachers a row is refused, before any is trained if the results say how their machine computes
-(benchmarks/arithmetic.py). Rows of alpha 0 need none, and train none. A row that is refused, or whose training diverges, ends no other: the
-rest is run, then it is told. ``--jobs 2`` runs two trainings at a time, each on its part of the cores (or on AMALGAM_THREADS).
+training that stands in two tables is run once. A training is known by its seed and by what the protocol says of it; after a change of the
+shipped settings, or of the code, it is not run again by itself, and a further seed of a row that was trained with other shipped ones is
+refused. So are settings or a protocol that are not committed, images other than those that the results were trained and tested on, and
+another file of weights to start from. What was computed is kept under .amalgam/accuracy and not computed again, a training that was broken
+off goes on after its last whole epoch, and what the results hold is not run again; teachers made twice are the same on the same kind of
+machine alone, so what learns from a seed's teachers is finished where it was begun: with other teachers a row is refused, before any is
+trained if the results say how their machine computes (benchmarks/arithmetic.py). Rows of alpha 0 need none, and train none. A row that is
+refused, or whose training diverges, ends no other: the rest is run, then it is told. ``--jobs 2`` runs two trainings at a time, each on
+its part of the cores (or on AMALGAM_THREADS).
 """
 
 import argparse

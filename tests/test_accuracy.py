@@ -293,7 +293,7 @@ def test_nothing_made_by_other_settings_of_images_teachers_or_views_is_taken(ben
     def places() -> int:
         return len([place for place in (bench.root / ".amalgam/accuracy").iterdir() if place.is_dir()])
 
-    changes: list[dict[str, Any]] = [{"folder__augmentation": {"crop": 2, "flip": True}}, {"val_fraction": 0.3}]
+    changes: list[dict[str, Any]] = [{"folder__augmentation": {"crop": 2, "flip": True}}, {"val_fraction": 0.3}, {"teacher__lr": 0.02}]
     for number, change in enumerate(changes, start=2):
         bench.set_params(**change)
         bench.commit("other settings")
@@ -434,6 +434,7 @@ def test_a_grid_of_one_point_that_sets_nothing_has_a_table(bench: Repository) ->
 def test_a_row_of_few_labels_is_tuned_by_these_alone(bench: Repository) -> None:
     grid = [{"lr": 1e-5}, {"lr": 0.003}]
     accuracy(bench, "tune", "--rows", "stacked", grid=grid)
+    assert {found["seed"] for found in of_row(bench, "stacked") if found["settings"].get("lr") == 1e-5} == {0}, "the first seed alone"
     tried = {found["settings"]["lr"]: key for key, found in entries(bench).items() if found.get("row") == "stacked" and found["seed"] == 0}
     known = entries(bench)
     for rate, score in ((1e-5, 90.0), (0.003, 10.0)):  # as if the hidden labels said the opposite
@@ -458,5 +459,5 @@ def test_a_rate_at_which_training_diverges_loses_and_ends_nothing_else(bench: Re
     assert of_row(bench, "last") == []
 
 
-def test_the_grid_is_tried_with_the_protocols_first_seed_alone(bench: Repository) -> None:
+def test_tuning_takes_no_seeds(bench: Repository) -> None:
     assert "tune is of the protocol's first seed alone" in accuracy(bench, "tune", "--seeds", "1", check=False)

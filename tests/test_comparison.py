@@ -34,6 +34,12 @@ def test_equal_rows_differ_by_nothing() -> None:
     assert interval(right, right) == (0, 0, 0)
 
 
+def test_more_seeds_that_answer_alike_say_nothing_more_of_the_images() -> None:
+    """All seeds are tested on the same ones, and these are drawn for all alike."""
+    first, second = drawn(0.7, (1, 400), 1), drawn(0.6, (1, 400), 2)
+    assert interval(first.repeat(4, 0), second.repeat(4, 0)) == pytest.approx(interval(first, second), abs=0.5)
+
+
 def test_a_row_that_is_always_right_is_ahead_of_one_that_never_is_by_all() -> None:
     assert interval(np.full((2, 9), True), np.full((2, 9), False)) == (100, 100, 100)
 

@@ -287,11 +287,13 @@ def test_every_mistyped_class_is_named_and_not_all_that_there_are() -> None:
 
 def test_the_content_hash_sees_pixels_labels_and_split(raw: tuple[RawSplit, list[str], Path]) -> None:
     split, available, tmp_path = raw
-    hashes = set()
-    for number, (union, fraction, seed) in enumerate(((["blue", "red"], 0.4, 0), (["blue", "red"], 0.4, 1), (["blue", "grey"], 0.4, 0))):
-        prepare(plan_split([split], available, union, fraction, seed), (12, 12), tmp_path / f"out{number}")
+    plan = plan_split([split], available, ["blue", "red"], 0.4, 0)
+    others = (replace(plan, labels=1 - plan.labels), replace(plan, validation=~plan.validation))
+    plans, hashes = (plan, *others, plan_split([split], available, ["blue", "grey"], 0.4, 0)), set()
+    for number, changed in enumerate(plans):
+        prepare(changed, (12, 12), tmp_path / f"out{number}")
         hashes.add(PreparedSplit.read(tmp_path / f"out{number}").content)
-    assert len(hashes) == 3
+    assert len(hashes) == len(plans)
 
 
 @pytest.mark.parametrize(

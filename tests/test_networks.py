@@ -5,7 +5,6 @@ import os
 import pickle
 import tempfile
 import zipfile
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -243,8 +242,12 @@ def test_damaged_weights_are_named_whatever_is_damaged(data: st.DataObject) -> N
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pth"
         path.write_bytes(content)
-        with suppress(UserError):
+        told = str(path)
+        try:
             assert read_state(path)
+        except UserError as error:
+            told = str(error)
+        assert str(path) in told
 
 
 def test_statistics_are_those_of_the_weights() -> None:
@@ -269,6 +272,15 @@ def test_a_network_with_weights_of_five_dimensions_keeps_its_layout() -> None:
     """Which know none with the channels last."""
     network = build_network("timm/lambda_resnet26t", 3)
     assert max(value.ndim for value in network.state_dict().values()) == 5
+    assert not is_channels_last(network)
+    assert is_channels_last(build_network("MobileNetV3", 3))
+
+
+def is_channels_last(network: nn.Module) -> bool:
+    """Of its convolutions over more than one pixel and channel, of which alone it can be told."""
+    kernels = [value for value in network.state_dict().values() if value.ndim == 4 and value.shape[1] > 1 and value.shape[2] > 1]
+    assert kernels
+    return all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
 
 
 def test_a_model_of_timms_without_a_classifier_is_refused_by_name() -> None:

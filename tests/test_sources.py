@@ -303,8 +303,8 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         running.shutdown()
 
 
-def published_layout(served: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """An archive laid out as the published one, two images a split, whose hashes torchvision is told to expect."""
+def published_layout(served: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """The pixels of an archive laid out as the published one, two images a split, whose hashes torchvision is told to expect."""
     random = np.random.default_rng(0)
     pixels = {name: random.integers(0, 256, (2, 3, 32, 32), dtype=np.uint8) for name in ("train", "test")}
     contents = {name: pickle.dumps({"data": images.reshape(2, -1), "fine_labels": [1, 0]}) for name, images in pixels.items()} | {
@@ -320,7 +320,7 @@ def published_layout(served: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarra
     monkeypatch.setattr(CIFAR100, "train_list", [["train", md5["train"]]])
     monkeypatch.setattr(CIFAR100, "test_list", [["test", md5["test"]]])
     monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]})
-    return pixels["test"].transpose(0, 2, 3, 1)
+    return {name: images.transpose(0, 2, 3, 1) for name, images in pixels.items()}
 
 
 def test_cifar100_is_downloaded_checked_and_written(server: tuple[Path, str], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,10 +332,11 @@ def test_cifar100_is_downloaded_checked_and_written(server: tuple[Path, str], ro
     (served / "c.tar.gz").unlink()
     cifar100.fetch(root / "again", root, f"{address}/c.tar.gz")
     assert files_of(root / "again") == files_of(target)
-    split = read_split(target, "test")
     assert read_classes(target) == ["apple", "bear"]
-    np.testing.assert_array_equal(split.labels, [0, 1])
-    np.testing.assert_array_equal(split.decode(0), expected[1])  # ordered by class: the second image is the apple
+    for name, images in expected.items():
+        split = read_split(target, name)
+        np.testing.assert_array_equal(split.labels, [0, 1])
+        np.testing.assert_array_equal([split.decode(row) for row in range(2)], images[::-1])  # by class: the second image is the apple
 
 
 def test_another_archive_is_not_cifar100(server: tuple[Path, str], root: Path) -> None:

@@ -25,6 +25,27 @@ def answers(**right: str) -> dict[str, Any]:
     return {"images": 4, "validation": 50.0} | bits
 
 
+def test_a_table_tells_the_mean_over_seeds_and_how_they_differ(results: Path, tmp_path: Path) -> None:
+    """Of four images: half and all right, none and half; validation 50 and 60 %."""
+    values = {
+        "seeds": [0, 1],
+        "teacher": {},
+        "common": {},
+        "grid": [{"lr": 0.003}],
+        "control": "alone",
+        "controls": {},
+        "reference": "alone",
+    }
+    values["rows"] = {"alone": {"alpha": 0}, "taught": {"alpha": 0.5}}
+    (tmp_path / "protocol.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    protocol = Protocol(tmp_path / "protocol.yaml")
+    of_rows = {("taught", 0): "1100", ("taught", 1): ALL, ("alone", 0): NONE, ("alone", 1): "1010"}
+    tell(results, protocol, {key: answers(right=right) | {"validation": 50.0 + 10 * key[1]} for key, right in of_rows.items()})
+    alone, taught = table(protocol, "taskA", protocol.rows, [0, 1]).splitlines()[2:4]
+    assert alone.startswith("| alone | lr 0.003 | 55.0 | 25.0 ± 35.4 | – |")
+    assert taught.startswith("| taught | lr 0.003 | 55.0 | 75.0 ± 35.4 | +50.0 (")
+
+
 def tell(results: Path, protocol: Protocol, entries: dict[tuple[str, int], dict[str, Any]]) -> None:
     """Write the results of some rows, or ``teachers``, of task A with some seeds."""
     known = {}
