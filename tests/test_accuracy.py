@@ -138,7 +138,7 @@ def test_teachers_of_a_machine_that_computes_otherwise_are_refused_before_any_is
 
 
 def test_teachers_that_are_made_again_are_those_of_the_machine_that_made_them_first(bench: Repository) -> None:
-    """Another processor may be told to compute alike (docs/running.md)."""
+    """Another processor may be told to compute alike (docs/experiments.md, Protocol)."""
     known = entries(bench)
     known["teachers taskA seed 0"] |= {"machine": "a toaster"}
     (bench.root / RESULTS).write_text(json.dumps(known))
@@ -157,7 +157,7 @@ def test_an_entry_says_which_code_and_images_made_it(bench: Repository) -> None:
             assert [found["commit"], found["training_images"], found["test_images"]] == [head, *contents]
     bench.edit("src/amalgam/notes.py", lambda text: f"{text}\n# another\n")
     accuracy(bench, "run", "--rows", "more", "--seeds", "0", rows=ROWS | {"more": {"alpha": 0, "batch_size": 8}})
-    assert [found["commit"] for found in of_row(bench, "more")] == [f"{head}+"]
+    assert [found["commit"] for found in of_row(bench, "more")] == [bench.run("git", "rev-parse", "HEAD").stdout.strip() + "+"]
 
 
 MEANWHILE = """
