@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,8 +165,10 @@ def test_a_scale_says_what_cells_too_small_for_it_do_not(tmp_path: Path) -> None
     found = {name: np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("few", "many", "more")}
     middle = {name: tuple(map(int, pixels[len(pixels) // 3, pixels.shape[1] // 3])) for name, pixels in found.items()}
     assert middle["few"] == middle["many"] != middle["more"]
-    colours = {name: len(set(map(tuple, pixels[:, -150:].reshape(-1, 3).tolist()))) for name, pixels in found.items()}
-    assert colours["few"] < 100 < colours["many"], "the scale's, where the cells do not say it"
+    at_the_right = {name: Counter(map(tuple, pixels[:, -150:].reshape(-1, 3).tolist())) for name, pixels in found.items()}
+    colours = {name: sum(times >= 10 for times in shown.values()) for name, shown in at_the_right.items()}  # letters' edges aside
+    assert colours["few"] < 20, "the cells say it"
+    assert colours["many"] > 100, "the scale's"
 
 
 def test_long_titles_of_samples_are_broken_and_whole(tmp_path: Path) -> None:
