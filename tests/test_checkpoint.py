@@ -15,7 +15,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional
 
 from amalgam.batches import Batch
 from amalgam.checkpoint import Checkpoint, checkpoint, dvc_hash, finish, hashes_in_lock
@@ -24,10 +23,11 @@ from amalgam.models import Classifier
 from amalgam.optimization import Optimization
 from amalgam.preprocessing import Preprocessing
 from amalgam.record import DataRecord, RunRecord
-from amalgam.trainer import Hooks, StepLoss, fit
+from amalgam.trainer import Hooks, fit
 from amalgam.validation import Validation
 from amalgam.whole import remove_abandoned, whole_file, whole_folder
 from conftest import ROOT, needs_compiler
+from toy_training import cross_entropy
 
 HOW = {
     "adamw, one cycle": Optimization("adamw", 0.05, 0.01, "one_cycle", 6),
@@ -55,10 +55,6 @@ def batches(epoch: int) -> Iterator[Batch]:
         labels = random.integers(0, 2, 8)
         pixels = (random.normal(80 + 60 * labels[:, None, None, None], 60, (8, 4, 4, 3))).clip(0, 255).astype(np.uint8)
         yield Batch(torch.from_numpy(pixels), torch.from_numpy(labels))
-
-
-def cross_entropy(logits: torch.Tensor, batch: Batch) -> StepLoss:
-    return StepLoss({"labels": functional.cross_entropy(logits, batch.labels)})
 
 
 def validate(classifier: Classifier) -> Validation:

@@ -14,7 +14,6 @@ from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
 from torch._inductor.exc import InductorError
-from torch.nn import functional
 
 from amalgam.batches import Batch
 from amalgam.compiling import compiler_told
@@ -30,9 +29,10 @@ from amalgam.preprocessing import Preprocessing
 from amalgam.stage import run_stage
 from amalgam.students import Architecture, new_student
 from amalgam.team import Team
-from amalgam.trainer import StepLoss, fit
+from amalgam.trainer import fit
 from amalgam.transfer_set import TransferSet
 from conftest import ROOT, SETS, needs_compiler
+from toy_training import cross_entropy
 from untrained_teachers import TEACHING, stored, untrained_teachers
 
 HOW = Optimization("sgd", 0.1, 0.01, "one_cycle", 2, clip_norm=1.0)
@@ -51,10 +51,6 @@ def batches(epoch: int) -> Iterator[Batch]:
     for size in (8, 8, 7):
         pixels = random.integers(0, 256, (size, 4, 4, 3), dtype=np.uint8)
         yield Batch(torch.from_numpy(pixels), torch.from_numpy((pixels.mean((1, 2, 3)) > 127).astype(np.int64)))
-
-
-def cross_entropy(logits: torch.Tensor, batch: Batch) -> StepLoss:
-    return StepLoss({"labels": functional.cross_entropy(logits, batch.labels)})
 
 
 def trained(how: Optimization) -> Fit:
