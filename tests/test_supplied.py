@@ -379,7 +379,7 @@ def test_two_foreign_teachers_make_a_student_without_python(finished: Repository
     finished.set_params(folder__supplied__taskA__warm=warm | {"weights": "warm2.pth"})
     assert finished.repro() == {"weights", "teachers", "targets-taskA", "train-taskA", "evaluate"}
     new = [path for path in (finished.root / ".amalgam/views").iterdir() if path.is_dir()]
-    assert len(new) - before // 2 == 3, "the new teacher's two views and its validation images; the other's were known"
+    assert len(new) - before // 2 == 4, "the new teacher's two views, validation and test images; the other's were known"
     train_small(["red", "yellow"], finished.root / "warm2.pth", 40)
     refused = finished.run("python", "stages/train.py", "--task", "A", check=False)
     assert "teacher models/taskA/warm is not what " in refused.stderr
