@@ -150,7 +150,9 @@ class Protocol:
 
     def teachers_key(self, task: str, seed: int) -> str:
         """The entry of what a seed's teachers reach."""
-        kind = f", {self.teacher['student_model']} at {self.teacher['student_resolution']} pixels" if self.is_finetuned else ""
+        kind = "" if self.teacher else ", as shipped"
+        if self.is_finetuned:
+            kind = f", {self.teacher['student_model']} at {self.teacher['student_resolution']} pixels"
         share = "" if self.teachers_share is None else f", {100 * self.teachers_share:g} % of the images"
         return f"teachers {task} seed {seed}{kind}{share}"
 

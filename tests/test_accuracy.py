@@ -324,12 +324,14 @@ def test_a_student_starts_from_the_file_of_weights_that_the_results_know(bench: 
     accuracy(bench, "run", "--seeds", "0", rows=given)
 
 
-def test_teachers_of_other_pixels_have_an_entry_of_their_own(tmp_path: Path) -> None:
-    def key(pixels: int) -> str:
-        (tmp_path / "protocol.yaml").write_text(f"teacher: {{student_model: ResNet18, student_resolution: {pixels}}}")
+def test_other_teachers_have_an_entry_of_their_own(tmp_path: Path) -> None:
+    def key(teacher: str) -> str:
+        (tmp_path / "protocol.yaml").write_text(f"teacher: {{{teacher}}}")
         return Protocol(tmp_path / "protocol.yaml").teachers_key("taskA", 0)
 
-    assert key(64) == "teachers taskA seed 0, ResNet18 at 64 pixels" != key(96)
+    assert key("student_model: ResNet18, student_resolution: 64") == "teachers taskA seed 0, ResNet18 at 64 pixels"
+    assert key("num_epochs: 40") == "teachers taskA seed 0"
+    assert key("") == "teachers taskA seed 0, as shipped"
 
 
 def test_tasks_may_have_seeds_of_their_own(tmp_path: Path) -> None:
