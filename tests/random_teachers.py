@@ -28,6 +28,12 @@ def label_sets(draw: st.DrawFn) -> Sets:
     return classes, draw(st.lists(sets, min_size=1, max_size=10))
 
 
+def every_class_known(sets: Sets) -> Sets:
+    """The same teachers, without the classes that none of them knows."""
+    known = sorted(set().union(*sets[1]))
+    return len(known), [[known.index(c) for c in own] for own in sets[1]]
+
+
 def widened(sets: Sets) -> Sets:
     """One more class, known to all teachers that know but two."""
     classes, columns = sets

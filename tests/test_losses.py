@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from amalgam.blocks import LabelBlocks
-from amalgam.losses import distillation, label_loss
+from amalgam.losses import class_shares, distillation, label_loss
 from amalgam.soft_targets import TargetRules
 from amalgam.target_names import Objective, Target
 from by_hand import dist_by_hand, dkd_by_hand, pairs_by_hand
@@ -107,11 +107,7 @@ def test_whoever_is_not_active_has_no_say_and_nothing_is_undefined(
         result.losses.mean().backward()  # type: ignore[no-untyped-call]
         assert student.grad is not None
         assert student.grad.isfinite().all()
-        assert (result.weight is None) == (target == "joint")
-        if result.weight is not None:
-            torch.testing.assert_close(result.weight.sum(1), torch.ones(B))
-            assert (result.weight[~active] == 0).all()
-        found.append((result.losses.mean().detach(), student.grad))
+        found.append((result.losses.mean().detach(), student.grad, result.weight))
     torch.testing.assert_close(found[0], found[1])
     assert found[0][0] >= -1e-5
 
@@ -164,7 +160,6 @@ def test_agreement_and_weights_say_which_teacher() -> None:
     logits = torch.tensor([[2.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 3.0]])
     student = torch.tensor([[3.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
     found = distilled(student, logits, torch.tensor([[True, True], [False, True]]), (3, [[0, 1], [1, 2]]), "blocks")
-    assert found.weight is not None
     assert found.weight.tolist() == [[0.5, 0.5], [0.0, 1.0]]
     assert found.agreement[0].tolist() == [True, False]
     assert found.agreement[1, 1]
@@ -187,7 +182,38 @@ def test_a_fitted_target_is_one_distribution_over_all_classes(standardize: bool)
     p = np.exp(combined / 2) / np.exp(combined / 2).sum(1, keepdims=True)
     np.testing.assert_allclose(apart.losses, 4 * (p * np.log(4 * p)).sum(1), rtol=1e-4)
     np.testing.assert_allclose(same.losses, 0, atol=1e-5)
-    assert apart.weight is None, "it is no weighted mean of the teachers"
+    np.testing.assert_allclose(apart.weight, np.stack([p[:, :2].sum(1), p[:, 2:].sum(1)], 1), rtol=1e-5)
+
+
+def test_a_shared_class_counts_half_for_each_of_its_two_teachers() -> None:
+    """0.2, 0.5 and 0.3 of {a, b} and {b, c}; beside a label of a, the second of them was not asked, and c is nobody's."""
+    target, blocks = torch.tensor([[0.2, 0.5, 0.3]]), LabelBlocks([[0, 1], [1, 2]], 3)
+    assert class_shares(target.log(), blocks, torch.tensor([[True, True]])).tolist()[0] == pytest.approx([0.2 + 0.25, 0.25 + 0.3])
+    assert class_shares(target.log(), blocks, torch.tensor([[True, False]])).tolist()[0] == pytest.approx([0.7, 0])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@given(sets=label_sets(), seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=30)
+def test_the_teachers_parts_in_a_target_make_up_all_that_some_of_them_know(target: Target, sets: Sets, seed: int) -> None:
+    classes, columns = sets
+    logits, active = example(columns, seed)
+    found = distilled(student_logits(classes, seed), logits, active, sets, target)
+    assert (found.weight >= 0).all()
+    assert (found.weight[~active] == 0).all()
+    known = np.array([{c for i in np.flatnonzero(own) for c in columns[i]} == set(range(classes)) for own in active.numpy()])
+    whole = known if target == "joint" else np.full(B, True)  # which gives classes that nobody knows an average part
+    np.testing.assert_allclose(found.weight.sum(1)[whole], 1, rtol=1e-4)
+    assert (found.weight.sum(1)[~whole] < 1).all()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_objectives_parts_make_up_the_loss(target: Target, objective: Objective) -> None:
+    sets = (6, [[0, 1, 2], [2, 3, 4, 5]])
+    found = distilled(student_logits(6, 0), *example(sets[1], 0), sets, target, objective, 2.0)
+    torch.testing.assert_close(sum(found.parts.values()), found.losses)
+    assert len(found.parts) == (1 if objective == "kl" else 2)
 
 
 @pytest.mark.parametrize("target", ["mean", "joint"])

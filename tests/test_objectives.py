@@ -90,7 +90,20 @@ def test_dkd_by_hand() -> None:
     every, main_class = torch.ones(1, 3, dtype=torch.bool), torch.tensor([[True, False, False]])
     binary = 0.5 * math.log(0.5 / 0.2) + 0.5 * math.log(0.5 / 0.8)
     among = 0.6 * math.log(0.6 / 0.625) + 0.4 * math.log(0.4 / 0.375)
-    assert dkd(target.log(), student.log(), main_class, every).item() == pytest.approx(1 * binary + 8 * among, rel=1e-5)
+    parts = {name: part.item() for name, part in dkd(target.log(), student.log(), main_class, every).items()}
+    assert parts == pytest.approx({"target_class": 1 * binary, "non_target_classes": 8 * among}, rel=1e-5)
+
+
+@pytest.mark.parametrize("target", ["blocks", "mean"])
+def test_the_relations_of_dist_by_hand(target: Target) -> None:
+    """Two images, three classes: from one image to the other teacher and student say more of the first class, less of the second, and
+    differ about the third, 1 − (−1)."""
+    teacher, student = torch.tensor([[0.6, 0.3, 0.1], [0.7, 0.1, 0.2]]).log(), torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.25, 0.15]]).log()
+    found = distilled(student, teacher, torch.ones(2, 1, dtype=torch.bool), (3, [[0, 1, 2]]), target, "dist")
+    inside = [1 - np.corrcoef(p, q)[0, 1] for p, q in zip(teacher.exp().numpy(), student.exp().numpy(), strict=True)]
+    assert found.parts["inter_class"].tolist() == pytest.approx([np.mean(inside)] * 2, abs=1e-6)
+    assert found.parts["intra_class"].tolist() == pytest.approx([(0 + 0 + 2) / 3] * 2, abs=1e-5)
+    assert found.parts.keys() == {"inter_class", "intra_class"}
 
 
 def _others(teacher: Tensor, log_student: Tensor, main_class: Tensor) -> Tensor:
@@ -104,10 +117,11 @@ def test_dkd_is_weighted_kl_where_the_parts_weigh_as_in_kl() -> None:
     teacher, student = torch.softmax(student_logits(4, 5), 1), torch.log_softmax(student_logits(4, 6), 1)
     main_class = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 3, 0, 1, 2]), 4).bool()
     every = torch.ones_like(main_class)
-    both = dkd(teacher.log(), student, main_class, every)
+    found = dkd(teacher.log(), student, main_class, every)
     kl = (teacher * (teacher.log() - student)).sum(1)
-    binary = both - DKD_OTHERS * (others := _others(teacher, student, main_class))
-    torch.testing.assert_close(binary / DKD_TARGET + (1 - (teacher * main_class).sum(1)) * others, kl, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found["non_target_classes"] / DKD_OTHERS, others := _others(teacher, student, main_class))
+    binary = found["target_class"] / DKD_TARGET
+    torch.testing.assert_close(binary + (1 - (teacher * main_class).sum(1)) * others, kl, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gap", [10.0, 30.0, 60.0, 200.0])

@@ -467,7 +467,7 @@ def test_a_training_that_diverges_names_the_step_and_keeps_the_best_weights(fini
     assert result.returncode != 0
     output = result.stdout + result.stderr
     found = re.search(
-        r"no longer finite (?:in epoch \d+, step \d+ \(labels \S+, distillation \S+\)|after epoch \d+); lower lr; .* kept in (\S+)", output
+        r"no longer finite (?:in|after) epoch \d+, step \d+ \(labels \S+, distillation \S+\); lower lr; .* kept in (\S+)", output
     )
     assert found or "no epoch was finished before" in output, output
     if found:

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from amalgam.stacking import fit_stacking
+from random_teachers import Sets, every_class_known, label_sets
 
 
 def overconfident_teachers(count: int, seed: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -38,15 +41,24 @@ def test_the_fit_converges_whatever_the_teachers_say(images: int, classes: int, 
         assert torch.isfinite(fit_stacking(said, labels)(torch.from_numpy(said))).all()
 
 
-def test_it_is_the_regression_that_scikit_learn_predicts_with() -> None:
-    """Scaling folded into the weights, calibrated at temperature 1."""
+def answered(sets: Sets, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Teachers of any label sets: each answers loudest, of its own classes, to the image's, and to foreign images anything."""
+    classes, columns = every_class_known(sets)
+    random, labels = np.random.default_rng(seed), np.arange(count) % classes
+    said = [random.normal(0, 1, (count, len(own))) + 2 * (labels[:, None] == np.array(own)) for own in columns]
+    return np.concatenate(said, axis=1), labels
+
+
+@settings(deadline=None, max_examples=25)
+@given(label_sets(), st.integers(0, 1000))
+def test_it_is_the_regression_that_scikit_learn_predicts_with(sets: Sets, seed: int) -> None:
+    """Scaling folded into the weights, calibrated at temperature 1; for any label sets."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    for classes in (2, 3):
-        logits, labels = overconfident_teachers(60, 2, classes)
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0)).fit(logits, labels)
+    for logits, labels in (overconfident_teachers(60, 2, 2), overconfident_teachers(60, 2, 3), answered(sets, 60, seed)):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000)).fit(logits, labels)
         found = torch.softmax(fit_stacking(logits, labels)(torch.from_numpy(logits)), 1)
         np.testing.assert_allclose(found.numpy(), model.predict_proba(logits), atol=1e-3)
 

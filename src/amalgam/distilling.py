@@ -101,7 +101,7 @@ def student_loss(
             found = distillation(logits, said, active, labels, blocks, teaching.rules, teaching.objective, combine)
             weight = torch.where(batch.labels < 0, 1.0, teaching.alpha)
             terms["distillation"] = (weight * found.losses).mean()
-            watched = by_teacher(names, active, found)
+            watched = by_teacher(names, active, found) | by_part(found, weight)
         return StepLoss(terms, watched)
 
     def loss(logits: torch.Tensor, batch: Batch) -> StepLoss:
@@ -125,12 +125,18 @@ def mixed(first: StepLoss, second: StepLoss, share: float) -> StepLoss:
 
 
 def by_teacher(names: list[str], active: torch.Tensor, found: Distilled) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """For the log: each teacher's weight in the target, over all images, where it has one; its divergence from and agreement with the
-    student, over those on which it is active."""
+    """For the log: each teacher's part in the target, over all images; its divergence from and agreement with the student, over those on
+    which it is active."""
     every, counts = torch.tensor(len(active)), active.sum(0)
-    sums = {} if found.weight is None else {"teacher_weight": (found.weight.detach().sum(0), every.expand(len(names)))}
-    sums |= {
+    sums = {
+        "teacher_weight": (found.weight.detach().sum(0), every.expand(len(names))),
         "teacher_divergence": ((found.divergence * active).sum(0), counts),
         "teacher_agreement": ((found.agreement & active).sum(0), counts),
     }
     return {f"{kind}/{name}": (total[i], count[i]) for kind, (total, count) in sums.items() for i, name in enumerate(names)}
+
+
+def by_part(found: Distilled, weight: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """For the log: the parts of the distillation loss by name, each image's by its ``weight`` (B,); nothing of an objective of one part."""
+    sums = {} if len(found.parts) == 1 else {name: (weight * part.detach()).sum() for name, part in found.parts.items()}
+    return {f"train_loss_distillation/{name}": (total, torch.tensor(len(weight))) for name, total in sums.items()}

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from amalgam.blocks import Knowledge, LabelBlocks, standardized
-from amalgam.objectives import block_divergence, block_objective, union_objective
+from amalgam.objectives import Parts, block_divergence, block_objective, union_objective
 from amalgam.soft_targets import Combination, TargetRules, soften, union_log_probs
 from amalgam.target_names import Objective
 
@@ -17,7 +17,8 @@ class Distilled:
     """The distillation loss and, for the record, what each teacher had to do with it."""
 
     losses: Tensor  # (B,), T² included; where an objective relates images to each other, each has an equal part
-    weight: Tensor | None  # (B, n): each teacher's share in an image's target, rows sum to one; None where that is no weighted mean
+    parts: Parts  # of these losses, by name
+    weight: Tensor  # (B, n): each teacher's part in an image's target; rows sum to one, but under joint where no asked one knows a class
     divergence: Tensor  # (B, n): T² · KL inside each teacher's label set
     agreement: Tensor  # bool (B, n): whether teacher and student prefer the same class of that set
 
@@ -48,13 +49,24 @@ def distillation(
     with torch.set_grad_enabled(torch.is_grad_enabled() and is_loss):
         divergence = block_divergence(inside, knowledge)
     if target == "blocks":
-        losses = block_objective(inside, knowledge, objective, divergence)
+        parts = block_objective(inside, knowledge, objective, divergence)
     else:
         taught = _taught(said, rules, objective) if combine is None else _combined(combine(teacher_logits), rules)
-        losses = union_objective(_softened(logits, rules), taught, labels, objective)
+        parts = union_objective(_softened(logits, rules), taught, labels, objective)
+        if combine is not None or target == "joint":
+            weight = class_shares(taught, blocks, active if combine is None else torch.ones_like(active))
+    parts = {name: temperature**2 * part for name, part in parts.items()}
     agreement = blocks.argmax(inside) == blocks.argmax(knowledge.logits)
-    is_mean = combine is None and target != "joint"
-    return Distilled(temperature**2 * losses, weight if is_mean else None, temperature**2 * divergence.detach(), agreement)
+    return Distilled(torch.stack([*parts.values()]).sum(0), parts, weight, temperature**2 * divergence.detach(), agreement)
+
+
+def class_shares(log_target: Tensor, blocks: LabelBlocks, asked: Tensor) -> Tensor:
+    """(B, n): how much of a target over the union (B, C), by its log-probabilities, is on the classes of each ``asked`` teacher (B, n).
+
+    What is on a class that several of them know is divided among these; what is on one that none knows is nobody's.
+    """
+    knowing = blocks.knows & asked[..., None]  # (B, n, C)
+    return (knowing * (log_target.exp() / knowing.sum(1).clamp(min=1))[:, None]).sum(2)
 
 
 def _softened(logits: Tensor, rules: TargetRules) -> Tensor:

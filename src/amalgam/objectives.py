@@ -17,33 +17,36 @@ PEARSON_EPSILON = 1e-8
 TINY = 1e-12  # of a sum of weights that is none
 MIN_LOG_PROB = -1e30  # of probability zero: finite, so that no gradient is undefined
 
+Parts = dict[str, Tensor]  # an objective's addends (B,), weighted, by their names in the paper
 
-def union_objective(logits: Tensor, log_target: Tensor, labels: Tensor, objective: Objective) -> Tensor:
-    """The objective (B,) between a target (B, C), by its log-probabilities, and the student's ``logits`` (B, C) / T, T² left out."""
+
+def union_objective(logits: Tensor, log_target: Tensor, labels: Tensor, objective: Objective) -> Parts:
+    """The objective between a target (B, C), by its log-probabilities, and the student's ``logits`` (B, C) / T, T² left out."""
     every, log_student = torch.ones_like(log_target, dtype=torch.bool), functional.log_softmax(logits, dim=1)
     match objective:
         case "kl":
-            return kl(log_target, log_student)
+            return {"kl": kl(log_target, log_student)}
         case "dist":
-            return dist(torch.softmax(logits, dim=1), log_target.exp(), every.to(logits.dtype)).expand(len(logits))
+            parts = dist(torch.softmax(logits, dim=1), log_target.exp(), every.to(logits.dtype))
+            return {name: part.expand(len(logits)) for name, part in parts.items()}
         case "dkd":
             main_class = functional.one_hot(torch.where(labels < 0, log_target.argmax(1), labels), log_target.shape[1]).bool()
             return dkd(log_target.to(logits.dtype).clamp(min=MIN_LOG_PROB), log_student, main_class, every)
 
 
-def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective, divergence: Tensor) -> Tensor:
-    """The objective (B,) inside each active teacher's label set (B, n, K), mean over an image's active teachers; T² left out.
+def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective, divergence: Tensor) -> Parts:
+    """The objective inside each active teacher's label set (B, n, K), mean over an image's active teachers; T² left out.
 
     That of kl is the ``divergence`` (B, n) there. In that of dist, which relates images to each other, each image counts with its active
     teachers as one.
     """
     match objective:
         case "kl":
-            return _mean_of_active(divergence, knowledge.active)
+            return {"kl": _mean_of_active(divergence, knowledge.active)}
         case "dist":
-            return _block_dist(logits, knowledge).expand(len(logits))
+            return {name: part.expand(len(logits)) for name, part in _block_dist(logits, knowledge).items()}
         case "dkd":
-            return _mean_of_active(_block_dkd(logits, knowledge), knowledge.active)
+            return {name: _mean_of_active(part, knowledge.active) for name, part in _block_dkd(logits, knowledge).items()}
 
 
 def _mean_of_active(values: Tensor, active: Tensor) -> Tensor:
@@ -51,16 +54,17 @@ def _mean_of_active(values: Tensor, active: Tensor) -> Tensor:
     return torch.where(active, values, 0.0).sum(1) / active.sum(1)
 
 
-def _block_dist(logits: Tensor, knowledge: Knowledge) -> Tensor:
+def _block_dist(logits: Tensor, knowledge: Knowledge) -> Parts:
     """DIST inside each teacher's label set (B, n, K): an image counts there by one over the number of its active teachers, and nothing
     where the teacher is not one of these; mean over teachers by what their images count."""
     blocks, share = knowledge.blocks, equal_weights(knowledge)  # (B, n)
     distributions = blocks.softmax(logits), blocks.softmax(knowledge.logits), share[..., None] * blocks.valid
     of_student, of_teacher, counted = (values.transpose(0, 1) for values in distributions)  # (n, B, K)
-    return (dist(of_student, of_teacher, counted) * share.sum(0)).sum() / len(share)
+    parts = dist(of_student, of_teacher, counted)
+    return {name: (part * share.sum(0)).sum() / len(share) for name, part in parts.items()}
 
 
-def _block_dkd(logits: Tensor, knowledge: Knowledge) -> Tensor:
+def _block_dkd(logits: Tensor, knowledge: Knowledge) -> Parts:
     """DKD inside each teacher's label set (B, n)."""
     blocks = knowledge.blocks
     known = (blocks.union == knowledge.labels[:, None, None]) & blocks.valid  # (B, n, K)
@@ -81,7 +85,7 @@ def kl(log_target: Tensor, log_student: Tensor) -> Tensor:
     return torch.where(target > 0, target * (log_target - log_student), 0.0).sum(-1)
 
 
-def dkd(log_target: Tensor, log_student: Tensor, main_class: Tensor, valid: Tensor) -> Tensor:
+def dkd(log_target: Tensor, log_student: Tensor, main_class: Tensor, valid: Tensor) -> Parts:
     """Decoupled distillation over the last dimension (Zhao et al., CVPR 2022): the ``main_class``, a mask with one True, against the
     others, and the others among themselves, however little the target leaves them; nothing if it leaves them none.
 
@@ -97,10 +101,11 @@ def dkd(log_target: Tensor, log_student: Tensor, main_class: Tensor, valid: Tens
     (target_main, target_rest, target_others), (main, rest, student_others) = parts(log_target), parts(log_student)
     binary = target_main.exp() * (target_main - main) + target_rest.exp() * (target_rest - rest)
     among = (target_others.exp() * (target_others - student_others)).sum(-1)
-    return DKD_TARGET * binary + DKD_OTHERS * torch.where(target_rest > MIN_LOG_PROB / 2, among, 0.0)
+    others_part = torch.where(target_rest > MIN_LOG_PROB / 2, among, 0.0)
+    return {"target_class": DKD_TARGET * binary, "non_target_classes": DKD_OTHERS * others_part}
 
 
-def dist(student: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+def dist(student: Tensor, target: Tensor, counted: Tensor) -> Parts:
     """DIST (Huang et al., NeurIPS 2022): one minus Pearson's correlation, over rows and over columns, of (…, B, K); mean of each.
 
     How much each entry counts, ``counted`` (…, B, K), is its weight in the correlations, and a row's in the mean of rows. Rows and columns
@@ -108,7 +113,7 @@ def dist(student: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     """
     rows = _relation(student, target, counted)
     columns = _relation(student.transpose(-1, -2), target.transpose(-1, -2), counted.transpose(-1, -2))
-    return DIST_ROWS * rows + DIST_COLUMNS * columns
+    return {"inter_class": DIST_ROWS * rows, "intra_class": DIST_COLUMNS * columns}
 
 
 def _relation(student: Tensor, target: Tensor, counted: Tensor) -> Tensor:

@@ -86,11 +86,11 @@ def fit(
         except FloatingPointError as error:
             raise DivergedError(f"the loss is no longer finite in epoch {number}, {error}", course.result) from error
         if not all(tensor.isfinite().all() for tensor in classifier.network.state_dict().values()):
-            raise DivergedError(f"the weights are no longer finite after epoch {number}", course.result)
+            raise DivergedError(f"the weights are no longer finite after epoch {number}, {sums.last}", course.result)
         speed = sums.images / (time.perf_counter() - started)
         record = sums.epoch(number, course.lr, validate(course.average.classifier))
         if record.validation and not math.isfinite(record.validation.loss):
-            raise DivergedError(f"the validation loss is no longer finite after epoch {number}", course.result)
+            raise DivergedError(f"the validation loss is no longer finite after epoch {number}, {sums.last}", course.result)
         seconds, now = time.perf_counter() - started, time.time_ns() // 1_000_000
         course.add(replace(record, images_per_second=speed, seconds=seconds, ended=now))
         if hooks.keep:
@@ -174,7 +174,13 @@ class _Sums:
         self.correct: Tensor | int = 0
         self.labelled: Tensor | int = 0
         self.images = 0
+        self._last: tuple[int, Terms] = (0, {})
         self._unchecked: list[tuple[int, Terms]] = []
+
+    @property
+    def last(self) -> str:
+        """The last step, and its loss by terms."""
+        return _told(*self._last)
 
     def add(self, step: int, logits: Tensor, batch: Batch, found: StepLoss) -> None:
         size = len(batch.labels)
@@ -188,7 +194,8 @@ class _Sums:
         self.correct = self.correct + (logits.detach().argmax(1) == shown).sum()
         self.labelled = self.labelled + (shown >= 0).sum()
         self.images += size
-        self._unchecked.append((step, terms))
+        self._last = (step, terms)
+        self._unchecked.append(self._last)
         if len(self._unchecked) == STEPS_BETWEEN_CHECKS:
             self.check()
 
@@ -197,9 +204,8 @@ class _Sums:
         waiting, self._unchecked = self._unchecked, []
         if waiting and not torch.stack([value for _, terms in waiting for value in terms.values()]).isfinite().all():
             for step, terms in waiting:
-                values = {name: value.item() for name, value in terms.items()}
-                if not all(map(math.isfinite, values.values())):
-                    raise FloatingPointError(f"step {step} ({', '.join(f'{name} {value:g}' for name, value in values.items())})")
+                if not all(value.isfinite() for value in terms.values()):
+                    raise FloatingPointError(_told(step, terms))
 
     def epoch(self, number: int, lr: float, validation: Validation | None) -> Epoch:
         means = {name: float(value) / self.images for name, value in self.terms.items()}
@@ -229,6 +235,10 @@ def _train_epoch(
         on_step()
     sums.check()
     return sums
+
+
+def _told(step: int, terms: Terms) -> str:
+    return f"step {step} ({', '.join(f'{name} {value.item():g}' for name, value in terms.items())})"
 
 
 def _copy(classifier: Classifier) -> State:
