@@ -7,23 +7,24 @@
     python benchmarks/accuracy.py table            --task A    Markdown, from what has been run
 
 ``tune`` writes its choice beside the protocol, into accuracy.chosen.yaml, which is committed before ``run``; ``run`` refuses rows without
-a choice, unless the grid is a single point. ``--protocol benchmarks/labels.yaml`` is the other table: few labels, and none. Each
-training's validation accuracy, and which test images it got right, go into accuracy.results.json: ``table`` reads nothing else, and a
-training that stands in two tables is run once. A training is known by its seed and by what the protocol says of it; after a change of the
-shipped settings, or of the code, it is not run again by itself, and a further seed of a row that was trained with other shipped ones is
-refused. So are settings or a protocol that are not committed, images other than those that the results were trained and tested on, and
-another file of weights to start from. What was computed is kept under .amalgam/accuracy and not computed again, a training that was broken
-off goes on after its last whole epoch, and what the results hold is not run again; teachers made twice are the same on the same kind of
-machine alone, so what learns from a seed's teachers is finished where it was begun: with other teachers a row is refused, before any is
-trained if the results say how their machine computes (benchmarks/arithmetic.py). Rows of alpha 0 need none, and train none. A row that is
-refused, or whose training diverges, ends no other: the rest is run, then it is told. ``--jobs 2`` runs two trainings at a time, each on
-its part of the cores (or on AMALGAM_THREADS).
+a choice, unless the grid is a single point. ``--protocol benchmarks/labels.yaml`` is another table: few labels, and none; several files
+are several tables, of which all that lacks is run together. Each training's validation accuracy, and which test images it got right, go
+into accuracy.results.json: ``table`` reads nothing else, and a training that stands in two tables is run once. A training is known by its
+seed and by what the protocol says of it; after a change of the shipped settings, or of the code, it is not run again by itself, and a
+further seed of a row that was trained with other shipped ones is refused. So are settings or a protocol that are not committed, images
+other than those that the results were trained and tested on, and another file of weights to start from. What was computed is kept under
+.amalgam/accuracy and not computed again, a training that was broken off goes on after its last whole epoch, and what the results hold is
+not run again; teachers made twice are the same on the same kind of machine alone, so what learns from a seed's teachers is finished where
+it was begun: with other teachers a row is refused, before any is trained if the results say how their machine computes
+(benchmarks/arithmetic.py). Rows of alpha 0 need none, and train none. A row that is refused, or whose training diverges, ends no other:
+the rest is run, then it is told. ``--jobs 2`` runs two trainings at a time, each on its part of the cores (or on AMALGAM_THREADS).
 """
 
 import argparse
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,8 +57,29 @@ def work(do: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> li
         return list(pool.map(do, jobs))
 
 
-def tune(protocol: Protocol, task: str, processes: int, rows: dict[str, Settings]) -> None:
+@dataclass(frozen=True)
+class Table:
+    """What is asked for of a protocol."""
+
+    protocol: Protocol
+    task: str
+    rows: dict[str, Settings]
+    seeds: list[int]
+
+    @classmethod
+    def asked(cls, file: Path, arguments: argparse.Namespace) -> "Table":
+        protocol = Protocol(file.resolve(), arguments.archive and arguments.archive.resolve())
+        task, chosen = f"task{arguments.task}", arguments.rows
+        rows = {row: settings for row, settings in protocol.rows.items() if not chosen or row in chosen}
+        return cls(protocol, task, rows, arguments.seeds or protocol.seeds(task))
+
+    def jobs(self) -> list[Job]:
+        return self.protocol.jobs(self.task, self.rows, self.seeds)
+
+
+def tune(table: Table, processes: int) -> None:
     """Every row on the grid with the first seed; the best by validation, with no more labels than it may use, goes into the choice."""
+    protocol, task, rows = table.protocol, table.task, table.rows
     grid, seed = protocol.grid, protocol.seeds(task)[0]
     jobs = [Job(protocol, task, row, settings | point, seed) for row, settings in rows.items() for point in grid]
     refuse_contradictions(jobs)
@@ -72,8 +94,27 @@ def tune(protocol: Protocol, task: str, processes: int, rows: dict[str, Settings
     protocol.choice_file.write_text(yaml.safe_dump(choices, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def table(protocol: Protocol, task: str, rows: dict[str, Settings], seeds: list[int]) -> str:
-    """Markdown: a line a row of which each of these seeds has been run, then the controls."""
+def run(tables: list[Table], processes: int) -> list[str]:
+    """What is not there yet of all of them, what stands in several once; why rows have no result."""
+    jobs = [job for table in tables for job in table.jobs()]
+    for table in tables:
+        refuse_uncommitted_protocol(table.protocol)
+    refuse_contradictions(jobs)
+    refuse_incomparable(jobs)
+    lacking = {job.key: job for job in jobs if not job.is_tested}
+    return [why for why in work(train_and_test, lacking.values(), processes) if why]
+
+
+def combine_teachers(tables: list[Table], processes: int) -> None:
+    """Of the rows with a fitted target that have been run, and of which it is not known, how their teachers do without a student."""
+    jobs = [job for table in tables for job in table.jobs() if job.is_tested and is_fitted(job)]
+    refuse_incomparable(jobs)
+    work(combine, {job.key: job for job in jobs if FITTED not in results()[job.key]}.values(), processes)
+
+
+def markdown(table: Table) -> str:
+    """A line a row of which each of the seeds has been run, then the controls."""
+    protocol, task, rows, seeds = table.protocol, table.task, table.rows, table.seeds
     known = results()
     done: dict[str, list[dict[str, Any]]] = {}
     for job in protocol.chosen_jobs(task, rows, seeds):
@@ -104,45 +145,45 @@ def table(protocol: Protocol, task: str, rows: dict[str, Settings], seeds: list[
     return "\n".join(lines)
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["tune", "run", "combine", "table"])
     parser.add_argument(
         "archive", type=Path, nargs="?", help="train/<class>/* and test/<class>/* with the classes of params.yaml's block folder"
     )
     parser.add_argument("--task", required=True, choices=["A", "B"])
-    parser.add_argument("--protocol", type=Path, default=Path(__file__).with_suffix(".yaml"), help="rows, grid, seeds")
+    parser.add_argument("--protocol", type=Path, nargs="+", default=[Path(__file__).with_suffix(".yaml")], help="rows, grid, seeds")
     parser.add_argument("--rows", nargs="*", help="these alone")
     parser.add_argument("--seeds", type=int, nargs="*", help="these alone")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     arguments = parser.parse_args()
-    os.environ.setdefault("DVC_ROOT", str(ROOT))
-    protocol = Protocol(arguments.protocol.resolve(), arguments.archive and arguments.archive.resolve())
-    task, known = f"task{arguments.task}", protocol.rows
-    if unknown := set(arguments.rows or known) - known.keys():
+    known = list(dict.fromkeys(row for file in arguments.protocol for row in Protocol(file.resolve()).rows))
+    if unknown := set(arguments.rows or ()) - set(known):
         parser.error(f"the protocol has no row {', '.join(sorted(unknown))}; it has {', '.join(known)}")
-    rows = {row: settings for row, settings in known.items() if not arguments.rows or row in arguments.rows}
-    if arguments.command != "table":
-        if arguments.archive is None or not arguments.archive.exists():
-            parser.error(f"{arguments.command} needs the archive of images: {arguments.archive or 'none was given'}")
-        refuse_uncommitted_settings()
+    if arguments.command != "table" and (arguments.archive is None or not arguments.archive.exists()):
+        parser.error(f"{arguments.command} needs the archive of images: {arguments.archive or 'none was given'}")
     if arguments.command == "tune" and arguments.seeds is not None:
         parser.error("tune is of the protocol's first seed alone; --seeds is for run, combine and table")
-    seeds, failed = arguments.seeds or protocol.seeds(task), []
-    if arguments.command == "tune":
-        tune(protocol, task, arguments.jobs, rows)
-    elif arguments.command == "run":
-        jobs = protocol.jobs(task, rows, seeds)
-        refuse_uncommitted_protocol(protocol)
-        refuse_contradictions(jobs)
-        refuse_incomparable(jobs)
-        failed = [why for why in work(train_and_test, [job for job in jobs if not job.is_tested], arguments.jobs) if why]
-    elif arguments.command == "combine":
-        jobs = [job for job in protocol.jobs(task, rows, seeds) if job.is_tested and is_fitted(job)]
-        refuse_incomparable(jobs)
-        work(combine, [job for job in jobs if FITTED not in results()[job.key]], arguments.jobs)
+    return arguments
+
+
+def main() -> None:
+    arguments, failed = parsed(), []
+    os.environ.setdefault("DVC_ROOT", str(ROOT))
+    if arguments.command != "table":
+        refuse_uncommitted_settings()
+    tables = [Table.asked(file, arguments) for file in arguments.protocol]
+    match arguments.command:
+        case "tune":
+            for table in tables:
+                tune(table, arguments.jobs)
+        case "run":
+            failed = run(tables, arguments.jobs)
+        case "combine":
+            combine_teachers(tables, arguments.jobs)
     if arguments.command != "tune":
-        print(table(protocol, task, rows, seeds), flush=True)
+        for table in filter(lambda table: table.rows, tables):
+            print(*([f"{table.protocol.file.name}:"] if len(tables) > 1 else []), markdown(table), sep="\n", flush=True)
     if failed:
         raise UserError("\n".join(failed))
 

@@ -13,80 +13,27 @@ import argparse
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from pydantic import ValidationError
 
-from amalgam.answers import answers
 from amalgam.brought import refuse_changed
-from amalgam.combination import FITTED_FILE, FittedTarget, read_fitted
-from amalgam.controls import teacher_controls
 from amalgam.dataset import LabelSets
 from amalgam.errors import UserError
-from amalgam.evaluation import Evaluation, Judged, predict, write_evaluation
-from amalgam.files import read_json, sha256_of_file
-from amalgam.given_student import copy_checkpoint, described, load_checkpoint
-from amalgam.models import Classifier
+from amalgam.evaluation import Judged, write_evaluation
+from amalgam.evaluation_table import evaluation_table
+from amalgam.files import sha256_of_file
+from amalgam.given_student import copy_checkpoint
+from amalgam.judging import given_student, judge, trained_student
 from amalgam.one_off import new_folder
 from amalgam.params import EvaluationSettings, Params
 from amalgam.params_file import load_params
-from amalgam.places import EVALUATION, MODELS, PREPARED, STUDENTS, SUPPLIED_CHECKPOINTS, WEIGHTS_FILE, brought_file
+from amalgam.places import EVALUATION, MODELS, PREPARED, SUPPLIED_CHECKPOINTS, WEIGHTS_FILE, brought_file
 from amalgam.provenance import configure_execution
-from amalgam.record import RUN_FILE, RunRecord
+from amalgam.record import RUN_FILE
 from amalgam.stage import check_task, full_task_name, in_pipeline, run_stage, stage_params
-from amalgam.students import BEST_WEIGHTS, STUDENT_MANIFEST, is_chosen, load_student
-from amalgam.summary import table
-from amalgam.supplied import DOUBT, doubt
-from amalgam.teachers import load_teachers
+from amalgam.students import is_chosen
 from amalgam.tracking.publish import attempt, publish_evaluation, publish_result
 from amalgam.up_to_date import check_images, prepared
-
-HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", "best epoch", "seconds", "MLflow run", "of experiment")
-
-
-def evaluate(task: str, student: Classifier, judged: Judged, folder: Path) -> None:
-    """Judge one task's student, and its teachers, on the test images."""
-    label_sets, split = prepared(PREPARED / task / "test")
-    teachers = load_teachers(MODELS / task, label_sets)
-    identities = {name: teacher.identity() for name, teacher in teachers.items()}
-    controls = teacher_controls(answers(teachers, split), label_sets, split.labels, fitted_to(identities, task, judged, label_sets))
-    found = Evaluation(task, judged, predict(student, split), controls, label_sets, split, doubts(MODELS / task))
-    write_evaluation(found, folder)
-
-
-def fitted_to(teachers: dict[str, dict[str, Any]], task: str, judged: Judged, label_sets: LabelSets) -> FittedTarget | None:
-    """What the student was taught by, if that was fitted, and to the answers of these ``teachers`` (their identities), in this order.
-
-    Raises UserError if the pipeline's own student was taught by others.
-    """
-    if judged.training is None:
-        return None
-    taught_by = read_json(judged.training / STUDENT_MANIFEST).get("taught_by")
-    same = bool(taught_by) and [*taught_by.items()] == [*teachers.items()]
-    others = (
-        f"{judged.training} was taught by other teachers than {MODELS / task} holds, by these in another order, or as they saw other pixels"
-    )
-    if judged.checkpoint is None and taught_by and not same:
-        raise UserError(f"{others}; run dvc repro")
-    found = read_fitted(judged.training, label_sets) if same else None
-    if found is None and (judged.training / FITTED_FILE).exists():
-        print(f"{others}: what they reach without a student, put together as it was taught, is left out", flush=True)
-    return found
-
-
-def trained_student(task: str) -> tuple[Classifier, Judged]:
-    if not (STUDENTS / task).is_dir():
-        raise UserError(f"{STUDENTS / task} is missing; dvc repro trains it, or name a file of weights: --checkpoint FILE")
-    label_sets, training = prepared(PREPARED / task / "trainval")
-    if RunRecord.read(STUDENTS / task).data.content != training.content:
-        raise UserError(f"{STUDENTS / task} was trained on other images, or another split, than {PREPARED / task} holds; run dvc repro")
-    return load_student(STUDENTS / task, label_sets), Judged(STUDENTS / task / BEST_WEIGHTS)
-
-
-def given_student(task: str, folder: Path, weights: Path) -> tuple[Classifier, Judged]:
-    """The student that ``copy_checkpoint`` wrote into ``folder``, from the file ``weights``."""
-    label_sets, training = prepared(PREPARED / task / "trainval")
-    return load_checkpoint(folder, label_sets, training), Judged(weights, described(folder))
 
 
 def publish(judged: Judged, evaluation: Path) -> list[str]:
@@ -94,38 +41,6 @@ def publish(judged: Judged, evaluation: Path) -> list[str]:
     folder = judged.weights.parent
     ours = (folder / RUN_FILE).is_file() and is_chosen(sha256_of_file(judged.weights), folder)
     return publish_evaluation(folder, evaluation) if ours else publish_result(folder, evaluation)
-
-
-def doubts(models: Path) -> dict[str, str]:
-    """By supplied teacher, what makes its figures here optimistic."""
-    found = {path.parent.name: doubt(read_json(path)) for path in sorted(models.glob("*/manifest.json"))}
-    return {name: text for name, text in found.items() if text}
-
-
-def row(task: str, evaluation: Path) -> list[str]:
-    found = read_json(evaluation / task / "results.json")
-    doubtful, checkpoint, folder = found["teacher_doubts"], found["checkpoint"], Path(found["model_path"]).parent
-    classes = len(found["per_class_accuracy"])
-    teachers = ", ".join(f"{name} {accuracy:g}{'*' * (name in doubtful)}" for name, accuracy in found["teacher_accuracy"].items())
-    if checkpoint is not None:
-        optimistic = f", chosen on {checkpoint['selected_on']}" if "selected_on" in checkpoint else ""
-        student = f"{checkpoint['architecture']} ({checkpoint['file']}{optimistic})"
-        return [task, student, str(classes), teachers, "–", str(found["overall_accuracy"]), *["–"] * 4]
-    if not is_chosen(found["weights_sha256"], folder):
-        replaced = "(one before the present one)"
-        return [task, replaced, str(classes), teachers, "–", str(found["overall_accuracy"]), *["–"] * 4]
-    student, run = read_json(folder / STUDENT_MANIFEST), RunRecord.read(folder)
-    validation = read_json(folder / "metrics.json")[task].get("val_accuracy", "–")
-    epochs = f"{student['best_epoch']} of {student['settings']['num_epochs']}"
-    own = (validation, found["overall_accuracy"], epochs, run.seconds, run.run_id, run.tags.get("dvc.experiment", "–"))
-    return [task, student["architecture"], str(classes), teachers, *map(str, own)]
-
-
-def show(tasks: list[str], evaluation: Path) -> None:
-    """Print the table of an evaluation."""
-    print(table(HEADER, [row(task, evaluation) for task in tasks]))
-    if any(read_json(evaluation / task / "results.json")["teacher_doubts"] for task in tasks):
-        print(f"* {DOUBT}")
 
 
 def stage() -> None:
@@ -137,9 +52,9 @@ def stage() -> None:
     for task in tasks:
         given = SUPPLIED_CHECKPOINTS / task
         student, judged = given_student(task, given, given / WEIGHTS_FILE) if given.is_dir() else trained_student(task)
-        evaluate(task, student, judged, EVALUATION / task)
+        write_evaluation(judge(task, student, judged), EVALUATION / task)
         attempt(partial(publish, judged, EVALUATION / task))
-    show(tasks, EVALUATION)
+    print(evaluation_table(tasks, EVALUATION))
 
 
 def by_hand(params: Params, named: str | None, checkpoint: str | None, resolution: int, suffix: str) -> None:
@@ -164,9 +79,9 @@ def by_hand(params: Params, named: str | None, checkpoint: str | None, resolutio
             check_images(PREPARED / task / "trainval", MODELS / task)
         folder = new_folder("evaluation", suffix)
         for task, (student, judged) in found.items():
-            evaluate(task, student, judged, folder / task)
+            write_evaluation(judge(task, student, judged), folder / task)
             attempt(partial(publish, judged, folder / task), folder, "the same command sends them when it answers")
-    show(tasks, folder)
+    print(evaluation_table(tasks, folder))
     print(f"results and pictures: {folder}")
 
 
@@ -197,7 +112,7 @@ def main() -> None:
     params = load_params()
     arguments = parser(params.evaluate.resolution).parse_args()
     if arguments.show:
-        show(params.task_names, EVALUATION)
+        print(evaluation_table(params.task_names, EVALUATION))
     elif in_pipeline():
         stage()
     else:

@@ -405,6 +405,19 @@ def test_an_experiments_settings_are_not_taken_for_the_shipped_ones(bench: Repos
     assert "params.yaml holds settings that are not committed; set them back" in accuracy(bench, "run", check=False)
 
 
+def test_several_protocols_are_run_together_and_what_stands_in_two_once(bench: Repository) -> None:
+    """The second one's teachers learn for two epochs; its student of labels alone is the first one's."""
+    new = PROTOCOL | {"seeds": [2]}
+    (bench.root / "protocol.2.yaml").write_text(
+        yaml.safe_dump(new | {"teacher": {"num_epochs": 2}, "rows": ROWS | {"other": {"alpha": 0.7}}})
+    )
+    told = accuracy(bench, "run", "protocol.2.yaml", "--jobs", "2", "--rows", "alone", "other", seeds=[2])
+    assert [line for line in told.splitlines() if line.endswith(":")] == ["protocol.yaml:", "protocol.2.yaml:"]
+    assert (told.count("| alone |"), told.count("| other |"), told.count("| stacked |")) == (2, 1, 0)
+    assert told.count("taskA alone ") == 1, "one training"
+    assert "no row odd; it has alone, stacked, other" in accuracy(bench, "run", "protocol.2.yaml", "--rows", "odd", seeds=[2], check=False)
+
+
 def test_a_protocol_is_committed_before_the_test_images_are_looked_at(bench: Repository) -> None:
     words = ("python", "benchmarks/accuracy.py", "run", "images", "--task", "A", "--protocol", "protocol.yaml")
     bench.edit("protocol.yaml", lambda text: text + "\n")

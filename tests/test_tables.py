@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from benchmarks import label_curve, overview
-from benchmarks.accuracy import table
+from benchmarks.accuracy import Table, markdown
 from benchmarks.comparison import packed
 from benchmarks.differences import difference
 from benchmarks.protocol import Protocol
@@ -41,7 +41,7 @@ def test_a_table_tells_the_mean_over_seeds_and_how_they_differ(results: Path, tm
     protocol = Protocol(tmp_path / "protocol.yaml")
     of_rows = {("taught", 0): "1100", ("taught", 1): ALL, ("alone", 0): NONE, ("alone", 1): "1010"}
     tell(results, protocol, {key: answers(right=right) | {"validation": 50.0 + 10 * key[1]} for key, right in of_rows.items()})
-    alone, taught = table(protocol, "taskA", protocol.rows, [0, 1]).splitlines()[2:4]
+    alone, taught = markdown(Table(protocol, "taskA", protocol.rows, [0, 1])).splitlines()[2:4]
     assert alone.startswith("| alone | lr 0.003 | 55.0 | 25.0 ± 35.4 | – |")
     assert taught.startswith("| taught | lr 0.003 | 55.0 | 75.0 ± 35.4 | +50.0 (")
 
@@ -75,7 +75,7 @@ def test_each_row_stands_beside_its_own_control_and_the_reference(results: Path,
     entries = {(name, seed): found for name, found in (of_rows | {"teachers": of_teachers}).items() for seed in (0, 1)}
     tell(results, protocol, entries | {("unrun", 1): answers(right=ALL)})
     ahead, behind, alike = "+100.0 (+100.0 … +100.0)", "-100.0 (-100.0 … -100.0)", "+0.0 (+0.0 … +0.0)"
-    assert table(protocol, "taskA", protocol.rows, [0, 1]).splitlines()[2:] == [
+    assert markdown(Table(protocol, "taskA", protocol.rows, [0, 1])).splitlines()[2:] == [
         "| alone | lr 0.003 | 50.0 | 0.0 ± 0.0 | – | – |",
         f"| taught | lr 0.003 | 50.0 | 100.0 ± 0.0 | {ahead} | {ahead} |",
         f"| few | lr 0.003 | 50.0 | 0.0 ± 0.0 | {behind} | {alike} |",

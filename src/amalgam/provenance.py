@@ -21,9 +21,9 @@ PACKAGE = Path(__file__).parent
 # Modules that change no image, logit, weight or metric: parameters count by their values, the others show, report and describe.
 NEUTRAL = frozenset(
     (
-        *("advice", "brought", "checkpoint", "contradictions", "errors", "export", "feasibility", "flags", "interruption", "live"),
-        *("notes", "one_off", "origin", "params", "params_file", "parents", "processes", "progress", "record", "reference_protocol"),
-        *("source_settings", "stage", "store", "student_settings", "summary", "tracking", "up_to_date"),
+        *("advice", "brought", "checkpoint", "contradictions", "errors", "evaluation_table", "export", "feasibility", "flags"),
+        *("interruption", "live", "notes", "one_off", "origin", "params", "params_file", "parents", "processes", "progress"),
+        *("record", "reference_protocol", "source_settings", "stage", "store", "student_settings", "summary", "tracking", "up_to_date"),
     )
 )
 

@@ -15,7 +15,7 @@ OVERLAP = 65_536  # bytes
 def set_back(part: Path, target: Path) -> bool:
     """Cut the end off the ``part`` of a transfer to ``target``, and keep it, so that it comes again. Returns False if what came after an
     earlier break does not go with what was there before."""
-    if not is_whole(part, target):
+    if not fits(part, target):
         return False
     if _tail(target) is None:
         offset = max(part.stat().st_size - OVERLAP, 0)
@@ -25,7 +25,7 @@ def set_back(part: Path, target: Path) -> bool:
     return True
 
 
-def is_whole(file: Path, target: Path) -> bool:
+def fits(file: Path, target: Path) -> bool:
     """Whether the ``file``, a part or all of what is transferred to ``target``, has the bytes that were cut off, as far as it goes.
 
     If it goes beyond them, they are not needed any longer.
