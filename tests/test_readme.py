@@ -188,7 +188,7 @@ def test_the_map_of_the_code_names_every_module() -> None:
 
 FEW_LABELS = ("--protocol", "benchmarks/labels.yaml")
 PRETRAINED = ("--protocol", "benchmarks/pretrained.yaml")
-RESNET = ("--protocol", "benchmarks/resnet.yaml", "--seeds", "1", "2")
+RESNET = ("--protocol", "benchmarks/resnet.yaml")
 LONGER = ("--protocol", "benchmarks/longer.yaml")
 UNSEEN = ("--protocol", "benchmarks/unseen.yaml")
 SPECIALISTS = ("--protocol", "benchmarks/specialists.yaml", "--seeds", "1", "2")

@@ -139,4 +139,4 @@ def by_teacher(names: list[str], active: torch.Tensor, found: Distilled) -> dict
 def by_part(found: Distilled, weight: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """For the log: the parts of the distillation loss by name, each image's by its ``weight`` (B,); nothing of an objective of one part."""
     sums = {} if len(found.parts) == 1 else {name: (weight * part.detach()).sum() for name, part in found.parts.items()}
-    return {f"train_loss_distillation/{name}": (total, torch.tensor(len(weight))) for name, total in sums.items()}
+    return {f"distillation/{name}": (total, torch.tensor(len(weight))) for name, total in sums.items()}
