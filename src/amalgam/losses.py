@@ -18,7 +18,7 @@ class Distilled:
 
     losses: Tensor  # (B,), T² included; where an objective relates images to each other, each has an equal part
     parts: Parts  # of these losses, by name
-    weight: Tensor  # (B, n): each teacher's part in an image's target; rows sum to one, but under joint where no asked one knows a class
+    weight: Tensor  # (B, n): each teacher's part in an image's target; rows sum to one, but to less under joint if none knows some class
     divergence: Tensor  # (B, n): T² · KL inside each teacher's label set
     agreement: Tensor  # bool (B, n): whether teacher and student prefer the same class of that set
 
