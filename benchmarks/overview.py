@@ -27,6 +27,8 @@ STUDENTS = [
     ),
     ("labels alone (`alpha=0`), a new view in every epoch, else as in the next row", "all", "labels", "label-only, 1"),
     ("the shipped target: `blocks`, T 4, α 0.5", "all", "labels", "blocks, 1"),
+    ("all as shipped: the same, 30 epochs, fifteen views, teachers of 20 epochs", "all", "shipped", "shipped"),
+    ("labels alone, all else as shipped: 30 epochs", "all", "shipped", "shipped: label-only"),
     ("`stacked`, T 2, α 0.5", "all", "labels", "stacked, 1"),
     ("labels alone, 100 epochs, `mixup` 0.2", "all", "longer", "longer, mixed: label-only"),
     ("`blocks`, T 4, α 0.5, 100 epochs, fifty views, `mixup` 0.2", "all", "longer", "longer, mixed: blocks"),
