@@ -9,7 +9,19 @@ from typing import Any
 
 from benchmarks.protocol import Protocol, results
 
-PROTOCOLS = ("accuracy", "shipped", "labels", "pretrained", "unseen", "seen", "specialists", "unseen_specialists", "resnet", "longer")
+PROTOCOLS = (
+    "accuracy",
+    "shipped",
+    "variants",
+    "labels",
+    "pretrained",
+    "unseen",
+    "seen",
+    "specialists",
+    "unseen_specialists",
+    "resnet",
+    "longer",
+)
 TASKS = ("taskA", "taskB")
 COLUMNS = ("protocol", "row", "task A", "task B")
 COMPLETE = "all seeds"
