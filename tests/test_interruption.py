@@ -1,5 +1,6 @@
 """Real trainings of a real pipeline, broken off from outside."""
 
+import math
 import os
 import random
 import shutil
@@ -55,11 +56,11 @@ class Run:
             time.sleep(0.05)
         return None
 
-    def wait_for(self, epochs: int) -> None:
-        """Until so many more epochs were kept, or dvc ended."""
+    def wait_for(self, epochs: int, seconds: float = math.inf) -> None:
+        """Until so many more epochs were kept, or dvc ended, or one epoch took longer than so many seconds."""
         for _ in range(epochs):
-            before = self.kept()
-            while self.dvc.poll() is None and self.kept() == before:
+            before, since = self.kept(), time.monotonic()
+            while self.dvc.poll() is None and self.kept() == before and time.monotonic() - since < seconds:
                 time.sleep(0.01)
 
     def kept(self) -> list[int]:
@@ -104,7 +105,7 @@ def test_a_training_killed_twenty_times_ends_as_if_it_had_not_been(finished: Rep
             reached += run.dvc.poll() is None
             time.sleep(choose.uniform(0, 0.3))
         else:
-            time.sleep(choose.uniform(0, 5))
+            run.wait_for(1, choose.uniform(0, 5))  # mostly before the first epoch
         break_off(choose, run.dvc.pid if number % 2 else stage.pid, run.dvc.pid)
         run.dvc.wait()
     finished.repro("train-taskA")

@@ -94,7 +94,8 @@ def test_a_new_store_gets_every_run_whole_and_once(finished: Repository, finishe
     assert restored.keys() == expected.keys()
     for name in ("train_loss", "val_accuracy", "epoch_seconds"):
         assert [entry[:2] for entry in restored[name]] == [entry[:2] for entry in expected[name]]
-        assert all(abs(now[2] - then[2]) < 2000 for now, then in zip(restored[name], expected[name], strict=True))
+        times = [entry[2] for entry in restored[name]]
+        assert times == sorted(times) and before.info.start_time <= times[0] and times[-1] <= before.info.end_time
     assert {name: values[-1][1] for name, values in restored.items()} == {name: values[-1][1] for name, values in expected.items()}
     assert run.data.params == before.data.params
     assert run.info.run_name == before.info.run_name
@@ -338,14 +339,13 @@ def test_a_moved_stores_pictures_and_champions_open(tracked: Repository, tmp_pat
 
 
 def test_champions_change_by_validation_accuracy_and_are_compared_on_test_images(tracked: Repository) -> None:
-    """A better student is brought about by longer training."""
+    """MobileNetV3 learns nothing in the two epochs of the first run; ResNet18 is quicker."""
     first = run_id(tracked)
-    tracked.run("dvc", "exp", "run", "-S", "taskA.num_epochs=12", "-S", "taskA.lr=0.01")
+    tracked.run("dvc", "exp", "run", "-S", "taskA.student_model=ResNet18", "-S", "taskA.num_epochs=6")
     second = client(tracked).get_run(run_id(tracked))
     before = client(tracked).get_run(first)
-    version = client(tracked).get_model_version_by_alias("amalgam-taskA", "champion")
-    better = second.data.metrics["best_val_accuracy"] > before.data.metrics["best_val_accuracy"]
-    assert version.run_id == (second.info.run_id if better else first)
+    assert second.data.metrics["best_val_accuracy"] > before.data.metrics["best_val_accuracy"]
+    assert client(tracked).get_model_version_by_alias("amalgam-taskA", "champion").run_id == second.info.run_id
     assert second.data.tags["mcnemar.against"] == f"champion version 1, run {first}"
     right = []
     for run in (second, before):
