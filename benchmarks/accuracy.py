@@ -24,16 +24,15 @@ import argparse
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import yaml
-from benchmarks.comparison import gain, right_images, with_spread
+from benchmarks.accuracy_table import Table
 from benchmarks.measured import commit
-from benchmarks.protocol import FITTED, RATES, ROOT, SCORE, UNROUTED, Job, Protocol, Settings, results
+from benchmarks.protocol import FITTED, ROOT, SCORE, Job, Protocol, results
 from benchmarks.refusals import refuse_contradictions, refuse_incomparable, refuse_uncommitted_protocol, refuse_uncommitted_settings
 from benchmarks.rows import combine, is_fitted, train_and_test, tuned
 
@@ -57,24 +56,12 @@ def work(do: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> li
         return list(pool.map(do, jobs))
 
 
-@dataclass(frozen=True)
-class Table:
-    """What is asked for of a protocol."""
-
-    protocol: Protocol
-    task: str
-    rows: dict[str, Settings]
-    seeds: list[int]
-
-    @classmethod
-    def asked(cls, file: Path, arguments: argparse.Namespace) -> "Table":
-        protocol = Protocol(file.resolve(), arguments.archive and arguments.archive.resolve())
-        task, chosen = f"task{arguments.task}", arguments.rows
-        rows = {row: settings for row, settings in protocol.rows.items() if not chosen or row in chosen}
-        return cls(protocol, task, rows, arguments.seeds or protocol.seeds(task))
-
-    def jobs(self) -> list[Job]:
-        return self.protocol.jobs(self.task, self.rows, self.seeds)
+def asked(file: Path, arguments: argparse.Namespace) -> Table:
+    """Of one protocol."""
+    protocol = Protocol(file.resolve(), arguments.archive and arguments.archive.resolve())
+    task, chosen = f"task{arguments.task}", arguments.rows
+    rows = {row: settings for row, settings in protocol.rows.items() if not chosen or row in chosen}
+    return Table(protocol, task, rows, arguments.seeds or protocol.seeds(task))
 
 
 def tune(table: Table, processes: int) -> None:
@@ -112,39 +99,6 @@ def combine_teachers(tables: list[Table], processes: int) -> None:
     work(combine, {job.key: job for job in jobs if FITTED not in results()[job.key]}.values(), processes)
 
 
-def markdown(table: Table) -> str:
-    """A line a row of which each of the seeds has been run, then the controls."""
-    protocol, task, rows, seeds = table.protocol, table.task, table.rows, table.seeds
-    known = results()
-    done: dict[str, list[dict[str, Any]]] = {}
-    for job in protocol.chosen_jobs(task, rows, seeds):
-        if job.is_tested:
-            done.setdefault(job.row, []).append(known[job.key])
-    done = {row: found for row, found in done.items() if len(found) == len(seeds)}
-    right = {row: np.stack([right_images(run) for run in found]) for row, found in done.items()}
-    teachers = [entry for seed in seeds if (entry := protocol.known_teachers(task, seed))]
-    for name, kept in UNROUTED.items():
-        if len(teachers) == len(seeds) and all(kept in found for found in teachers):
-            right[name] = np.stack([right_images(found, kept) for found in teachers])
-    values, reference = protocol.values, protocol.values["reference"]
-    lines = [f"| row | chosen | validation % | test % | over its control (95 %) | over {reference} (95 %) |", "|---" * 6 + "|"]
-    for row, found in done.items():
-        others = (values["controls"].get(row, values["control"]), reference)
-        gains = " | ".join(gain(right[row], right[other]) if other in right and other != row else "–" for other in others)
-        point = ", ".join(f"{name} {value:g}" for name, value in (protocol.choice(task, row) or {}).items())
-        validation = np.mean([run["validation"] for run in found])
-        lines.append(f"| {row} | {point} | {validation:.1f} | {with_spread(100 * right[row].mean(axis=1))} | {gains} |")
-    if len(teachers) == len(seeds):
-        known_rates = [name for name in RATES if all(name in found for found in teachers)]
-        rates = {name: with_spread(np.array([found[name] for found in teachers])) for name in known_rates}
-        lines += [f"| *teachers, {name}* | | | {rate} | | |" for name, rate in rates.items()]
-    for row, found in done.items():
-        if all(FITTED in run for run in found):
-            combined = 100 * np.stack([right_images(run, FITTED) for run in found]).mean(axis=1)
-            lines.append(f"| *teachers, combined as for {row}* | | | {with_spread(combined)} | | |")
-    return "\n".join(lines)
-
-
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["tune", "run", "combine", "table"])
@@ -172,7 +126,7 @@ def main() -> None:
     os.environ.setdefault("DVC_ROOT", str(ROOT))
     if arguments.command != "table":
         refuse_uncommitted_settings()
-    tables = [Table.asked(file, arguments) for file in arguments.protocol]
+    tables = [asked(file, arguments) for file in arguments.protocol]
     match arguments.command:
         case "tune":
             for table in tables:
@@ -183,7 +137,7 @@ def main() -> None:
             combine_teachers(tables, arguments.jobs)
     if arguments.command != "tune":
         for table in filter(lambda table: table.rows, tables):
-            print(*([f"{table.protocol.file.name}:"] if len(tables) > 1 else []), markdown(table), sep="\n", flush=True)
+            print(*([f"{table.protocol.file.name}:"] if len(tables) > 1 else []), table.printed(), sep="\n", flush=True)
     if failed:
         raise UserError("\n".join(failed))
 

@@ -32,13 +32,19 @@ def interval(first: Right, second: Right) -> tuple[float, float, float]:
 
 
 def t_interval(first: Right, second: Right) -> tuple[float, float]:
-    """95 % interval, in percent, of the difference of two rows (seeds, images) by Student's t over the seeds alone, two or more.
+    """95 % interval, in percent, of the difference of two rows (seeds, images) by Student's t over the seeds alone."""
+    _, low, high = by_student(100 * (first.astype(float) - second).mean(axis=1))
+    return low, high
 
-    It takes the seeds' differences for draws from a normal distribution, of which nothing is known but they.
+
+def by_student(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean and its 95 % interval by Student's t, the whole line for a single value.
+
+    It takes the values (N,) for draws from a normal distribution, of which nothing is known but they.
     """
-    differences = 100 * (first.astype(float) - second).mean(axis=1)
-    half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
-    return float(differences.mean() - half), float(differences.mean() + half)
+    mean, count = float(values.mean()), len(values)
+    half = float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count)) if count > 1 else np.inf
+    return mean, mean - half, mean + half
 
 
 def gain(first: Right, second: Right) -> str:

@@ -7,6 +7,7 @@ Reads every protocol of this folder, and what benchmarks/accuracy.py has run.
 
 from typing import Any
 
+from benchmarks.markdown import markdown
 from benchmarks.protocol import Protocol, results
 
 PROTOCOLS = (
@@ -37,14 +38,14 @@ def run_so_far(known: dict[str, Any], protocol: Protocol, task: str, row: str) -
 def table() -> str:
     """Markdown: a line a row that lacks a seed on a task."""
     known = results()
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    rows = []
     for name in PROTOCOLS:
         protocol = Protocol.named(name)
         for row in protocol.rows:
             done = [run_so_far(known, protocol, task, row) for task in TASKS]
             if set(done) != {COMPLETE}:
-                lines.append(f"| {name} | {row} | {' | '.join(done)} |")
-    return "\n".join(lines)
+                rows.append((name, row, *done))
+    return markdown(COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from benchmarks.comparison import Right, interval, right_images, t_interval
+from benchmarks.markdown import markdown
 from benchmarks.protocol import FITTED, UNROUTED, Protocol, results
 
 ENTRIES = Path(__file__).with_suffix(".yaml")
@@ -45,11 +46,11 @@ class Difference:
         """Low and high, in points; None of a single seed."""
         return t_interval(self.first, self.second) if len(self.seeds) > 1 else None
 
-    def line(self) -> str:
+    def cells(self) -> tuple[str, ...]:
         seeds, each = ", ".join(map(str, self.seeds)), ", ".join(f"{value:+.1f}" for value in self.by_seed)
         by_bootstrap = "{:+.1f} ({:+.1f} … {:+.1f})".format(*self.bootstrap)
         by_student = "{:+.1f} … {:+.1f}".format(*self.student) if self.student else "–"
-        return f"| {self.task} | {self.of} | {self.over} | {seeds} | {by_bootstrap} | {each} | {by_student} |"
+        return self.task, self.of, self.over, seeds, by_bootstrap, each, by_student
 
 
 def differences() -> list[Difference]:
@@ -81,7 +82,7 @@ def opened(side: str) -> tuple[Protocol, str]:
 
 
 def table(found: list[Difference]) -> str:
-    return "\n".join([f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *(difference.line() for difference in found)])
+    return markdown(COLUMNS, (difference.cells() for difference in found))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,16 @@ Reads what benchmarks/accuracy.py has run. A cell of fewer seeds than the protoc
 one of other seeds than the first table's says which these are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from benchmarks.comparison import right_images, with_spread
+from benchmarks.markdown import markdown
 from benchmarks.protocol import FITTED, Protocol, results
 
 TASKS = ("taskA", "taskB")
+COLUMNS = ("student", "labels", "task A, %", "task B, %")
 LITE = "EfficientNet-Lite0 from ImageNet's weights"
 
 # What stands in the table: name, labels, protocol and its row.
@@ -69,10 +71,10 @@ def of_row(known: dict[str, Any], task: str, file: str, row: str, kept: str) -> 
     return {job.seed: 100 * float(right_images(known[job.key], kept).mean()) for job in jobs if kept in known.get(job.key, {})}
 
 
-def cells(known: dict[str, Any], file: str, row: str, kept: str) -> str:
+def cells(known: dict[str, Any], file: str, row: str, kept: str) -> list[str]:
     """Of both tasks."""
     protocol, first = Protocol.named(file), Protocol.named("accuracy")
-    return " | ".join(cell(of_row(known, task, file, row, kept), protocol.seeds(task), first.seeds(task)) for task in TASKS)
+    return [cell(of_row(known, task, file, row, kept), protocol.seeds(task), first.seeds(task)) for task in TASKS]
 
 
 def of_teachers(task: str, kind: str) -> dict[int, float]:
@@ -81,19 +83,17 @@ def of_teachers(task: str, kind: str) -> dict[int, float]:
     return {seed: float(found[kind]) for seed in protocol.seeds(task) if kind in (found := protocol.known_teachers(task, seed))}
 
 
-def lines(known: dict[str, Any]) -> Iterable[str]:
-    yield "| student | labels | task A, % | task B, % |"
-    yield "|---|---|---|---|"
+def rows(known: dict[str, Any]) -> Iterable[Sequence[str]]:
     for entries, kept in ((STUDENTS, "right"), (COMBINED, FITTED)):
         for name, labels, file, row in entries:
-            yield f"| {name} | {labels} | {cells(known, file, row, kept)} |"
+            yield name, labels, *cells(known, file, row, kept)
     first = Protocol.named("accuracy")
     for name, kind in TEACHERS.items():
-        yield f"| {name} | | {' | '.join(cell(of_teachers(task, kind), first.seeds(task), first.seeds(task)) for task in TASKS)} |"
+        yield name, "", *(cell(of_teachers(task, kind), first.seeds(task), first.seeds(task)) for task in TASKS)
 
 
 def table() -> str:
-    return "\n".join(lines(results()))
+    return markdown(COLUMNS, rows(results()))
 
 
 if __name__ == "__main__":

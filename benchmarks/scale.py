@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
+from benchmarks.markdown import markdown
 from benchmarks.measured import Entry, keep, measured
 from PIL import Image
 
@@ -43,6 +44,7 @@ TEACHER_SIDE, STUDENT_SIDE = 16, 32
 BATCH_SIZE, STEPS = 128, 500  # of training
 SECONDS_BETWEEN_SAMPLES = 0.02
 RESULTS = Path(__file__).with_suffix(".results.json")
+COLUMNS = ("images", "classes, teachers", "preprocess, images/s (MB)", "targets", "training", "DVC, s", "disk, GB")
 
 
 class Run(NamedTuple):
@@ -238,12 +240,12 @@ def measure(counts: list[int], sets: LabelSets, root: Path) -> list[Entry]:
 
 
 def table(entries: list[Entry]) -> str:
-    lines = ["| images | classes, teachers | preprocess, images/s (MB) | targets | training | DVC, s | disk, GB |", "|---" * 7 + "|"]
+    rows = []
     for found in entries:
-        speeds = " | ".join("{images_per_second:.0f} ({peak_mb})".format(**found[step]) for step in ("preprocess", "targets", "training"))
+        speeds = ("{images_per_second:.0f} ({peak_mb})".format(**found[step]) for step in ("preprocess", "targets", "training"))
         size = f"{found['classes']}, {found['teachers']}"
-        lines.append(f"| {found['images']:,} | {size} | {speeds} | {found['hashing']['seconds'][0]:.0f} | {found['disk_gb']['all']:.1f} |")
-    return "\n".join(lines)
+        rows.append((f"{found['images']:,}", size, *speeds, f"{found['hashing']['seconds'][0]:.0f}", f"{found['disk_gb']['all']:.1f}"))
+    return markdown(COLUMNS, rows)
 
 
 def main() -> None:

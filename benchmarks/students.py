@@ -9,8 +9,10 @@ numbers are of two threads (AMALGAM_THREADS=2, or two cores) for the students, o
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.markdown import markdown
 from dvc.api import DVCFileSystem
 from dvc.repo import Repo
 
@@ -20,6 +22,7 @@ from amalgam.record import RunRecord
 SETTINGS = {"source": "folder", "num_epochs": 12, "views": 6, "teacher.num_epochs": 40}
 STUDENTS = ("MobileNetV3", "ResNet18")
 TASKS = ("taskA", "taskB")
+COLUMNS = ("task", "teachers (test %)", "student", "val %", "test %", "seconds")
 
 
 def run(archive: Path, student: str) -> str:
@@ -32,9 +35,9 @@ def run(archive: Path, student: str) -> str:
     return str(commit)
 
 
-def rows(student: str, commit: str) -> list[str]:
+def rows(student: str, commit: str) -> Sequence[Sequence[str]]:
     """The table's rows of the student of an experiment."""
-    lines = []
+    cells = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name in ("students", "evaluation"):
@@ -44,18 +47,15 @@ def rows(student: str, commit: str) -> list[str]:
             seconds = RunRecord.read(folder / "students" / task).seconds
             found = read_json(folder / "evaluation" / task / "results.json")
             teachers = ", ".join(f"{name} {accuracy}" for name, accuracy in found["teacher_accuracy"].items())
-            lines.append(f"| {task} | {teachers} | {student} | {trained['val_accuracy']} | {found['overall_accuracy']} | {seconds} |")
-    return lines
+            cells.append((task, teachers, student, f"{trained['val_accuracy']}", f"{found['overall_accuracy']}", f"{seconds}"))
+    return cells
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path, help="train/<class>/* and test/<class>/* with the classes of params.yaml's block folder")
     archive = parser.parse_args().archive.resolve()
-    table = ["| task | teachers (test %) | student | val % | test % | seconds |", "|---|---|---|---|---|---|"]
-    for student in STUDENTS:
-        table += rows(student, run(archive, student))
-    print("\n".join(table))
+    print(markdown(COLUMNS, (row for student in STUDENTS for row in rows(student, run(archive, student)))))
 
 
 if __name__ == "__main__":

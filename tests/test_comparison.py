@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from benchmarks.comparison import gain, interval, packed, right_images, t_interval, with_spread
+from benchmarks.comparison import by_student, gain, interval, packed, right_images, t_interval, with_spread
 from benchmarks.measured import keep, made_here, measured
 from benchmarks.same_teachers import refuse_other_teachers
+from benchmarks.speed.pairs import times_as_fast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -80,6 +81,17 @@ def test_students_t_by_hand() -> None:
     half = 4.303 / np.sqrt(3)
     assert t_interval(*ahead_by(1, 2, 3)) == pytest.approx((2 - half, 2 + half), abs=0.001)
     assert t_interval(*ahead_by(7, 7, 7)) == pytest.approx((7, 7))
+
+
+def test_of_a_single_value_students_interval_is_the_whole_line() -> None:
+    assert by_student(np.array([3.0])) == (3, -np.inf, np.inf)
+    assert times_as_fast([1.0], [2.0]) == pytest.approx((2, 0, np.inf))
+
+
+def test_how_many_times_as_fast_is_the_pairs_geometric_mean() -> None:
+    """Twice and eight times: four times on average; t of one degree of freedom is 12.706, and the logarithms deviate by log 2."""
+    mean, low, high = times_as_fast([1.0, 1.0], [2.0, 8.0])
+    assert (mean, low, high) == pytest.approx((4, 4 / 2**12.706, 4 * 2**12.706), rel=1e-3)
 
 
 @given(st.lists(st.integers(-100, 100), min_size=2, max_size=6))

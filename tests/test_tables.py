@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from benchmarks import label_curve, overview
-from benchmarks.accuracy import Table, markdown
+from benchmarks.accuracy_table import Table
 from benchmarks.comparison import packed
 from benchmarks.differences import difference
 from benchmarks.protocol import Protocol
@@ -41,9 +41,23 @@ def test_a_table_tells_the_mean_over_seeds_and_how_they_differ(results: Path, tm
     protocol = Protocol(tmp_path / "protocol.yaml")
     of_rows = {("taught", 0): "1100", ("taught", 1): ALL, ("alone", 0): NONE, ("alone", 1): "1010"}
     tell(results, protocol, {key: answers(right=right) | {"validation": 50.0 + 10 * key[1]} for key, right in of_rows.items()})
-    alone, taught = markdown(Table(protocol, "taskA", protocol.rows, [0, 1])).splitlines()[2:4]
-    assert alone.startswith("| alone | lr 0.003 | 55.0 | 25.0 ± 35.4 | – |")
-    assert taught.startswith("| taught | lr 0.003 | 55.0 | 75.0 ± 35.4 | +50.0 (")
+    header, _, alone, taught = Table(protocol, "taskA", protocol.rows, [0, 1]).printed().splitlines()
+    assert header == "| row | validation % | test % | over its control (95 %) |", "the control is the reference, and the grid is no choice"
+    assert alone == "| alone | 55.0 | 25.0 ± 35.4 | – |"
+    assert taught.startswith("| taught | 55.0 | 75.0 ± 35.4 | +50.0 (")
+
+
+def test_a_choice_among_the_grids_points_is_told(results: Path, tmp_path: Path) -> None:
+    values = {"seeds": [0], "teacher": {}, "common": {}, "grid": [{"lr": 0.003}, {"lr": 0.01}], "rows": {"alone": {"alpha": 0}}}
+    (tmp_path / "protocol.yaml").write_text(yaml.safe_dump(values | {"control": "alone", "controls": {}, "reference": "alone"}))
+    (tmp_path / "protocol.chosen.yaml").write_text(yaml.safe_dump({"taskA": {"alone": {"lr": 0.01}}}))
+    protocol = Protocol(tmp_path / "protocol.yaml")
+    tell(results, protocol, {("alone", 0): answers(right="1100")})
+    assert Table(protocol, "taskA", protocol.rows, [0]).printed().splitlines() == [
+        "| row | chosen | validation % | test % |",
+        "|---|---|---|---|",
+        "| alone | lr 0.01 | 50.0 | 50.0 |",
+    ]
 
 
 def tell(results: Path, protocol: Protocol, entries: dict[tuple[str, int], dict[str, Any]]) -> None:
@@ -75,14 +89,14 @@ def test_each_row_stands_beside_its_own_control_and_the_reference(results: Path,
     entries = {(name, seed): found for name, found in (of_rows | {"teachers": of_teachers}).items() for seed in (0, 1)}
     tell(results, protocol, entries | {("unrun", 1): answers(right=ALL)})
     ahead, behind, alike = "+100.0 (+100.0 … +100.0)", "-100.0 (-100.0 … -100.0)", "+0.0 (+0.0 … +0.0)"
-    assert markdown(Table(protocol, "taskA", protocol.rows, [0, 1])).splitlines()[2:] == [
-        "| alone | lr 0.003 | 50.0 | 0.0 ± 0.0 | – | – |",
-        f"| taught | lr 0.003 | 50.0 | 100.0 ± 0.0 | {ahead} | {ahead} |",
-        f"| few | lr 0.003 | 50.0 | 0.0 ± 0.0 | {behind} | {alike} |",
-        f"| none | lr 0.003 | 50.0 | 100.0 ± 0.0 | {ahead} | {ahead} |",
-        "| *teachers, oracle-routed* | | | 90.0 ± 0.0 | | |",
-        "| *teachers, unrouted* | | | 100.0 ± 0.0 | | |",
-        "| *teachers, unrouted, joint* | | | 0.0 ± 0.0 | | |",
+    assert Table(protocol, "taskA", protocol.rows, [0, 1]).printed().splitlines()[2:] == [
+        "| alone | 50.0 | 0.0 ± 0.0 | – | – |",
+        f"| taught | 50.0 | 100.0 ± 0.0 | {ahead} | {ahead} |",
+        f"| few | 50.0 | 0.0 ± 0.0 | {behind} | {alike} |",
+        f"| none | 50.0 | 100.0 ± 0.0 | {ahead} | {ahead} |",
+        "| *teachers, oracle-routed* | | 90.0 ± 0.0 | | |",
+        "| *teachers, unrouted* | | 100.0 ± 0.0 | | |",
+        "| *teachers, unrouted, joint* | | 0.0 ± 0.0 | | |",
     ]
 
 

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import markdown
 from benchmarks.measured import keep, measured
 from benchmarks.speed.pairs import KINDS, Measured, measure
 from benchmarks.speed.setting import ROOT, Setting, prepare, processor
@@ -43,14 +44,14 @@ def table(entries: list[dict[str, Any]]) -> str:
     """Markdown: a line a student and batch size."""
     columns = ["student", "batch", *(f"{kind}, images/s" for kind in KINDS), "shipped / bare (95 %)", "shipped / naive (95 %)"]
     columns += ["peak, MB: naive, shipped, bare", "first step, s", "processor, date"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    rows = []
     for found in entries:
-        speeds = " | ".join(f"{found['images_per_second'][kind]:.0f}" for kind in KINDS)
+        speeds = (f"{found['images_per_second'][kind]:.0f}" for kind in KINDS)
         bare, naive = ("{:g} ({:g} … {:g})".format(*found[f"shipped / {kind}"]) for kind in ("bare", "naive"))
         peaks, starts = (", ".join(f"{found[name][kind]:g}" for kind in KINDS) for name in ("peak_mb", "seconds_to_first_step"))
         where = f"{processor(found['machine'])}, {found['date']}"
-        lines.append(f"| {found['student']} | {found['batch_size']} | {speeds} | {bare} | {naive} | {peaks} | {starts} | {where} |")
-    return "\n".join(lines)
+        rows.append((found["student"], str(found["batch_size"]), *speeds, bare, naive, peaks, starts, where))
+    return markdown(columns, rows)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import markdown
 from benchmarks.measured import keep, measured
 from benchmarks.speed import loops, pairs
 from benchmarks.speed.setting import IN_ACCURACY_TABLE, ROOT, TASK, Setting, prepare, processor
@@ -145,15 +146,15 @@ def table(entries: list[dict[str, Any]]) -> str:
         *(f"{name}, s (times faster)" for name in EXPERIMENTS),
         "processor, date",
     ]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    rows = []
     for found in entries:
         ours = found["shipped"]
         theirs = ", ".join(f"{value:g}" for value in found["naive epochs"])
         cells = [found["student"], theirs, f"{ours['epoch']:g}", f"{ours['not training, %']:.1f}", f"{ours['once']:.0f}"]
         cells += [f"{seconds['shipped']} ({seconds['naive'] / seconds['shipped']:.1f})" for seconds in found["experiments"].values()]
         cells.append(f"{processor(found['machine'])}, {found['date']}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown(columns, rows)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.markdown import markdown
 from benchmarks.measured import keep, measured
 from benchmarks.speed.pairs import times_as_fast
 from benchmarks.speed.setting import ROOT, Setting, prepare, untrained_teachers
@@ -38,6 +39,7 @@ from amalgam.targets import write_targets
 
 TEACHER = "ReferenceCNN"
 NETWORKS = (*STUDENTS, TEACHER)
+COLUMNS = ("work", "network", "shipped, images/s", "bare, images/s", "shipped / bare (95 %)")
 RESULTS = ROOT / "benchmarks" / "forward.results.json"
 BATCH_SIZES = (32, 64, 128, 256, 512)
 TRIALS = 5
@@ -120,12 +122,11 @@ def entry(name: str, network: str, shipped: Callable[[], Any], images: int, side
 
 
 def table(entries: list[dict[str, Any]]) -> str:
-    lines = ["| work | network | shipped, images/s | bare, images/s | shipped / bare (95 %) |", "|---" * 5 + "|"]
+    rows = []
     for found in entries:
-        speeds = " | ".join(str(found["images_per_second"][kind]) for kind in ("shipped", "bare"))
-        ratio = "{:g} ({:g} … {:g})".format(*found["shipped / bare"])
-        lines.append(f"| {found['work']} | {found['network']} | {speeds} | {ratio} |")
-    return "\n".join(lines)
+        speeds = (str(found["images_per_second"][kind]) for kind in ("shipped", "bare"))
+        rows.append((found["work"], found["network"], *speeds, "{:g} ({:g} … {:g})".format(*found["shipped / bare"])))
+    return markdown(COLUMNS, rows)
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.comparison import by_student
 from benchmarks.speed import loops
 from benchmarks.speed.setting import Setting
-from scipy import stats
 
 KINDS = ("naive", "shipped", "bare")
 FINALISTS, MORE_TRIALS = 3, 4  # of the bare step's variants: those that are fastest in one trial, and how many more each of them gets
@@ -37,9 +37,7 @@ class Measured:
 
 def times_as_fast(faster: list[float], slower: list[float]) -> tuple[float, float, float]:
     """How many times as fast, pair by pair: the geometric mean, and its 95 % interval (Student's t on the logarithms)."""
-    logs = np.log(slower) - np.log(faster)
-    half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
-    low, mean, high = np.exp(logs.mean() + np.array([-half, 0.0, half]))
+    mean, low, high = np.exp(by_student(np.log(slower) - np.log(faster)))
     return float(mean), float(low), float(high)
 
 
