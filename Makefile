@@ -29,7 +29,7 @@ refetch: $(STAMP)  ## look at the source again (a changed archive or folder), th
 	dvc repro
 
 results: $(STAMP)  ## print the last evaluation's table
-	PYTHONPATH=src python stages/evaluate.py --show
+	PYTHONPATH=src python stages/results.py
 
 ui: $(STAMP)  ## show MLflow's pages at http://127.0.0.1:5000
 	-PYTHONPATH=src python stages/sync.py --no-restore

@@ -16,8 +16,8 @@ from amalgam.places import STUDENTS
 from amalgam.record import RUN_FILE, RunRecord
 from amalgam.stage import check_task, run_stage
 from amalgam.summary import table
-from amalgam.tracking.publish import data_key, find_run
-from amalgam.tracking.registry import PREVIOUS_TAG, champion, crown_by_hand
+from amalgam.tracking.registry import PREVIOUS_TAG, champion, crown_by_hand, data_key
+from amalgam.tracking.run import find_run
 from amalgam.tracking.store import answering, connect, experiment
 
 HEADER = ("task", "version", "run", "val %", "test %", "because", "took over from")

@@ -31,7 +31,7 @@ from amalgam.places import EVALUATION, MODELS, PREPARED, SUPPLIED_CHECKPOINTS, W
 from amalgam.provenance import configure_execution
 from amalgam.record import RUN_FILE
 from amalgam.stage import check_task, full_task_name, in_pipeline, run_stage, stage_params
-from amalgam.students import is_chosen
+from amalgam.student_files import is_chosen
 from amalgam.tracking.publish import attempt, publish_evaluation, publish_result
 from amalgam.up_to_date import check_images, prepared
 
@@ -57,10 +57,11 @@ def stage() -> None:
     print(evaluation_table(tasks, EVALUATION))
 
 
-def by_hand(params: Params, named: str | None, checkpoint: str | None, resolution: int, suffix: str) -> None:
+def by_hand(params: Params, given: argparse.Namespace) -> None:
     """Evaluate one task or all, as a one-off, into a folder of its own."""
-    tasks = [named] if named else params.task_names
-    if checkpoint and not named:
+    tasks, checkpoint = [full_task_name(given.task)] if given.task else params.task_names, given.checkpoint
+    resolution = params.evaluate.resolution if given.resolution is None else checked_resolution(given.resolution)
+    if checkpoint and not given.task:
         raise UserError("--checkpoint is a student of one task; say which, as --task A")
     for task in tasks:
         check_task(task, params.task_names)
@@ -77,7 +78,7 @@ def by_hand(params: Params, named: str | None, checkpoint: str | None, resolutio
             else:
                 found[task] = trained_student(task)
             check_images(PREPARED / task / "trainval", MODELS / task)
-        folder = new_folder("evaluation", suffix)
+        folder = new_folder("evaluation", given.run)
         for task, (student, judged) in found.items():
             write_evaluation(judge(task, student, judged), folder / task)
             attempt(partial(publish, judged, folder / task), folder, "the same command sends them when it answers")
@@ -85,16 +86,14 @@ def by_hand(params: Params, named: str | None, checkpoint: str | None, resolutio
     print(f"results and pictures: {folder}")
 
 
-def parser(resolution: int) -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--show", action="store_true", help="only print the table of the pipeline's last evaluation")
     found.add_argument("--task", help="one task, as taskB or B (default: all)")
     found.add_argument("--checkpoint", metavar="FILE", help="a student's weights to evaluate in place of the one trained by the pipeline")
     found.add_argument(
         "--resolution",
         type=int,
-        default=resolution,
-        help="side in pixels of the checkpoint's input, where no student.json beside it says so (default: %(default)s)",
+        help="side in pixels of the checkpoint's input, if no student.json beside it says so (default: evaluate.resolution of params.yaml)",
     )
     found.add_argument("--run", default="", metavar="SUFFIX", help="suffix of the folder's name")
     return found
@@ -109,15 +108,11 @@ def checked_resolution(side: int) -> int:
 
 
 def main() -> None:
-    params = load_params()
-    arguments = parser(params.evaluate.resolution).parse_args()
-    if arguments.show:
-        print(evaluation_table(params.task_names, EVALUATION))
-    elif in_pipeline():
+    arguments = parser().parse_args()
+    if in_pipeline():
         stage()
     else:
-        task = full_task_name(arguments.task) if arguments.task else None
-        by_hand(params, task, arguments.checkpoint, checked_resolution(arguments.resolution), arguments.run)
+        by_hand(load_params(), arguments)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from amalgam.files import sha256_of_file
 from amalgam.networks import build_network
-from amalgam.students import is_chosen, own_manifest
+from amalgam.student_files import is_chosen, own_manifest
 from conftest import Repository, make_repository, stages_run
 from fake_drive import STUDENT, TASK_A, TEACHER, data_files, model_files, saved, serving, write_zip
 
@@ -434,6 +434,7 @@ def test_help_is_a_good_text(finished: Repository) -> None:
     assert text.index("--lr VALUE") < text.index("--pretrained")
     for name in ("batch_size", "num_epochs", "weight_decay", "temperature", "alpha", "scheduler_step", "scheduler_gamma", "student_model"):
         assert f"--{name} VALUE" in text
+    (finished.root / "params.yaml").unlink()
     assert "runs/" in finished.run("python", "stages/evaluate.py", "--help").stdout
 
 

@@ -5,7 +5,6 @@ import os
 import pickle
 import tempfile
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from torch import nn
 from amalgam.errors import UserError
 from amalgam.files import sha256_of_file
 from amalgam.models import save_weights
-from amalgam.networks import BACKBONES, build_network, imagenet_weights, pretrained_statistics
+from amalgam.networks import BACKBONES, build_network, imagenet_weights, pretrained_statistics, published_url
 from amalgam.states import read_state
 from amalgam.student_settings import STUDENTS
 
@@ -89,7 +88,7 @@ def test_pretrained_weights_are_taken_from_the_cache_and_the_head_is_new(tmp_pat
     torch.save(published, tmp_path / "weights.pth")
     name = f"mobilenet-{sha256_of_file(tmp_path / 'weights.pth')[:8]}.pth"
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setitem(BACKBONES, "MobileNetV3", replace(BACKBONES["MobileNetV3"], weights=f"http://127.0.0.1:9/{name}"))
+    monkeypatch.setattr("amalgam.networks.published_url", lambda architecture: f"http://127.0.0.1:9/{name}")
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "weights.pth").rename(tmp_path / "hub" / "checkpoints" / name)
     student = build_network("MobileNetV3", 3, pretrained=True).state_dict()
@@ -101,7 +100,7 @@ def test_pretrained_weights_are_taken_from_the_cache_and_the_head_is_new(tmp_pat
 
 def test_a_damaged_cached_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached = tmp_path / "hub" / "checkpoints" / BACKBONES["ResNet18"].weights.rpartition("/")[2]
+    cached = tmp_path / "hub" / "checkpoints" / published_url("ResNet18").rpartition("/")[2]
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"<html>moved</html>")
     with pytest.raises(UserError, match=r"resnet18-f37072fd\.pth is damaged: its sha256 does not begin with f37072fd"):

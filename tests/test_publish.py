@@ -195,7 +195,7 @@ def test_a_restoring_that_broke_off_is_finished(finished: Repository) -> None:
 
 
 def test_before_anything_ran_the_table_says_what_makes_it(tmp_path: Path) -> None:
-    refused = make_repository(tmp_path / "new").run("python", "stages/evaluate.py", "--show", check=False, PYTHONPATH="src")
+    refused = make_repository(tmp_path / "new").run("python", "stages/results.py", check=False, PYTHONPATH="src")
     assert refused.returncode == 1
     assert "results.json is missing; if the pipeline makes it, dvc repro does" in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -210,7 +210,7 @@ def test_an_evaluation_is_of_the_student_that_it_judged(tracked: Repository) -> 
     metrics = client(tracked).get_run(run_id(tracked)).data.metrics
     assert "best_val_accuracy" in metrics
     assert "test_accuracy" not in metrics
-    told = tracked.run("python", "stages/evaluate.py", "--show", PYTHONPATH="src").stdout
+    told = tracked.run("python", "stages/results.py", PYTHONPATH="src").stdout
     first, second = (line for line in told.splitlines() if line.startswith("task") and "student " not in line)
     assert "(one before the present one)" in first
     assert f"{before['overall_accuracy']}" in first
@@ -366,7 +366,7 @@ def test_a_student_from_the_run_cache_keeps_its_run_and_says_so(tracked: Reposit
     tracked.run("dvc", "exp", "run", "-n", "again", "-S", "alpha=0.25")
     assert run_id(tracked) == original
     assert len(runs(client(tracked))) == count
-    shown = tracked.run("python", "stages/evaluate.py", "--show", PYTHONPATH="src").stdout
+    shown = tracked.run("python", "stages/results.py", PYTHONPATH="src").stdout
     assert [line.split()[-2:] for line in shown.splitlines() if line.startswith("taskA")] == [[original, "original"]]
     columns = tracked.run("dvc", "exp", "show", "--csv").stdout.splitlines()
     place = columns[0].split(",").index("taskA.mlflow_run")

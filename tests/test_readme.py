@@ -99,7 +99,7 @@ def check(words: list[str], folder: Path) -> None:
         settings = reference_protocol.SETTINGS if arguments.protocol else {}
         load_params(ROOT / "params.yaml", full_task_name(arguments.task), settings | given_settings(arguments))
     elif words[:2] == ["python", "stages/evaluate.py"]:
-        arguments = evaluate.parser(64).parse_args(words[2:])
+        arguments = evaluate.parser().parse_args(words[2:])
         assert arguments.task is None or full_task_name(arguments.task) in load_params(ROOT / "params.yaml").task_names
     elif words[:2] == ["python", "-c"]:
         compile(words[2], "the command", "exec")

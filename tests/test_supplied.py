@@ -372,7 +372,7 @@ def test_two_foreign_teachers_make_a_student_without_python(finished: Repository
     results = json.loads((finished.root / "outputs/evaluation/taskA/results.json").read_text())
     assert results["teacher_accuracy"]["cold"] == 100
     assert results["teacher_doubts"] == {"warm": "may have been trained on validation or test images of this task"}
-    shown = finished.run("python", "stages/evaluate.py", "--show", PYTHONPATH="src").stdout
+    shown = finished.run("python", "stages/results.py", PYTHONPATH="src").stdout
     assert "* may have been trained on validation or test images" in shown
     before = len(list((finished.root / ".amalgam/views").iterdir()))
     train_small(["red", "yellow"], finished.root / "warm2.pth", 48)

@@ -37,7 +37,7 @@ from amalgam.metrics import Reliability, accuracy_interval, agreement, reliabili
 from amalgam.models import Classifier
 from amalgam.places import repository_relative
 from amalgam.plots import save_confusion_matrix, save_learning_curve, save_matrix, save_reliability, save_samples
-from amalgam.students import STUDENT_MANIFEST, is_chosen, own_manifest
+from amalgam.student_files import STUDENT_MANIFEST, is_chosen, own_manifest
 from amalgam.validation import validated
 from amalgam.whole import whole_folder
 

@@ -4,19 +4,17 @@ from pathlib import Path
 
 from amalgam.files import read_json
 from amalgam.record import RunRecord
-from amalgam.students import STUDENT_MANIFEST, is_chosen
+from amalgam.student_files import STUDENT_MANIFEST, is_chosen
 from amalgam.summary import table
-from amalgam.supplied import DOUBT
 
 HEADER = ("task", "student", "classes", "teachers (test %)", "val %", "test %", "best epoch", "seconds", "MLflow run", "of experiment")
 
 
 def evaluation_table(tasks: list[str], evaluation: Path) -> str:
     """Of the tasks' results in the folder ``evaluation``, with a note where teachers' figures are in doubt."""
-    lines = [table(HEADER, [_row(task, evaluation) for task in tasks])]
-    if any(read_json(evaluation / task / "results.json")["teacher_doubts"] for task in tasks):
-        lines.append(f"* {DOUBT}")
-    return "\n".join(lines)
+    doubts = (read_json(evaluation / task / "results.json")["teacher_doubts"].values() for task in tasks)
+    told = dict.fromkeys(f"* {doubt}" for of_task in doubts for doubt in of_task)
+    return "\n".join([table(HEADER, [_row(task, evaluation) for task in tasks]), *told])
 
 
 def _row(task: str, evaluation: Path) -> list[str]:

@@ -24,8 +24,8 @@ from amalgam.networks import ANOTHER, build_network, load_whole
 from amalgam.places import WEIGHTS_FILE, repository_relative
 from amalgam.preprocessing import Preprocessing, channel_statistics
 from amalgam.states import State, read_state
+from amalgam.student_files import STUDENT_MANIFEST, own_manifest
 from amalgam.student_settings import STUDENTS
-from amalgam.students import STUDENT_MANIFEST, own_manifest
 
 CHECKPOINT_MANIFEST = "checkpoint.json"
 OTHER_CLASSES = "knows {}, but the task says {}; evaluate it with the task that it was trained for"

@@ -14,7 +14,8 @@ from amalgam.given_student import described, load_checkpoint
 from amalgam.models import Classifier
 from amalgam.places import MODELS, PREPARED, STUDENTS
 from amalgam.record import RunRecord
-from amalgam.students import BEST_WEIGHTS, STUDENT_MANIFEST, load_student
+from amalgam.student_files import BEST_WEIGHTS, STUDENT_MANIFEST
+from amalgam.students import load_student
 from amalgam.supplied import doubt
 from amalgam.teachers import load_teachers
 from amalgam.up_to_date import prepared

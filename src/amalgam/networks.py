@@ -1,4 +1,7 @@
-"""Networks by name: the reference CNN, torchvision's and timm's, from random or pre-trained weights."""
+"""Networks by name: the reference CNN, torchvision's and timm's, from random or pre-trained weights.
+
+Torchvision and timm, which take a second to load, are imported by what builds one of theirs.
+"""
 
 import difflib
 from collections.abc import Callable
@@ -8,7 +11,6 @@ from typing import Any, cast
 from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from amalgam.errors import UserError, listed
@@ -36,8 +38,7 @@ SMALLEST_HEAD = 1e-3  # standard deviation of a head's first weights
 class Backbone:
     """One of torchvision's networks, and the head that the reference system gives it."""
 
-    build: Callable[[], Any]
-    weights: str  # where its published ones lie
+    name: str
     head: str
     new_head: Callable[[Any, int], nn.Module]  # from the old one and a number of classes
 
@@ -55,15 +56,10 @@ def _one_layer(old: nn.Linear, num_classes: int) -> nn.Module:
     return nn.Linear(old.in_features, num_classes)
 
 
-_published = torchvision.models
 BACKBONES = {
-    "MobileNetV3": Backbone(
-        _published.mobilenet_v3_small, _published.MobileNet_V3_Small_Weights.IMAGENET1K_V1.url, "classifier", _two_layers
-    ),
-    "EfficientNet": Backbone(
-        _published.efficientnet_b0, _published.EfficientNet_B0_Weights.IMAGENET1K_V1.url, "classifier", _after_its_dropout
-    ),
-    "ResNet18": Backbone(_published.resnet18, _published.ResNet18_Weights.IMAGENET1K_V1.url, "fc", _one_layer),
+    "MobileNetV3": Backbone("mobilenet_v3_small", "classifier", _two_layers),
+    "EfficientNet": Backbone("efficientnet_b0", "classifier", _after_its_dropout),
+    "ResNet18": Backbone("resnet18", "fc", _one_layer),
 }
 
 
@@ -99,8 +95,10 @@ def _backbone(architecture: str, num_classes: int) -> tuple[Any, tuple[str, ...]
     if not architecture.startswith(TIMM):
         if architecture not in BACKBONES:
             raise UserError(f"architecture {architecture} is unknown here; these are known: {', '.join(BACKBONES)}, {TIMM}<name>")
+        import torchvision
+
         known = BACKBONES[architecture]
-        return known.build(), (known.head,)
+        return torchvision.models.get_model(known.name, weights=None), (known.head,)
     backbone = _timm_model(architecture, num_classes)
     named = backbone.default_cfg["classifier"]
     if not named:
@@ -133,6 +131,8 @@ def _timm_model(architecture: str, num_classes: int, pretrained: bool = False) -
 
 def _torchvision_by_name(architecture: str, num_classes: int) -> nn.Module:
     """Raises UserError if torchvision has no such classifier, suggesting the nearest."""
+    import torchvision
+
     name, known = architecture.removeprefix(TORCHVISION), torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3)
@@ -155,7 +155,7 @@ def imagenet_weights(architecture: str) -> State:
                 f"pretrained: true needs the published weights of {architecture}, which are neither cached nor can be downloaded "
                 f"({str(error).splitlines()[0]}); set student_weights to a file of them, or pretrained to false"
             ) from error
-    url = BACKBONES[architecture].weights
+    url = published_url(architecture)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     published = cached.stem.rpartition("-")[2]  # the file's name ends with the first digits of its sha256
     if cached.is_file() and not sha256_of_file(cached).startswith(published):
@@ -170,6 +170,14 @@ def imagenet_weights(architecture: str) -> State:
     except RuntimeError as error:  # torch.hub's word for a wrong hash
         raise UserError(f"the download of {url} is damaged ({error}); try again") from error
     return state
+
+
+def published_url(architecture: str) -> str:
+    """Where the weights of one of torchvision's networks lie."""
+    import torchvision
+
+    url: str = torchvision.models.get_model_weights(BACKBONES[architecture].name)["IMAGENET1K_V1"].url
+    return url
 
 
 def load_body(network: nn.Module, state: State, *heads: str, architecture: str, origin: str) -> None:

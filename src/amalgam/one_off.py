@@ -26,8 +26,8 @@ from amalgam.params import Params
 from amalgam.places import RUNS
 from amalgam.preprocessing import Preprocessing
 from amalgam.states import read_state, save_torch
+from amalgam.student_files import BEST_WEIGHTS, STUDENT_MANIFEST
 from amalgam.student_settings import StudentSettings
-from amalgam.students import BEST_WEIGHTS, STUDENT_MANIFEST
 from amalgam.targets import StoredTargets, ViewSettings, write_targets
 from amalgam.teachers import load_teachers
 from amalgam.team import Team

@@ -1,16 +1,4 @@
-"""Students: trained on images, labels and stored targets, and their folder on disk.
-
-::
-
-    outputs/students/<task>/best.safetensors   weights of the best validation epoch (the last without a validation split)
-    outputs/students/<task>/last.safetensors   weights after the last epoch
-    outputs/students/<task>/student.json       manifest: architecture, classes, preprocessing, best epoch, settings, execution,
-                                               the teachers that taught it, the images it learnt from
-    outputs/students/<task>/history.csv        one row an epoch
-    outputs/students/<task>/metrics.json       what DVC compares
-    outputs/students/<task>/target.safetensors what a fitted target makes of all teachers' answers (combination.py)
-    outputs/students/<task>/run.json           all that its run in MLflow says of it (record.py)
-"""
+"""Students: trained on images, labels and stored targets; made, written and read (student_files.py: their folder on disk)."""
 
 import copy
 from collections.abc import Sequence
@@ -24,17 +12,15 @@ import torch
 
 from amalgam.dataset import LabelSets, PreparedSplit
 from amalgam.errors import UserError
-from amalgam.files import read_object, sha256_of_file, write_json
+from amalgam.files import sha256_of_file, write_json
 from amalgam.hardware import on_gpu
 from amalgam.history import Fit, write_history
 from amalgam.inference import device
 from amalgam.models import Classifier, load_classifier, save_classifier, save_weights
 from amalgam.networks import IMAGENET_MEAN, IMAGENET_STD, build_network, pretrained_statistics
 from amalgam.preprocessing import Preprocessing, channel_statistics
+from amalgam.student_files import BEST_WEIGHTS, LAST_WEIGHTS, STUDENT_MANIFEST
 from amalgam.trial import Remedies, trial
-
-BEST_WEIGHTS, LAST_WEIGHTS = "best.safetensors", "last.safetensors"
-STUDENT_MANIFEST = "student.json"
 
 
 @dataclass(frozen=True)
@@ -90,26 +76,6 @@ def write_student(student: Classifier, result: Fit, task: str, details: dict[str
     save_classifier(student, folder / BEST_WEIGHTS, folder / STUDENT_MANIFEST, extra)
     write_history(result.history, folder / "history.csv")
     write_json(folder / "metrics.json", {task: {"best_epoch": result.best_epoch} | student_metrics(result)})
-
-
-def own_manifest(weights: Path) -> dict[str, Any]:
-    """What the student.json beside a file of weights says, if it is about this very file, chosen or last; else nothing.
-
-    Raises UserError if it is damaged.
-    """
-    found, own = _manifest(weights.parent), sha256_of_file(weights)
-    return found if is_chosen(own, weights.parent) or own == found.get("last_sha256") else {}
-
-
-def is_chosen(weights_sha256: str, folder: Path) -> bool:
-    """Whether weights are those that the training in ``folder`` chose, in whichever of its files; not so without such a training."""
-    found = _manifest(folder)
-    return weights_sha256 in (found.get("weights_sha256"), *found.get("exported", {}).values())
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    """What its student.json says; nothing where there is none. Raises UserError if it is damaged."""
-    return read_object(folder / STUDENT_MANIFEST) if (folder / STUDENT_MANIFEST).is_file() else {}
 
 
 def load_student(folder: Path, label_sets: LabelSets) -> Classifier:

@@ -24,15 +24,14 @@ from amalgam.models import load_classifier
 from amalgam.notes import COMMANDS, run_note
 from amalgam.provenance import fingerprint
 from amalgam.record import RunRecord
-from amalgam.students import BEST_WEIGHTS, LAST_WEIGHTS, STUDENT_MANIFEST, is_chosen
-from amalgam.tracking.registry import DATA_TAG, SELECTED_ON_TAG, Candidate, consider, rival
-from amalgam.tracking.run import Tracker, distinct
+from amalgam.student_files import BEST_WEIGHTS, LAST_WEIGHTS, STUDENT_MANIFEST, is_chosen
+from amalgam.tracking.registry import DATA_TAG, SELECTED_ON_TAG, Candidate, consider, data_key, rival
+from amalgam.tracking.run import RESTORED_TAG, Tracker, distinct, find_run
 from amalgam.tracking.store import connect, experiment, store_lock
 
 TRAINING_TAG = "amalgam.training"  # complete: all of it is there
 EVALUATION_TAG = "amalgam.evaluation"  # the fingerprint of what is there
 BEGUN_TAG = "amalgam.evaluation_begun"  # the same, before it is there
-RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files name
 FILES = (BEST_WEIGHTS, LAST_WEIGHTS, STUDENT_MANIFEST, "history.csv")
 MORE_METRICS = ("within_teacher_errors", "across_teacher_errors", "shared_class_accuracy")
 OF_TEACHERS = "teacher_accuracy/"
@@ -192,22 +191,6 @@ def _numbers(task: str, evaluation: Path) -> dict[str, float]:
     numbers |= {name: found[name] for name in MORE_METRICS if found[name] is not None}
     numbers |= dict(zip(("test_accuracy_low", "test_accuracy_high"), found["interval_95"], strict=True))
     return numbers | {f"{OF_TEACHERS}{name}": value for name, value in found["teacher_accuracy"].items()}
-
-
-def data_key(record: RunRecord) -> str:
-    return fingerprint(content=record.data.content, classes=record.data.classes)[:16]
-
-
-def find_run(client: MlflowClient, run_id: str, experiment_id: str) -> Run | None:
-    """The run, or the one that was restored in its place."""
-    try:
-        run: Run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        found = client.search_runs([experiment_id], f"tags.`{RESTORED_TAG}` = '{run_id}'", ViewType.ALL, 1)
-        return found[0] if found else None
-    return run
 
 
 def _absent(record: RunRecord, student: Path) -> str:

@@ -12,6 +12,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from amalgam.errors import UserError
+from amalgam.provenance import fingerprint
+from amalgam.record import RunRecord
 from amalgam.tracking.store import fluent, store_lock
 
 ALIAS = "champion"
@@ -28,7 +30,12 @@ class Candidate:
     task: str
     run_id: str
     val_accuracy: float | None  # percent; None without validation images
-    data: str  # fingerprint of images, classes and split
+    data: str  # data_key
+
+
+def data_key(record: RunRecord) -> str:
+    """Of a training's images, classes and split."""
+    return fingerprint(content=record.data.content, classes=record.data.classes)[:16]
 
 
 def model_name(task: str) -> str:

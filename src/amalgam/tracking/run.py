@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.time import get_current_time_millis
@@ -23,6 +23,7 @@ from amalgam.tracking.store import answering, connect, experiment
 SECONDS_BETWEEN_SAMPLES = 10  # of the machine's load
 LONGEST_NAME = 200  # characters of a metric's; MLflow takes 250, its own prefixes included
 NOTE_TAG = "mlflow.note.content"  # what MLflow shows as the run's description
+RESTORED_TAG = "amalgam.restored_from"  # the run id that the student's files name
 MARK_TAG = "amalgam.training_mark"  # by which a training that was broken off finds its run again
 
 
@@ -127,6 +128,18 @@ def marked_run(client: MlflowClient, experiment_id: str, mark: str) -> str | Non
     """The id of the experiment's run with this mark, unless it was deleted."""
     found = client.search_runs([experiment_id], f"tags.`{MARK_TAG}` = '{mark}'", max_results=1)
     return found[0].info.run_id if found else None
+
+
+def find_run(client: MlflowClient, run_id: str, experiment_id: str) -> Run | None:
+    """The run, or the one that was restored in its place."""
+    try:
+        run: Run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        found = client.search_runs([experiment_id], f"tags.`{RESTORED_TAG}` = '{run_id}'", ViewType.ALL, 1)
+        return found[0] if found else None
+    return run
 
 
 def end_marked(client: MlflowClient, tasks: Iterable[str], marks: set[str]) -> int:
