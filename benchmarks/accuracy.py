@@ -7,8 +7,8 @@
     python benchmarks/accuracy.py table            --task A    Markdown, from what has been run
 
 ``tune`` writes its choice beside the protocol, into accuracy.chosen.yaml, which is committed before ``run``; ``run`` refuses rows without
-a choice, unless the grid is a single point. ``--protocol benchmarks/labels.yaml`` is another table: few labels, and none; several files
-are several tables, of which all that lacks is run together. Each training's validation accuracy, and which test images it got right, go
+a choice, unless the grid is a single point. ``--protocol benchmarks/labels.yaml`` is another table: few labels, and none; with several
+``--protocol`` all that lacks of their tables is run together. Each training's validation accuracy, and which test images it got right, go
 into accuracy.results.json: ``table`` reads nothing else, and a training that stands in two tables is run once. A training is known by its
 seed and by what the protocol says of it; after a change of the shipped settings, or of the code, it is not run again by itself, and a
 further seed of a row that was trained with other shipped ones is refused. So are settings or a protocol that are not committed, images
@@ -16,8 +16,8 @@ other than those that the results were trained and tested on, and another file o
 .amalgam/accuracy and not computed again, a training that was broken off goes on after its last whole epoch, and what the results hold is
 not run again; teachers made twice are the same on the same kind of machine alone, so what learns from a seed's teachers is finished where
 it was begun: with other teachers a row is refused, before any is trained if the results say how their machine computes
-(benchmarks/arithmetic.py). Rows of alpha 0 need none, and train none. A row that is refused, or whose training diverges, ends no other:
-the rest is run, then it is told. ``--jobs 2`` runs two trainings at a time, each on its part of the cores (or on AMALGAM_THREADS).
+(benchmarks/arithmetic.py). Rows of alpha 0 need none, and train none. A row whose teachers are refused, or whose training diverges, ends no
+other: the rest is run, then it is told. ``--jobs 2`` runs two trainings at a time, each on its part of the cores (or on AMALGAM_THREADS).
 """
 
 import argparse
@@ -83,20 +83,22 @@ def tune(table: Table, processes: int) -> None:
 
 def run(tables: list[Table], processes: int) -> list[str]:
     """What is not there yet of all of them, what stands in several once; why rows have no result."""
-    jobs = [job for table in tables for job in table.jobs()]
     for table in tables:
         refuse_uncommitted_protocol(table.protocol)
-    refuse_contradictions(jobs)
-    refuse_incomparable(jobs)
-    lacking = {job.key: job for job in jobs if not job.is_tested}
+        refuse_contradictions(table.jobs())
+        refuse_incomparable(table.jobs())
+    lacking = {job.key: job for table in tables for job in table.jobs() if not job.is_tested}
     return [why for why in work(train_and_test, lacking.values(), processes) if why]
 
 
 def combine_teachers(tables: list[Table], processes: int) -> None:
     """Of the rows with a fitted target that have been run, and of which it is not known, how their teachers do without a student."""
-    jobs = [job for table in tables for job in table.jobs() if job.is_tested and is_fitted(job)]
-    refuse_incomparable(jobs)
-    work(combine, {job.key: job for job in jobs if FITTED not in results()[job.key]}.values(), processes)
+    lacking = dict[str, Job]()
+    for table in tables:
+        jobs = [job for job in table.jobs() if job.is_tested and is_fitted(job)]
+        refuse_incomparable(jobs)
+        lacking |= {job.key: job for job in jobs if FITTED not in results()[job.key]}
+    work(combine, lacking.values(), processes)
 
 
 def parsed() -> argparse.Namespace:
@@ -106,11 +108,12 @@ def parsed() -> argparse.Namespace:
         "archive", type=Path, nargs="?", help="train/<class>/* and test/<class>/* with the classes of params.yaml's block folder"
     )
     parser.add_argument("--task", required=True, choices=["A", "B"])
-    parser.add_argument("--protocol", type=Path, nargs="+", default=[Path(__file__).with_suffix(".yaml")], help="rows, grid, seeds")
+    parser.add_argument("--protocol", type=Path, action="append", help="rows, grid, seeds; several, each by a --protocol of its own")
     parser.add_argument("--rows", nargs="*", help="these alone")
     parser.add_argument("--seeds", type=int, nargs="*", help="these alone")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     arguments = parser.parse_args()
+    arguments.protocol = arguments.protocol or [Path(__file__).with_suffix(".yaml")]
     known = list(dict.fromkeys(row for file in arguments.protocol for row in Protocol(file.resolve()).rows))
     if unknown := set(arguments.rows or ()) - set(known):
         parser.error(f"the protocol has no row {', '.join(sorted(unknown))}; it has {', '.join(known)}")
@@ -126,7 +129,7 @@ def main() -> None:
     os.environ.setdefault("DVC_ROOT", str(ROOT))
     if arguments.command != "table":
         refuse_uncommitted_settings()
-    tables = [asked(file, arguments) for file in arguments.protocol]
+    tables = [table for file in arguments.protocol if (table := asked(file, arguments)).rows]
     match arguments.command:
         case "tune":
             for table in tables:
@@ -136,8 +139,8 @@ def main() -> None:
         case "combine":
             combine_teachers(tables, arguments.jobs)
     if arguments.command != "tune":
-        for table in filter(lambda table: table.rows, tables):
-            print(*([f"{table.protocol.file.name}:"] if len(tables) > 1 else []), table.printed(), sep="\n", flush=True)
+        names = [f"{table.protocol.file.name}:\n\n" if len(tables) > 1 else "" for table in tables]
+        print("\n\n".join(name + table.printed() for name, table in zip(names, tables, strict=True)), flush=True)
     if failed:
         raise UserError("\n".join(failed))
 

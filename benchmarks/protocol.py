@@ -149,17 +149,16 @@ class Protocol:
             raise UserError(explain(error, self.file.name, {}, ())) from error
 
     def teachers_key(self, task: str, seed: int) -> str:
-        """The entry of what a seed's teachers reach."""
-        kind = "" if self.teacher else ", as shipped"
-        if self.is_finetuned:
-            kind = f", {self.teacher['student_model']} at {self.teacher['student_resolution']} pixels"
-        share = "" if self.teachers_share is None else f", {100 * self.teachers_share:g} % of the images"
-        return f"teachers {task} seed {seed}{kind}{share}"
+        """The entry of what a seed's teachers reach: of how they are trained what the protocol says or, if it says nothing, params.yaml."""
+        settings = self.teacher or self.parameters(seed).teacher.model_dump(exclude={"seed"})
+        said = [f"{name} {value}" for name, value in settings.items()]
+        share = [] if self.teachers_share is None else [f"{100 * self.teachers_share:g} % of the images"]
+        return ", ".join([f"teachers {task} seed {seed}", *said, *share])
 
     def known_teachers(self, task: str, seed: int) -> dict[str, Any]:
         """What a seed's teachers, trained as the protocol says, have reached; nothing where they have not been run."""
         found: dict[str, Any] = results().get(self.teachers_key(task, seed), {})
-        return found if found.get("teacher") == self.teacher else {}
+        return found
 
 
 @dataclass(frozen=True)

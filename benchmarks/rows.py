@@ -276,7 +276,6 @@ def recognised(protocol: Protocol, task: str, seed: int) -> None:
 
     found = read_json(once(protocol.workplace / f"seed{seed}" / "controls" / task, measure) / "controls.json")
     key = protocol.teachers_key(task, seed)
-    found |= {"teacher": protocol.teacher}
     if protocol.is_finetuned and (weights := start_weights(protocol.specialist_settings(seed))):
         found |= {START: weights}
     before = results().get(key, {})
@@ -292,7 +291,7 @@ def train_and_test(job: Job) -> str | None:
         train(job)
         test(job)
     except UserError as error:
-        return f"{job.row}, seed {job.seed}: {error}; it has no result"
+        return f"{job.protocol.file.name}, {job.row}, seed {job.seed}: {error}; it has no result"
     return None
 
 

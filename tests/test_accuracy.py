@@ -329,9 +329,10 @@ def test_other_teachers_have_an_entry_of_their_own(tmp_path: Path) -> None:
         (tmp_path / "protocol.yaml").write_text(f"teacher: {{{teacher}}}")
         return Protocol(tmp_path / "protocol.yaml").teachers_key("taskA", 0)
 
-    assert key("student_model: ResNet18, student_resolution: 64") == "teachers taskA seed 0, ResNet18 at 64 pixels"
-    assert key("num_epochs: 40") == "teachers taskA seed 0"
-    assert key("") == "teachers taskA seed 0, as shipped"
+    assert key("student_model: ResNet18, lr: 0.1") == "teachers taskA seed 0, student_model ResNet18, lr 0.1"
+    assert key("num_epochs: 40") == "teachers taskA seed 0, num_epochs 40"
+    shipped = load_params(ROOT / "params.yaml").teacher
+    assert f", lr {shipped.lr:g}, batch_size {shipped.batch_size}, num_epochs {shipped.num_epochs}, " in key("")
 
 
 def test_tasks_may_have_seeds_of_their_own(tmp_path: Path) -> None:
@@ -411,11 +412,26 @@ def test_several_protocols_are_run_together_and_what_stands_in_two_once(bench: R
     (bench.root / "protocol.2.yaml").write_text(
         yaml.safe_dump(new | {"teacher": {"num_epochs": 2}, "rows": ROWS | {"other": {"alpha": 0.7}}})
     )
-    told = accuracy(bench, "run", "protocol.2.yaml", "--jobs", "2", "--rows", "alone", "other", seeds=[2])
+    second = ("--protocol", "protocol.2.yaml")
+    told = accuracy(bench, "run", *second, "--jobs", "2", "--rows", "alone", "other", seeds=[2])
     assert [line for line in told.splitlines() if line.endswith(":")] == ["protocol.yaml:", "protocol.2.yaml:"]
     assert (told.count("| alone |"), told.count("| other |"), told.count("| stacked |")) == (2, 1, 0)
     assert told.count("taskA alone ") == 1, "one training"
-    assert "no row odd; it has alone, stacked, other" in accuracy(bench, "run", "protocol.2.yaml", "--rows", "odd", seeds=[2], check=False)
+    assert "no row odd; it has alone, stacked, other" in accuracy(bench, "run", *second, "--rows", "odd", seeds=[2], check=False)
+    accuracy(bench, "tune", *second, "--rows", "stacked", seeds=[2], rows={"alone": {"alpha": 0}})
+    assert not (bench.root / "protocol.chosen.yaml").exists(), "nothing of it was asked for"
+
+
+def test_each_of_several_protocols_is_refused_what_it_would_be_alone(bench: Repository) -> None:
+    """Whatever the other one calls so, and whatever its seeds."""
+    second, shipped = ("--protocol", "protocol.2.yaml"), {"row": "alone", "shipped": {"weight_decay": 9.0}}
+    (bench.root / "protocol.2.yaml").write_text(yaml.safe_dump(PROTOCOL | {"seeds": [7]}))
+    (job,) = Protocol(bench.root / "protocol.2.yaml").jobs("taskA", {"alone": ROWS["alone"]}, [7])
+    (bench.root / RESULTS).write_text(json.dumps({job.key: shipped}))
+    told = accuracy(bench, "run", *second, "--rows", "odd", rows={"odd": {"alpha": 0}}, seeds=[0])
+    assert "| odd |" in told, "the second protocol's seed is none of the first one's"
+    odd = {"stacked": {"target": "mean", "standardize_logits": True}}
+    assert "protocol.yaml, stacked, taskA: standardize_logits" in accuracy(bench, "run", *second, rows=odd, check=False)
 
 
 def test_a_protocol_is_committed_before_the_test_images_are_looked_at(bench: Repository) -> None:
@@ -443,7 +459,7 @@ def test_no_row_contradicts_itself(name: str, task: str) -> None:
 def test_a_grid_of_one_point_that_sets_nothing_has_a_table(bench: Repository) -> None:
     rows = {"alone": {"alpha": 0, "lr": 0.003}}
     accuracy(bench, "run", "--seeds", "0", rows=rows, grid=[{}])
-    assert re.search(r"^\| alone \|  \|", accuracy(bench, "table", "--seeds", "0", rows=rows, grid=[{}]), re.MULTILINE)
+    assert re.search(r"^\| alone \| [\d.]+ \|", accuracy(bench, "table", "--seeds", "0", rows=rows, grid=[{}]), re.MULTILINE)
 
 
 def test_a_row_of_few_labels_is_tuned_by_these_alone(bench: Repository) -> None:

@@ -117,10 +117,6 @@ def test_loss_terms_and_teachers_are_logged_by_name(split: PreparedSplit, teache
     kinds = ("teacher_weight", "teacher_divergence", "teacher_agreement")
     assert record.watched.keys() == {f"{kind}/{name}" for kind in kinds for name in SETS.teachers}
     assert sum(record.watched[f"teacher_weight/{name}"] for name in SETS.teachers) == pytest.approx(1)
-    dkd = trained(split, targets, objective="dkd")[1].history[0]
-    parts = {name.removeprefix("distillation/"): value for name, value in dkd.watched.items() if name.startswith("distillation/")}
-    assert parts.keys() == {"target_class", "non_target_classes"}
-    assert sum(parts.values()) == pytest.approx(dkd.terms["distillation"], rel=1e-5)
     alone = trained(split, targets, alpha=0.0)[1].history[0]
     assert alone.terms.keys() == {"labels"}
     assert not alone.watched
@@ -200,6 +196,17 @@ def divergences(student: np.ndarray, said: np.ndarray, label: int, temperature: 
             p, q = p / p.sum(), q / q.sum()
             found[name] = float((p * np.log(p / q)).sum())
     return found
+
+
+@pytest.mark.parametrize("changes", [{}, {"label_fraction": 0.5}, {"label_fraction": 0.5, "mixup": 1.0}], ids=str)
+def test_the_parts_of_an_objective_are_logged_and_make_up_its_term(
+    changes: dict[str, Any], split: PreparedSplit, teachers: Teachers, tmp_path: Path
+) -> None:
+    """An image counts in them as in the loss: in full where it has no label."""
+    record = trained(split, stored(split, teachers, tmp_path / "targets"), objective="dkd", **changes)[1].history[0]
+    parts = {name.removeprefix("distillation/"): value for name, value in record.watched.items() if name.startswith("distillation/")}
+    assert parts.keys() == {"target_class", "non_target_classes"}
+    assert sum(parts.values()) == pytest.approx(record.terms["distillation"], rel=1e-5)
 
 
 def test_an_image_without_label_is_learnt_from_the_teachers_alone(split: PreparedSplit, teachers: Teachers, tmp_path: Path) -> None:

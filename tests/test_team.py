@@ -131,7 +131,7 @@ def test_a_training_in_two_processes_that_diverges_says_what_one_says(finished: 
     wild = ("--lr", "10", "--optimizer", "sgd", "--scheduler", "step", "--num_epochs", "60")
     result = in_two(finished, "python", "stages/train.py", "--task", "A", *wild, check=False)
     assert result.returncode == 1
-    when = r"(is|are) no longer finite (in|after) epoch \d+, step \d+ \(.*\)"
+    when = r"(is|are) no longer finite (in|after) epoch \d+,( which ended with)? step \d+ \(.*\)"
     told = rf"error: student taskA: the [\w ]+ {when}; lower lr; (the best weights .* kept in|no epoch was finished)"
     assert len(re.findall(told, result.stderr)) == 1, result.stderr
     (found,) = runs(finished)

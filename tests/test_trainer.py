@@ -177,7 +177,7 @@ def test_weights_that_are_not_finite_after_the_last_step_end_the_training() -> N
         return StepLoss(cross_entropy(logits, batch).terms | {"other": zero.sqrt() if steps == 10 else zero})
 
     with pytest.raises(
-        DivergedError, match=r"the weights are no longer finite after epoch 2, step 5 \(labels 0\.\d+, other 0\)$"
+        DivergedError, match=r"the weights are no longer finite after epoch 2, which ended with step 5 \(labels 0\.\d+, other 0\)$"
     ) as caught:
         fit(toy(), HOW, 5, batches, breaking, lambda _: None)
     assert caught.value.result.best_epoch == 1
@@ -318,7 +318,9 @@ def test_an_epoch_trains_though_validation_left_the_network_evaluating() -> None
 def test_a_validation_loss_that_is_not_finite_ends_the_training() -> None:
     """Running statistics or averaged weights may have grown too large for it, of which no training loss tells."""
     losses = iter((0.5, math.nan))
-    with pytest.raises(DivergedError, match=r"the validation loss is no longer finite after epoch 2, step 5 \(labels 0\.\d+\)$") as error:
+    with pytest.raises(
+        DivergedError, match=r"the validation loss is no longer finite after epoch 2, which ended with step 5 \(labels 0\.\d+\)$"
+    ) as error:
         fit(toy(), replace(HOW, epochs=3), 5, batches, cross_entropy, lambda _: Validation(next(losses), 0.5))
     assert error.value.result.best_epoch == 1
 

@@ -18,7 +18,8 @@ class Distilled:
 
     losses: Tensor  # (B,), T² included; where an objective relates images to each other, each has an equal part
     parts: Parts  # of these losses, by name
-    weight: Tensor  # (B, n): each teacher's part in an image's target; rows sum to one, but to less under joint if none knows some class
+    weight: Tensor  # (B, n): each teacher's part in an image's target, in the mean of which it counts so much; of a target over the union
+    # that is none's mean (joint, and the fitted ones) what of it is on the teacher's classes, whoever put it there
     divergence: Tensor  # (B, n): T² · KL inside each teacher's label set
     agreement: Tensor  # bool (B, n): whether teacher and student prefer the same class of that set
 
@@ -63,7 +64,7 @@ def distillation(
 def class_shares(log_target: Tensor, blocks: LabelBlocks, asked: Tensor) -> Tensor:
     """(B, n): how much of a target over the union (B, C), by its log-probabilities, is on the classes of each ``asked`` teacher (B, n).
 
-    What is on a class that several of them know is divided among these; what is on one that none knows is nobody's.
+    What is on a class that several of them know is divided among these; what is on one that none of them knows is nobody's.
     """
     knowing = blocks.knows & asked[..., None]  # (B, n, C)
     return (knowing * (log_target.exp() / knowing.sum(1).clamp(min=1))[:, None]).sum(2)

@@ -17,11 +17,11 @@ PEARSON_EPSILON = 1e-8
 TINY = 1e-12  # of a sum of weights that is none
 MIN_LOG_PROB = -1e30  # of probability zero: finite, so that no gradient is undefined
 
-Parts = dict[str, Tensor]  # an objective's addends (B,), weighted, by their names in the paper
+Parts = dict[str, Tensor]  # an objective's addends, weighted, by their names in the paper
 
 
 def union_objective(logits: Tensor, log_target: Tensor, labels: Tensor, objective: Objective) -> Parts:
-    """The objective between a target (B, C), by its log-probabilities, and the student's ``logits`` (B, C) / T, T² left out."""
+    """The objective (B,) between a target (B, C), by its log-probabilities, and the student's ``logits`` (B, C) / T, T² left out."""
     every, log_student = torch.ones_like(log_target, dtype=torch.bool), functional.log_softmax(logits, dim=1)
     match objective:
         case "kl":
@@ -35,7 +35,7 @@ def union_objective(logits: Tensor, log_target: Tensor, labels: Tensor, objectiv
 
 
 def block_objective(logits: Tensor, knowledge: Knowledge, objective: Objective, divergence: Tensor) -> Parts:
-    """The objective inside each active teacher's label set (B, n, K), mean over an image's active teachers; T² left out.
+    """The objective (B,) inside each active teacher's label set (B, n, K), mean over an image's active teachers; T² left out.
 
     That of kl is the ``divergence`` (B, n) there. In that of dist, which relates images to each other, each image counts with its active
     teachers as one.
@@ -55,8 +55,8 @@ def _mean_of_active(values: Tensor, active: Tensor) -> Tensor:
 
 
 def _block_dist(logits: Tensor, knowledge: Knowledge) -> Parts:
-    """DIST inside each teacher's label set (B, n, K): an image counts there by one over the number of its active teachers, and nothing
-    where the teacher is not one of these; mean over teachers by what their images count."""
+    """DIST (one number a part) inside each teacher's label set (B, n, K): an image counts there by one over the number of its active
+    teachers, and nothing where the teacher is not one of these; mean over teachers by what their images count."""
     blocks, share = knowledge.blocks, equal_weights(knowledge)  # (B, n)
     distributions = blocks.softmax(logits), blocks.softmax(knowledge.logits), share[..., None] * blocks.valid
     of_student, of_teacher, counted = (values.transpose(0, 1) for values in distributions)  # (n, B, K)
@@ -86,7 +86,7 @@ def kl(log_target: Tensor, log_student: Tensor) -> Tensor:
 
 
 def dkd(log_target: Tensor, log_student: Tensor, main_class: Tensor, valid: Tensor) -> Parts:
-    """Decoupled distillation over the last dimension (Zhao et al., CVPR 2022): the ``main_class``, a mask with one True, against the
+    """Decoupled distillation (…,) over the last dimension (Zhao et al., CVPR 2022): the ``main_class``, a mask with one True, against the
     others, and the others among themselves, however little the target leaves them; nothing if it leaves them none.
 
     Both come as log-probabilities. Entries that are not ``valid`` are padding.
@@ -106,7 +106,7 @@ def dkd(log_target: Tensor, log_student: Tensor, main_class: Tensor, valid: Tens
 
 
 def dist(student: Tensor, target: Tensor, counted: Tensor) -> Parts:
-    """DIST (Huang et al., NeurIPS 2022): one minus Pearson's correlation, over rows and over columns, of (…, B, K); mean of each.
+    """DIST (…,) of (…, B, K) (Huang et al., NeurIPS 2022): one minus Pearson's correlation, over rows and over columns; mean of each.
 
     How much each entry counts, ``counted`` (…, B, K), is its weight in the correlations, and a row's in the mean of rows. Rows and columns
     with fewer than two entries that count are left out.

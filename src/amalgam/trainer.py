@@ -86,11 +86,11 @@ def fit(
         except FloatingPointError as error:
             raise DivergedError(f"the loss is no longer finite in epoch {number}, {error}", course.result) from error
         if not all(tensor.isfinite().all() for tensor in classifier.network.state_dict().values()):
-            raise DivergedError(f"the weights are no longer finite after epoch {number}, {sums.last}", course.result)
+            raise DivergedError(f"the weights are no longer finite after epoch {number}, {sums.ended}", course.result)
         speed = sums.images / (time.perf_counter() - started)
         record = sums.epoch(number, course.lr, validate(course.average.classifier))
         if record.validation and not math.isfinite(record.validation.loss):
-            raise DivergedError(f"the validation loss is no longer finite after epoch {number}, {sums.last}", course.result)
+            raise DivergedError(f"the validation loss is no longer finite after epoch {number}, {sums.ended}", course.result)
         seconds, now = time.perf_counter() - started, time.time_ns() // 1_000_000
         course.add(replace(record, images_per_second=speed, seconds=seconds, ended=now))
         if hooks.keep:
@@ -178,9 +178,9 @@ class _Sums:
         self._unchecked: list[tuple[int, Terms]] = []
 
     @property
-    def last(self) -> str:
-        """The last step, and its loss by terms."""
-        return _told(*self._last)
+    def ended(self) -> str:
+        """Which step was the last, and its loss by terms: what went wrong may have begun before it."""
+        return f"which ended with {_told(*self._last)}"
 
     def add(self, step: int, logits: Tensor, batch: Batch, found: StepLoss) -> None:
         size = len(batch.labels)

@@ -108,11 +108,12 @@ def _transfer(address: str, target: Path, parameter: str) -> None:
         if not kept:
             problem, remedy = ("cannot be fetched", f"check the address and the network, {by_hand}")
         raise UserError(f"{parameter}: {address} {problem} ({_reason(error)}); {remedy}") from error
-    if not seam.fits(target, target):  # another file is there now
+    if not seam.holds(target, target):  # another file is there now
         target.unlink()
         _forget(target)
         _transfer(address, target, parameter)
         return
+    seam.forget(target)
     _refuse_web_page(address, target, parameter, by_hand)
 
 
