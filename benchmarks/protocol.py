@@ -151,7 +151,7 @@ class Protocol:
     def teachers_key(self, task: str, seed: int) -> str:
         """The entry of what a seed's teachers reach: of how they are trained what the protocol says or, if it says nothing, params.yaml."""
         settings = self.teacher or self.parameters(seed).teacher.model_dump(exclude={"seed"})
-        said = [f"{name} {value}" for name, value in settings.items()]
+        said = [f"{name} {value}" for name, value in sorted(settings.items())]
         share = [] if self.teachers_share is None else [f"{100 * self.teachers_share:g} % of the images"]
         return ", ".join([f"teachers {task} seed {seed}", *said, *share])
 
