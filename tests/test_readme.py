@@ -189,7 +189,7 @@ def test_the_map_of_the_code_names_every_module() -> None:
 FEW_LABELS = ("--protocol", "benchmarks/labels.yaml")
 PRETRAINED = ("--protocol", "benchmarks/pretrained.yaml")
 RESNET = ("--protocol", "benchmarks/resnet.yaml")
-SHIPPED = ("--protocol", "benchmarks/shipped.yaml", "--seeds", "0", "1", "2")
+SHIPPED = ("--protocol", "benchmarks/shipped.yaml")
 LONGER = ("--protocol", "benchmarks/longer.yaml")
 UNSEEN = ("--protocol", "benchmarks/unseen.yaml")
 SPECIALISTS = ("--protocol", "benchmarks/specialists.yaml", "--seeds", "1", "2")
