@@ -427,13 +427,14 @@ def test_several_protocols_are_run_together_and_what_stands_in_two_once(bench: R
 
 
 def test_each_of_several_protocols_is_refused_what_it_would_be_alone(bench: Repository) -> None:
-    """Whatever the other one calls so, and whatever its seeds."""
-    second, shipped = ("--protocol", "protocol.2.yaml"), {"row": "alone", "shipped": {"weight_decay": 9.0}}
-    (bench.root / "protocol.2.yaml").write_text(yaml.safe_dump(PROTOCOL | {"seeds": [7]}))
-    (job,) = Protocol(bench.root / "protocol.2.yaml").jobs("taskA", {"alone": ROWS["alone"]}, [7])
-    (bench.root / RESULTS).write_text(json.dumps({job.key: shipped}))
-    told = accuracy(bench, "run", *second, "--rows", "odd", rows={"odd": {"alpha": 0}}, seeds=[0])
-    assert "| odd |" in told, "the second protocol's seed is none of the first one's"
+    """Whatever the other one calls so, and whatever its seeds: with seed 7 the first one's row would be refused."""
+    second, own = ("--protocol", "protocol.2.yaml"), {"stacked": ROWS["stacked"], "own": {"alpha": 0, "batch_size": 8}}
+    (bench.root / "protocol.2.yaml").write_text(yaml.safe_dump(PROTOCOL | {"seeds": [7], "rows": own}))
+    (job,) = Protocol(bench.root / "protocol.yaml").jobs("taskA", {"alone": ROWS["alone"]}, [7])
+    (bench.root / RESULTS).write_text(json.dumps({job.key: {"row": "alone", "shipped": {"weight_decay": 9.0}}}))
+    told = accuracy(bench, "run", *second, "--rows", "alone", "own", seeds=[0])
+    assert "| alone |" in told
+    assert "| own |" in told
     odd = {"stacked": {"target": "mean", "standardize_logits": True}}
     assert "protocol.yaml, stacked, taskA: standardize_logits" in accuracy(bench, "run", *second, rows=odd, check=False)
 
